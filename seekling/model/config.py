@@ -1,6 +1,7 @@
-"""What a DeepSeek-style decoder is: the fields of its Hugging Face ``config.json``, checked, and the counts that follow from them.
+"""What a DeepSeek-style decoder is: the fields of its Hugging Face ``config.json``, checked, and the counts that follow.
 
-Source of the names and of the published values: DeepSeek-V2 §2, DeepSeek-V3 §2 and §4.2; ``DeepseekV2Config`` / ``DeepseekV3Config``.
+Source of the names and of the published values: DeepSeek-V2 §2, DeepSeek-V3 §2 and §4.2, and the configuration classes
+``DeepseekV2Config`` and ``DeepseekV3Config`` of transformers.
 A dense model is one whose ``first_k_dense_replace`` is not smaller than ``num_hidden_layers``.
 """
 
@@ -395,8 +396,8 @@ _FIXED: dict[str, tuple] = {
 _DERIVED = ("num_key_value_heads", "qk_head_dim", "head_dim")
 # Keys that do not change what the network computes.
 _NO_MATHS = frozenset(
-    "architectures auto_map torch_dtype dtype transformers_version use_cache ep_size aux_loss_alpha seq_aux output_router_logits "
-    "_name_or_path return_dict output_attentions output_hidden_states chunk_size_feed_forward id2label label2id problem_type "
-    "router_aux_loss_coef keys_to_ignore_at_inference _attn_implementation attn_implementation experts_implementation "
-    "unsloth_version unsloth_fixed".split()
+    "architectures auto_map torch_dtype dtype transformers_version use_cache ep_size aux_loss_alpha seq_aux "
+    "output_router_logits _name_or_path return_dict output_attentions output_hidden_states chunk_size_feed_forward "
+    "id2label label2id problem_type router_aux_loss_coef keys_to_ignore_at_inference _attn_implementation "
+    "attn_implementation experts_implementation unsloth_version unsloth_fixed".split()
 )

@@ -1,0 +1,177 @@
+"""The DeepSeek decoder: embedding, blocks, final norm, head, and MTP layers behind them (DeepSeek-V3 §2).
+
+>>> model = Decoder.build(config, seed=0)
+>>> logits_BTV = model(ids_BT)                                   # whole rows
+>>> cache = LatentCache(config, rows=1, capacity=256)
+>>> h_BTD = model.extend(ids_BT, cache, rows=[0])                # prefill, then one token at a time
+
+Shapes: B batch, T time, S cache slots, D hidden, V vocabulary, E experts.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from seekling.errors import SeeklingError
+from seekling.model.block import Block
+from seekling.model.cache import LatentCache
+from seekling.model.config import ModelConfig
+from seekling.model.init import init_weights
+from seekling.model.layers import RMSNorm
+from seekling.model.moe import MoE, Router, Trace
+from seekling.model.mtp import MTPLayer
+from seekling.model.rope import RopeTable
+
+
+class Backbone(nn.Module):
+    """What the checkpoint calls ``model``: main layers first, MTP layers after them."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        L = config.num_hidden_layers
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            [Block(config, i) for i in range(L)] + [MTPLayer(config, L + k) for k in range(config.num_nextn_predict_layers)]
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Decoder(nn.Module):
+    """The language model.  ``state_dict`` names are Hugging Face's, with each layer's experts stacked."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.model = Backbone(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        self.rope = RopeTable(config)
+
+    @classmethod
+    def empty(
+        cls, config: ModelConfig, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "meta"
+    ) -> "Decoder":
+        """The module with uninitialised tensors; router biases are float32 whatever ``dtype`` says."""
+        with torch.device("meta"):
+            model = cls(config)
+        model.to(dtype=dtype)
+        for router in model.routers():
+            if hasattr(router, "e_score_correction_bias"):
+                router.e_score_correction_bias = router.e_score_correction_bias.to(torch.float32)
+        if str(device) != "meta":
+            model.to_empty(device=device)
+            if config.tie_word_embeddings:
+                model.lm_head.weight = model.model.embed_tokens.weight
+        return model
+
+    @classmethod
+    def build(cls, config: ModelConfig, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> "Decoder":
+        """A freshly initialised model on the CPU; equal seeds give equal weights."""
+        model = cls.empty(config, dtype=dtype, device="cpu")
+        init_weights(model, seed, config.initializer_range)
+        return model
+
+    # ---- parts ---------------------------------------------------------------------------------------------------
+
+    @property
+    def main_layers(self) -> Sequence[Block]:
+        return list(self.model.layers[: self.config.num_hidden_layers])
+
+    @property
+    def mtp_layers(self) -> Sequence[MTPLayer]:
+        return list(self.model.layers[self.config.num_hidden_layers :])
+
+    def routers(self) -> list[Router]:
+        """Every gate in layer order, those of MTP layers last; the order of ``Trace.routings``."""
+        return [layer.mlp.gate for layer in self.model.layers if isinstance(layer.mlp, MoE)]
+
+    def update_router_bias(self, loads_LE: Tensor, speed: float) -> None:
+        """Move every router's selection bias by the loads (routers, E) of the global batch; speed 0 freezes them."""
+        if speed == 0.0:
+            return
+        for router, load_E in zip(self.routers(), loads_LE, strict=True):
+            if hasattr(router, "e_score_correction_bias"):
+                router.update_bias(load_E, speed)
+
+    # ---- whole rows ----------------------------------------------------------------------------------------------
+
+    def forward(self, ids_BT: Tensor, doc_BT: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V)."""
+        return self.head(self.hidden(ids_BT, doc_BT))
+
+    def head(self, h: Tensor) -> Tensor:
+        """Logits of final-normed states (..., D) -> (..., V)."""
+        return self.lm_head(h)
+
+    def hidden(self, ids_BT: Tensor, doc_BT: Tensor | None = None, trace: Trace | None = None) -> Tensor:
+        """Final-normed states (B, T, D); ``doc_BT`` keeps attention inside each packed document."""
+        return self.model.norm(self.states(ids_BT, doc_BT, trace))
+
+    def states(self, ids_BT: Tensor, doc_BT: Tensor | None = None, trace: Trace | None = None) -> Tensor:
+        """Output of the last main layer before the final norm (B, T, D)."""
+        self._check_length(ids_BT.shape[1])
+        cos_TR, sin_TR = self.rope_tables(ids_BT.shape[1], ids_BT.device)
+        x_BTD = self.model.embed_tokens(ids_BT)
+        for layer in self.main_layers:
+            x_BTD = layer(x_BTD, cos_TR, sin_TR, doc_BT, trace)
+        return x_BTD
+
+    def mtp_states(
+        self, x_BTD: Tensor, next_ids_BTk: Tensor, doc_BT: Tensor | None = None, trace: Trace | None = None
+    ) -> list[Tensor]:
+        """Normed states of every MTP depth, ready for the head.
+
+        Args:
+            x_BTD: what ``states`` returned for the first T tokens.
+            next_ids_BTk: (B, T, depth), at [.., k] the token k+1 places after each position.
+        """
+        h_BTD = self.model.norm(x_BTD) if self.config.mtp_after_norm else x_BTD
+        cos_TR, sin_TR = self.rope_tables(x_BTD.shape[1], x_BTD.device)
+        out = []
+        for k, layer in enumerate(self.mtp_layers):
+            embedding_BTD = self.model.embed_tokens(next_ids_BTk[..., k])
+            h_BTD, normed = layer.predict(h_BTD, embedding_BTD, cos_TR, sin_TR, doc_BT, trace)
+            out.append(normed)
+        return out
+
+    def rope_tables(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """cos and sin (T, R/2), float32."""
+        cos, sin = self.rope.upto(length, device)
+        return cos[:length], sin[:length]
+
+    # ---- cached rows ---------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def extend(
+        self, ids_BT: Tensor, cache: LatentCache, rows: Sequence[int] | None = None, trace: Trace | None = None
+    ) -> Tensor:
+        """Append T tokens to each of ``rows`` (each at its own length) and return their final-normed states (B, T, D).
+
+        One token a row decodes in the absorbed form, more in the naive one; the two are equal up to rounding.
+
+        Raises:
+            SeeklingError: when a row would outgrow the cache.
+        """
+        rows = list(range(ids_BT.shape[0])) if rows is None else list(rows)
+        T, device = ids_BT.shape[1], ids_BT.device
+        starts = torch.tensor([cache.lengths[row] for row in rows], device=device)
+        end = int(starts.max()) + T
+        if end > cache.capacity:
+            raise SeeklingError(f"a row would hold {end} tokens, but the cache ends at {cache.capacity}")
+        positions_BT = starts[:, None] + torch.arange(T, device=device)
+        cos, sin = self.rope.at(positions_BT)
+        mask_BTS = torch.arange(end, device=device)[None, None, :] <= positions_BT[..., None]
+        x_BTD = self.model.embed_tokens(ids_BT)
+        for i, layer in enumerate(self.main_layers):
+            x_BTD = layer.extend(x_BTD, cos, sin, cache, i, rows, mask_BTS, trace)
+        for row in rows:
+            cache.lengths[row] += T
+        return self.model.norm(x_BTD)
+
+    def _check_length(self, length: int) -> None:
+        if length > self.config.max_position_embeddings:
+            raise SeeklingError(
+                f"a row of {length} tokens is longer than the model's {self.config.max_position_embeddings} positions"
+            )
