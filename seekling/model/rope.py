@@ -52,6 +52,7 @@ class RopeTable:
 
     def __init__(self, config: ModelConfig):
         self.inv_freq, self.factor = inverse_frequencies(config)
+        self.polar = config.model_type == "deepseek_v2"
         self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def upto(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -60,7 +61,12 @@ class RopeTable:
         if held is None or held[0].shape[0] < length:
             size = max(256, 1 << (length - 1).bit_length())
             angles = torch.arange(size, dtype=torch.float32, device="cpu")[:, None] * self.inv_freq
-            held = ((angles.cos() * self.factor).to(device), (angles.sin() * self.factor).to(device))
+            if self.polar:  # V2's code makes them as complex numbers, whose last bit differs from cos() and sin()
+                turns = torch.polar(torch.ones_like(angles), angles)
+                cos, sin = turns.real.contiguous(), turns.imag.contiguous()
+            else:
+                cos, sin = angles.cos(), angles.sin()
+            held = ((cos * self.factor).to(device), (sin * self.factor).to(device))
             self._tables[device] = held
         return held
 
