@@ -46,3 +46,9 @@ def grouped_experts(x_ND: Tensor, weights_NK: Tensor, indices_NK: Tensor, gate_u
             outs.append(F.linear(swiglu(gate, up), down_EDM[e]))
     y = torch.cat(outs) * weights_NK.flatten()[order, None]
     return torch.zeros_like(x_ND).index_add(0, token, y.to(x_ND.dtype))
+
+
+def linear_cross_entropy(h_ND: Tensor, weight_VD: Tensor, target_N: Tensor, scale: float) -> Tensor:
+    """scale · Σ_n −log softmax(h_n Wᵀ)[target_n]; targets of −100 count nothing.  Holds all logits: for tests."""
+    logits_NV = F.linear(h_ND, weight_VD).float()
+    return scale * F.cross_entropy(logits_NV, target_N, ignore_index=-100, reduction="sum")
