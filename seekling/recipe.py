@@ -1,0 +1,373 @@
+"""One recipe: a typed dataclass tree that is the Python API, the TOML file beside every checkpoint, and the command's flags.
+
+Field names are unique over the four sections, so a flag needs no prefix (``--batch-size``) and ``Recipe.of(lr=1e-3)`` finds
+its section. ``None`` means "derived": :func:`seekling.resolve.resolve` fills it from the size and the machine. A field that
+may mean "none" has a value for it (``q_lora_rank = 0``), since TOML has no null.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import functools
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from seekling.errors import RecipeError, raise_all
+from seekling.knobs import Knob, collect, knob, toml_value
+
+
+@dataclass(frozen=True)
+class RunPart:
+    """Where, how long and how big."""
+
+    out: str | None = knob(None, "run folder", derived="runs/<size>-<n>, the first that is free")
+    size: str | None = knob(None, "size name: nano, micro, milli, centi, deci, uni", derived="the time budget, or nano")
+    minutes: float | None = knob(
+        None, "time budget of the whole run; measures this machine, then picks size and tokens", above=0
+    )
+    seed: int = knob(0, "seed of weights, data order and samples", low=0, high=2**63 - 1)
+    device: str = knob("cpu", "device to train on", choices=("cpu", "cuda", "mps"))
+    threads: int | None = knob(None, "worker threads", low=1, high=4096, derived="usable cores")
+    command: str = knob("", "the command that started the run", flag=False)
+    resolved: bool = knob(False, "every derived value is filled in and fixed", flag=False)
+
+
+@dataclass(frozen=True)
+class ModelPart:
+    """ModelConfig's fields; all follow from the size. The vocabulary is in the data section."""
+
+    dense: bool = knob(False, "no experts: a dense model with as many active parameters (for comparison)")
+    num_hidden_layers: int | None = knob(None, "decoder layers", low=1, derived="size")
+    hidden_size: int | None = knob(None, "width of the residual stream", low=1, derived="size")
+    num_attention_heads: int | None = knob(None, "attention heads", low=1, derived="size")
+    q_lora_rank: int | None = knob(None, "query latent width; 0 = no query compression", low=0, derived="size")
+    kv_lora_rank: int | None = knob(None, "key/value latent width (what the cache holds)", low=1, derived="size")
+    qk_nope_head_dim: int | None = knob(None, "query/key channels of a head without position", low=1, derived="size")
+    qk_rope_head_dim: int | None = knob(None, "query/key channels of a head with rotary position", low=2, derived="size")
+    v_head_dim: int | None = knob(None, "value channels of a head", low=1, derived="size")
+    intermediate_size: int | None = knob(None, "width of dense MLPs", low=1, derived="size")
+    moe_intermediate_size: int | None = knob(None, "width of one expert", low=1, derived="size")
+    n_routed_experts: int | None = knob(None, "routed experts a layer", low=0, derived="size")
+    num_experts_per_tok: int | None = knob(None, "routed experts a token visits", low=0, derived="size")
+    n_shared_experts: int | None = knob(None, "experts every token visits", low=0, derived="size")
+    first_k_dense_replace: int | None = knob(None, "leading layers with a dense MLP", low=0, derived="size")
+    n_group: int | None = knob(None, "groups of experts", low=1, derived="size")
+    topk_group: int | None = knob(None, "groups a token may choose experts from", low=1, derived="size")
+    model_type: str = knob("deepseek_v3", "model family", choices=("deepseek_v3", "deepseek_v2"))
+    scoring_func: str | None = knob(None, "router scores", choices=("sigmoid", "softmax"), derived="model type")
+    topk_method: str | None = knob(
+        None, "expert choice", choices=("noaux_tc", "greedy", "group_limited_greedy"), derived="model type"
+    )
+    norm_topk_prob: bool | None = knob(None, "make the chosen experts' weights sum to one", derived="model type")
+    routed_scaling_factor: float | None = knob(
+        None, "factor on the routed experts' sum", above=0, derived="√num_experts_per_tok"
+    )
+    num_nextn_predict_layers: int | None = knob(None, "MTP depth; 0 = none", low=0, high=8, derived="size")
+    max_position_embeddings: int | None = knob(None, "longest sequence", low=1, derived="seq_len, up to the size's maximum")
+    rope_theta: float = knob(10000.0, "rotary base", above=1)
+    rms_norm_eps: float = knob(1e-6, "RMSNorm epsilon", above=0, below=1)
+    tie_word_embeddings: bool = knob(False, "one table for embedding and output head")
+    attention_bias: bool = knob(False, "biases in attention")
+    initializer_range: float = knob(0.02, "standard deviation of initial weights", above=0, below=1)
+    mtp_hidden_first: bool = knob(
+        False, "MTP input order as in the V3 paper (hidden first) instead of as in the published weights"
+    )
+    mtp_after_norm: bool = knob(False, "MTP reads the main model's output after its final norm")
+
+
+@dataclass(frozen=True)
+class DataPart:
+    """What is read."""
+
+    corpus: str | None = knob(
+        None, "built-in corpus (default, zh, shakespeare, generated, none)", derived="default, or none with --data"
+    )
+    data: tuple[str, ...] = knob((), "folders or files of .txt, .md, .jsonl(.zst), .parquet")
+    generated_share: float | None = knob(
+        None,
+        "share of generated simple text in the training tokens",
+        low=0,
+        high=1,
+        derived="0.25 with the default corpus, else 0",
+    )
+    vocab_size: int | None = knob(None, "tokens in the vocabulary", low=280, high=2**20, derived="size")
+    seq_len: int | None = knob(None, "tokens in a training sequence", low=8, high=2**20, derived="size")
+    heldout: float = knob(0.02, "share of documents kept for evaluation", above=0, high=0.5)
+    fim_rate: float = knob(0.0, "share of documents re-ordered for fill-in-the-middle (V3: 0.1)", low=0, high=1)
+    document_mask: bool = knob(True, "attention stays inside a document")
+    data_seed: int | None = knob(None, "seed of the split and of generated text", low=0, high=2**63 - 1, derived="seed")
+
+
+@dataclass(frozen=True)
+class TrainPart:
+    """How it is learned."""
+
+    steps: int | None = knob(None, "optimizer steps", low=1, derived="tokens or minutes")
+    tokens: int | None = knob(None, "training tokens (10M, 1.5e9)", low=1, derived="steps, minutes, or 20 an active parameter")
+    batch_size: int | None = knob(None, "sequences in an optimizer step", low=1, derived="size")
+    micro_batch: int | None = knob(
+        None, "sequences computed at once (gradients accumulate)", low=1, derived="batch_size, 8192 tokens at most"
+    )
+    optimizer: str = knob("adamw", "optimizer of the matrices; the rest is always AdamW", choices=("adamw", "muon"))
+    lr: float | None = knob(None, "peak learning rate", above=0, high=1, derived="size")
+    schedule: str = knob(
+        "wsd",
+        "after warm-up: wsd = constant, then cosine decay; v3 = V3's very shape",
+        choices=("wsd", "v3", "cosine", "constant"),
+    )
+    warmup: int | None = knob(None, "steps of linear warm-up", low=0, derived="4 % of steps, 2000 at most")
+    decay_fraction: float = knob(0.4, "wsd: share of steps spent in decay", low=0, high=1)
+    min_lr_ratio: float = knob(0.1, "final over peak learning rate", low=0, high=1)
+    beta1: float = knob(0.9, "AdamW first-moment decay", low=0, below=1)
+    beta2: float = knob(0.95, "AdamW second-moment decay", low=0, below=1)
+    momentum: float = knob(0.95, "Muon momentum", low=0, below=1)
+    weight_decay: float = knob(0.1, "decoupled weight decay of matrices", low=0, high=10)
+    clip: float = knob(1.0, "largest gradient norm; 0 = no clipping", low=0)
+    mtp_weight: float = knob(0.3, "λ of the MTP loss", low=0)
+    mtp_weight_late: float = knob(0.1, "λ once the learning rate decays", low=0)
+    seq_balance_alpha: float = knob(1e-4, "weight of the sequence-wise balance loss", low=0)
+    bias_update_speed: float | None = knob(
+        None, "γ, step of the routing bias", low=0, below=1, derived="5/steps, between 0.001 (V3) and 0.01"
+    )
+    bias_freeze_fraction: float = knob(0.034, "last share of steps in which the routing bias stays fixed", low=0, high=1)
+    dtype: str = knob(
+        "auto", "compute type", choices=("auto", "bfloat16", "float32"), derived="what the machine multiplies natively"
+    )
+    loss_chunk: int = knob(1024, "tokens whose logits are held at once", low=1)
+    save_every: int | None = knob(None, "steps between checkpoints", low=1, derived="steps / 5, 1000 at most")
+    keep: int = knob(3, "checkpoints kept; 0 = all", low=0)
+    eval_every: int | None = knob(None, "steps between evaluations", low=1, derived="steps / 8")
+    eval_tokens: int = knob(16384, "held-out tokens a source used while training (the final evaluation uses all)", low=1)
+    sample_every: int | None = knob(None, "steps between samples", low=1, derived="steps / 4")
+    log_every: int = knob(1, "steps between log lines", low=1)
+    trackers: tuple[str, ...] = knob((), "further log writers, by name (tensorboard, wandb)")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run depends on, in four sections.
+
+    >>> recipe = Recipe.of(size="nano", steps=100)
+    >>> Recipe.from_toml(recipe.to_toml()) == recipe
+    True
+    """
+
+    run: RunPart = dataclasses.field(default_factory=RunPart)
+    model: ModelPart = dataclasses.field(default_factory=ModelPart)
+    data: DataPart = dataclasses.field(default_factory=DataPart)
+    train: TrainPart = dataclasses.field(default_factory=TrainPart)
+
+    # ---- flat view -----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def of(cls, **values: Any) -> "Recipe":
+        """A recipe from flat names; all others keep their defaults. Raises RecipeError listing every problem."""
+        return cls().override(values)
+
+    def flat(self) -> dict[str, Any]:
+        """Every field by name."""
+        return {name: getattr(getattr(self, spec.section), name) for name, spec in knobs().items()}
+
+    def override(self, values: Mapping[str, Any], *, what: str = "recipe") -> "Recipe":
+        """A copy with some fields replaced; strings are read as on the command line.
+
+        On a resolved recipe a new length or batch replaces the old one, and what follows from it waits to be derived again.
+
+        Raises:
+            RecipeError: listing every unknown name, wrong type, bad range and contradiction at once.
+        """
+        bad: list[str] = []
+        clean: dict[str, Any] = {}
+        for name, value in values.items():
+            if name not in knobs():
+                bad.append(unknown_key(name))
+                continue
+            try:
+                clean[name] = knobs()[name].read(value)
+            except ValueError as error:
+                bad.append(str(error))
+        if self.run.resolved and clean.get("size", self.run.size) != self.run.size:
+            bad.append(f"this recipe is fixed at size {self.run.size}; start from flags to use another size")
+        raise_all(RecipeError, bad, what)
+        if self.run.resolved and clean.keys() & {"steps", "tokens", "minutes", "batch_size", "seq_len"}:
+            follows = "minutes tokens warmup save_every eval_every sample_every bias_update_speed micro_batch".split()
+            steps = None if clean.keys() & {"tokens", "minutes"} else self.train.steps
+            clean = {**dict.fromkeys(follows), "steps": steps, "resolved": False, **clean}
+        parts = {
+            s: dataclasses.replace(getattr(self, s), **{n: v for n, v in clean.items() if knobs()[n].section == s})
+            for s in SECTIONS
+        }
+        recipe = Recipe(**parts)
+        raise_all(RecipeError, recipe.problems(), what)
+        return recipe
+
+    # ---- checks --------------------------------------------------------------------------------------------------
+
+    def problems(self) -> list[str]:
+        """Every bad range and contradiction that can be seen without a machine or data, one line each."""
+        bad = []
+        for name, value in self.flat().items():
+            try:
+                knobs()[name].read(value)
+            except ValueError as error:
+                bad.append(str(error))
+        if bad:
+            return bad
+        from seekling.sizes import SIZES
+
+        run, model, data, train = self.run, self.model, self.data, self.train
+        if run.size is not None and run.size not in SIZES:
+            near = difflib.get_close_matches(run.size, SIZES, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            bad.append(f"unknown size {run.size!r}{hint}; the sizes are {', '.join(SIZES)}")
+        if not run.resolved:
+            given = [
+                n for n, v in (("minutes", run.minutes), ("steps", train.steps), ("tokens", train.tokens)) if v is not None
+            ]
+            if len(given) > 1:
+                bad.append(f"--{' and --'.join(given)} contradict each other: give one of them")
+        if train.batch_size and train.micro_batch and train.batch_size % train.micro_batch:
+            bad.append(f"micro_batch {train.micro_batch} does not divide batch_size {train.batch_size}")
+        if train.steps is not None and train.warmup is not None and train.warmup > train.steps:
+            bad.append(f"warmup {train.warmup} is longer than the whole run of {train.steps} steps; lower --warmup")
+        if data.seq_len and model.max_position_embeddings and data.seq_len > model.max_position_embeddings:
+            bad.append(
+                f"seq_len {data.seq_len} is longer than the model's max_position_embeddings {model.max_position_embeddings}; "
+                "lower --seq-len or raise --max-position-embeddings"
+            )
+        if model.dense and not run.resolved and (model.n_routed_experts or model.num_experts_per_tok):
+            bad.append("--dense has no experts: drop --n-routed-experts and --num-experts-per-tok, or drop --dense")
+        if data.corpus == "none" and not data.data:
+            bad.append("--corpus none leaves nothing to read; add --data DIR")
+        return bad
+
+    # ---- TOML ----------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Sections of plain values; None fields are left out."""
+        return {s: {k: v for k, v in dataclasses.asdict(getattr(self, s)).items() if v is not None} for s in SECTIONS}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], what: str = "recipe") -> "Recipe":
+        """From sections of plain values. Raises RecipeError listing every problem."""
+        flat: dict[str, Any] = {}
+        bad: list[str] = []
+        for section, values in raw.items():
+            if section not in SECTIONS:
+                bad.append(f"unknown section [{section}]; the sections are {', '.join(SECTIONS)}")
+            elif not isinstance(values, Mapping):
+                bad.append(f"{section} must be a section, not {values!r}")
+            else:
+                for name, value in values.items():
+                    spec = knobs().get(name)
+                    if spec is None or spec.section != section:
+                        bad.append(unknown_key(name, section))
+                    elif isinstance(value, str) and spec.kind is not str:
+                        bad.append(spec.complaint(value))
+                    else:
+                        try:
+                            flat[name] = spec.read(value)
+                        except ValueError as error:
+                            bad.append(str(error))
+        raise_all(RecipeError, bad, what)
+        return cls().override(flat, what=what)
+
+    def to_toml(self) -> str:
+        """The recipe as TOML text; ``from_toml`` gives back an equal recipe."""
+        lines = []
+        for section, values in self.to_dict().items():
+            lines += [f"[{section}]", *(f"{key} = {toml_value(value)}" for key, value in values.items()), ""]
+        return "\n".join(lines)
+
+    @classmethod
+    def from_toml(cls, text: str, what: str = "recipe") -> "Recipe":
+        """Read TOML text. Raises RecipeError for a syntax error or listing every problem."""
+        try:
+            raw = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(f"{what} is not valid TOML: {error}") from None
+        return cls.from_dict(raw, what)
+
+    def save(self, path: str | Path) -> None:
+        """Write the TOML file."""
+        Path(path).write_text(self.to_toml(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Recipe":
+        """Read a TOML file, or the recipe.toml of a run folder. Raises RecipeError."""
+        path = Path(path)
+        if path.is_dir():
+            path = path / "recipe.toml"
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"no recipe at {path} ({error.__class__.__name__}); give a recipe.toml or a run folder") from None
+        return cls.from_toml(text, str(path))
+
+
+SECTIONS = tuple(f.name for f in dataclasses.fields(Recipe))
+
+
+@functools.cache
+def knobs() -> dict[str, Knob]:
+    """Every field of the recipe by name."""
+    return collect(Recipe)
+
+
+def unknown_key(name: str, section: str | None = None) -> str:
+    """The message for a name that is no field (or not of that section)."""
+    if name in knobs():
+        return f"{name} belongs in [{knobs()[name].section}], not in [{section}]"
+    near = difflib.get_close_matches(name.replace("-", "_"), knobs(), n=1)
+    where = f" in [{section}]" if section else ""
+    return f"unknown key {name!r}{where}" + (f"; did you mean {near[0]}?" if near else "; see seekling pretrain --help")
+
+
+# ---- flags -----------------------------------------------------------------------------------------------------------
+
+
+def add_flags(parser: argparse.ArgumentParser, skip: Iterable[str] = ()) -> None:
+    """Give the parser one flag a field. Values stay strings, so that :meth:`Recipe.override` can list all problems at once."""
+    groups = {s: parser.add_argument_group(f"{s} ({part.__doc__})") for s, part in get_type_hints(Recipe).items()}
+    for name, spec in knobs().items():
+        if not spec.meta["flag"] or name in skip:
+            continue
+        flag, text = "--" + name.replace("_", "-"), spec.meta["help"].replace("%", "%%")
+        default = spec.meta["derived"] or ("" if spec.default in (None, ()) else str(spec.default))
+        text += f" [{default.replace('%', '%%')}]" if default else ""
+        options: dict[str, Any] = dict(dest=name, default=argparse.SUPPRESS, help=text)
+        if spec.kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif spec.kind is tuple:
+            options.update(action="extend", nargs="+", metavar=name.upper())
+        else:
+            options["metavar"] = "{" + ",".join(spec.meta["choices"]) + "}" if spec.meta["choices"] else kind_letter(spec.kind)
+        groups[spec.section].add_argument(flag, **options)
+
+
+def kind_letter(kind: type) -> str:
+    """Placeholder of a flag's value in the help."""
+    return {int: "N", float: "X", str: "TEXT"}[kind]
+
+
+def from_args(args: argparse.Namespace, base: Recipe | None = None) -> Recipe:
+    """The recipe the flags ask for, over ``base`` (a TOML file) or the defaults."""
+    given = {name: value for name, value in vars(args).items() if name in knobs() and knobs()[name].meta["flag"]}
+    return (base or Recipe()).override(given, what="")
+
+
+def resolve(recipe: Recipe, machine: Any = None) -> Recipe:
+    """Fill in every derived field (see :mod:`seekling.resolve`, where this lives)."""
+    from seekling.resolve import resolve as fill
+
+    return fill(recipe, machine)
+
+
+def model_config(recipe: Recipe) -> Any:
+    """The ModelConfig of a resolved recipe (see :mod:`seekling.resolve`)."""
+    from seekling.resolve import model_config as build
+
+    return build(recipe)
