@@ -1,0 +1,100 @@
+"""From what a caller calls a prompt (text, token ids, chat messages) to token ids, all problems gathered."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral
+from typing import Any
+
+from seekling.errors import SeeklingError, raise_all
+
+Message = Mapping[str, Any]
+Prompt = str | Sequence[int] | Sequence[Message]
+
+
+def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """A list of prompts; a single one (a string, ids or messages) becomes a list of one."""
+    if isinstance(prompts, (str, Mapping)):
+        return [prompts]  # a lone message is refused later, with a remedy
+    if hasattr(prompts, "tolist"):
+        prompts = prompts.tolist()
+    prompts = list(prompts)
+    return [prompts] if prompts and isinstance(prompts[0], (Integral, Mapping)) else prompts
+
+
+def encode_prompts(prompts: Sequence[Prompt], tokenizer: Any, config: Any, *, thinking: bool) -> list[list[int]]:
+    """Token ids of each prompt, every one short enough to leave room for at least one new token.
+
+    A string gets the begin token in front; token ids are taken as they are; messages go through the tokenizer's chat
+    encoding; an empty string or list becomes the begin token alone. Control marks written in text stay text.
+
+    Args:
+        tokenizer: `seekling.text.Tokenizer` or None (then only token ids are accepted).
+        config: `ModelConfig`: vocab_size, max_position_embeddings, bos_token_id.
+        thinking: open a thinking part in chat prompts.
+
+    Raises:
+        SeeklingError: lists every prompt that cannot be used.
+    """
+    encoded: list[list[int]] = []
+    problems: list[str] = []
+    for number, prompt in enumerate(prompts):
+        where = f"prompt {number} " if len(prompts) > 1 else "the prompt "
+        try:
+            ids = _encode(prompt, tokenizer, config, thinking)
+        except SeeklingError as error:
+            problems.append(f"{where}{error}")
+            continue
+        problems.extend(where + line for line in _id_problems(ids, config))
+        encoded.append(ids)
+    raise_all(SeeklingError, problems, "generate" if len(problems) > 1 else "")
+    return encoded
+
+
+def _encode(prompt: Prompt, tokenizer: Any, config: Any, thinking: bool) -> list[int]:
+    if hasattr(prompt, "tolist"):
+        prompt = prompt.tolist()
+    if isinstance(prompt, str):
+        if prompt:
+            return list(_need(tokenizer).encode(prompt, bos=True))
+        prompt = []
+    if isinstance(prompt, Mapping) or not isinstance(prompt, Sequence):
+        raise SeeklingError(f"is a {type(prompt).__name__}: give text, a list of token ids or a list of chat messages")
+    if not prompt:
+        bos = tokenizer.bos_id if tokenizer is not None else config.bos_token_id
+        if bos is None:
+            raise SeeklingError("is empty and the model has no begin token: give at least one token")
+        return [bos]
+    if all(isinstance(item, Mapping) for item in prompt):
+        return list(_need(tokenizer).encode_chat(_checked(prompt), add_generation_prompt=True, thinking=thinking))
+    if all(isinstance(item, Integral) and not isinstance(item, bool) for item in prompt):
+        return [int(item) for item in prompt]
+    kinds = ", ".join(sorted({type(item).__name__ for item in prompt}))
+    raise SeeklingError(f"is a list of {kinds}: give text, a list of token ids or a list of chat messages")
+
+
+def _checked(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    problems = []
+    for number, message in enumerate(messages):
+        for key in ("role", "content"):
+            if key not in message:
+                problems.append(f"message {number} has no {key!r}")
+            elif not isinstance(message[key], str):
+                problems.append(f"message {number}: {key!r} is not a string")
+    if problems:
+        raise SeeklingError("has chat messages that cannot be used: " + "; ".join(problems))
+    return [dict(message) for message in messages]
+
+
+def _id_problems(ids: list[int], config: Any) -> Iterator[str]:
+    bad = sorted({i for i in ids if not 0 <= i < config.vocab_size})
+    if bad:
+        shown = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
+        yield f"has token ids outside 0…{config.vocab_size - 1}: {shown}"
+    limit = config.max_position_embeddings
+    if len(ids) >= limit:
+        yield f"has {len(ids)} tokens, the model's context holds {limit} and one must stay free: shorten it"
+
+
+def _need(tokenizer: Any) -> Any:
+    if tokenizer is None:
+        raise SeeklingError("is text, and this model folder has no tokenizer: give token ids")
+    return tokenizer
