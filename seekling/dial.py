@@ -2,11 +2,11 @@
 
 Which size is best for a time budget? Training speed falls about as fast as the active parameters N grow, so a size up means
 fewer tokens D. With the loss fit of Hoffmann et al. (2022, arXiv 2203.15556), L = 1.69 + 406.4/N^0.34 + 410.7/D^0.28, and speed
-falling as FLOPs grow, a step up in our table breaks even when the bigger size sees 3 tokens an active parameter (nano to micro)
-or 6 to 10 (later steps). Bigger sizes reach more of the machine's matrix peak than that assumes, and experts add capacity that N
-does not count, so both move the break-even down. Hence the rule: **the biggest size that still sees at least 3 tokens for each
-active parameter**. The loss is flat around the best size, so the rule need not be exact. When even the smallest size stays
-below 3, the smallest is taken.
+falling as FLOPs grow, a step up in our table breaks even when the bigger size sees 3 tokens an active parameter (nano to
+micro) or 6 to 10 (later steps). Bigger sizes reach more of the machine's matrix peak than that assumes, and experts add
+capacity that N does not count, so both move the break-even down. Hence the rule: **the biggest size that still sees at least 3
+tokens for each active parameter**. The loss is flat around the best size, so the rule need not be exact. When even the
+smallest size stays below 3, the smallest is taken.
 
 The speed is not guessed from FLOPs: real optimizer steps of each candidate are timed, smallest first, until one falls short.
 """

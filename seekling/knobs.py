@@ -51,10 +51,11 @@ class Knob:
             return None
         value = self._convert(value)
         meta = self.meta
-        if meta["choices"] is not None and value not in meta["choices"]:
-            near = difflib.get_close_matches(value, meta["choices"], n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ValueError(f"{self.name} must be one of {', '.join(meta['choices'])}, not {value!r}{hint}")
+        for word in value if self.kind is tuple else (value,):
+            if meta["choices"] is not None and word not in meta["choices"]:
+                near = difflib.get_close_matches(word, meta["choices"], n=1)
+                hint = f" (did you mean {near[0]}?)" if near else ""
+                raise ValueError(f"{self.name} must be one of {', '.join(meta['choices'])}, not {word!r}{hint}")
         if self.kind in (int, float) and not self._in_range(value):
             raise ValueError(f"{self.name} must be {self.range_text()}, not {value!r}")
         return value

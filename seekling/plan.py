@@ -357,6 +357,6 @@ def _cost_rows(cost: Cost) -> list[tuple[str, str]]:
     if cost.devices > 1:
         rows.append(("on all devices", f"{hours_text(cost.wall_hours)} on {cost.devices:,}"))
     money = f"${cost.dollars / 1e6:,.3f}M" if cost.dollars >= 1e5 else f"${cost.dollars:,.2f}"
-    rows.append(("computed from", f"{cost.how}: {cost.speed / 1e9:,.1f} GFLOP/s a device"))
+    rows.append(("computed from", f"{cost.how}: {count(cost.speed)}FLOP/s a device"))
     rows.append(("money", f"{money} at ${cost.price:g} a device-hour"))
     return rows

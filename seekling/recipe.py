@@ -17,6 +17,7 @@ from typing import Any, get_type_hints
 
 from seekling.errors import RecipeError, raise_all
 from seekling.knobs import Knob, collect, knob, toml_value
+from seekling.sizes import SIZES
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class RunPart:
     """Where, how long and how big."""
 
     out: str | None = knob(None, "run folder", derived="runs/<size>-<n>, the first that is free")
-    size: str | None = knob(None, "size name: nano, micro, milli, centi, deci, uni", derived="the time budget, or nano")
+    size: str | None = knob(None, "model size", choices=tuple(SIZES), derived="the time budget, or nano")
     minutes: float | None = knob(
         None, "time budget of the whole run; measures this machine, then picks size and tokens", above=0
     )
@@ -143,7 +144,7 @@ class TrainPart:
     eval_tokens: int = knob(16384, "held-out tokens a source used while training (the final evaluation uses all)", low=1)
     sample_every: int | None = knob(None, "steps between samples", low=1, derived="steps / 4")
     log_every: int = knob(1, "steps between log lines", low=1)
-    trackers: tuple[str, ...] = knob((), "further log writers, by name (tensorboard, wandb)")
+    trackers: tuple[str, ...] = knob((), "further log writers", choices=("tensorboard", "wandb"))
 
 
 @dataclass(frozen=True)
@@ -216,13 +217,7 @@ class Recipe:
                 bad.append(str(error))
         if bad:
             return bad
-        from seekling.sizes import SIZES
-
         run, model, data, train = self.run, self.model, self.data, self.train
-        if run.size is not None and run.size not in SIZES:
-            near = difflib.get_close_matches(run.size, SIZES, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            bad.append(f"unknown size {run.size!r}{hint}; the sizes are {', '.join(SIZES)}")
         if not run.resolved:
             given = [
                 n for n, v in (("minutes", run.minutes), ("steps", train.steps), ("tokens", train.tokens)) if v is not None

@@ -1,0 +1,197 @@
+"""The command line: ``seekling VERB …``. Run ``seekling --help``.
+
+Only the parser lives here. A verb's own imports happen when it is called (:mod:`seekling.verbs`), so that ``--help`` answers at
+once. What the user can fix becomes one ``error: …`` on stderr and exit code 2; Ctrl-C is 130; success is 0.
+"""
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from seekling.errors import RecipeError, SeeklingError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A command: its line in the help, its arguments, and where its function is."""
+
+    help: str
+    arguments: Callable[["Parser"], None]
+    target: str  # "module:function"; called with the parsed namespace
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises RecipeError and names the nearest flag instead of printing its whole usage."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise RecipeError(f"{message}; see {self.prog} --help")
+
+    def parse_all(self, argv: Sequence[str]) -> argparse.Namespace:
+        args, extra = self.parse_known_args(argv)
+        if extra:
+            flag = extra[0].split("=")[0]
+            near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
+            raise RecipeError(f"{self.prog} does not know {extra[0]!r}; {hint}")
+        return args
+
+
+# ---- arguments of the verbs ------------------------------------------------------------------------------------------
+
+
+def _recipe_arguments(parser: Parser) -> None:
+    from seekling.recipe import add_flags
+
+    parser.add_argument("--recipe", metavar="FILE", help="start from this recipe.toml (or run folder); flags override it")
+    add_flags(parser)
+
+
+def _pretrain_arguments(parser: Parser) -> None:
+    parser.add_argument("--resume", metavar="RUN", help="continue a run exactly where its newest checkpoint is")
+    _recipe_arguments(parser)
+
+
+def _path_argument(parser: Parser, what: str = "run folder or checkpoint folder") -> None:
+    parser.add_argument("path", metavar="RUN", help=what)
+
+
+def _sampling_arguments(parser: Parser, max_tokens: int) -> None:
+    parser.add_argument("--max-tokens", type=int, default=max_tokens, metavar="N", help=f"longest answer [{max_tokens}]")
+    parser.add_argument("--temperature", type=float, default=0.7, metavar="X", help="0 = the likeliest token always [0.7]")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="X", help="share of probability kept [1.0]")
+    parser.add_argument("--top-k", type=int, default=0, metavar="N", help="likeliest tokens kept; 0 = all [0]")
+    parser.add_argument("--seed", type=int, default=None, metavar="N", help="seed of the draws [a fresh one]")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the answer before this text")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float64"), default=None, help="compute type [float32]")
+    parser.add_argument("--quant", choices=("int8", "int4"), default=None, help="quantise the weights")
+    parser.add_argument("--threads", type=int, default=None, metavar="N", help="worker threads [usable cores]")
+
+
+def _generate_arguments(parser: Parser) -> None:
+    _path_argument(parser)
+    parser.add_argument("prompt", nargs="?", default=None, metavar="PROMPT", help="text to continue; absent or -: read stdin")
+    parser.add_argument("--chat", action="store_true", help="the prompt is a chat message, not text to continue")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    _sampling_arguments(parser, 200)
+
+
+def _chat_arguments(parser: Parser) -> None:
+    _path_argument(parser)
+    parser.add_argument("--system", default=None, metavar="TEXT", help="system message")
+    parser.add_argument("--think", action="store_true", help="let the model reason before it answers")
+    _sampling_arguments(parser, 512)
+
+
+def _plan_arguments(parser: Parser) -> None:
+    parser.add_argument("--config", metavar="NAME", help="a size, v2-lite, v2, v3, a config.json or its folder")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--tflops", type=float, metavar="X", help="peak of one device in TFLOP/s [this machine, measured]")
+    parser.add_argument("--utilisation", type=float, metavar="X", help="share of the peak that training reaches [0.25]")
+    parser.add_argument("--hours-per-trillion", type=float, metavar="X", help="device-hours a trillion tokens, if known")
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help="devices at work [1]")
+    parser.add_argument("--price", type=float, metavar="X", help="dollars a device-hour [0.05; published configs 2]")
+    _recipe_arguments(parser)
+
+
+def _doctor_arguments(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--quick", action="store_true", help="measure for less than a second")
+
+
+def _eval_arguments(parser: Parser) -> None:
+    _path_argument(parser, "run folder")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--tokens", type=int, default=None, metavar="N", help="held-out tokens a source [all]")
+    parser.add_argument("--threads", type=int, default=None, metavar="N", help="worker threads [usable cores]")
+
+
+# fmt: off
+VERBS: dict[str, Verb] = {
+    "run": Verb("text, tokenizer, training, evaluation, report in ten minutes", _recipe_arguments, "seekling.verbs:run"),
+    "pretrain": Verb("train a model, or --resume a run", _pretrain_arguments, "seekling.verbs:pretrain"),
+    "chat": Verb("talk to a model", _chat_arguments, "seekling.verbs:chat"),
+    "generate": Verb("continue a prompt", _generate_arguments, "seekling.verbs:generate"),
+    "eval": Verb("bits per byte of a run on its held-out text", _eval_arguments, "seekling.verbs:evaluate"),
+    "report": Verb("rebuild a run's report and figures", lambda p: _path_argument(p, "run folder"), "seekling.verbs:report"),
+    "plan": Verb("parameters, FLOPs, memory, cache, time and money before training", _plan_arguments, "seekling.verbs:plan"),
+    "doctor": Verb("what this machine offers and what Seekling will use", _doctor_arguments, "seekling.verbs:doctor"),
+}
+# fmt: on
+
+
+def help_text() -> str:
+    """What ``seekling --help`` prints."""
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {name:<{width}}  {verb.help}" for name, verb in VERBS.items())
+    return (
+        "usage: seekling VERB …\n\n"
+        "An open DeepSeek: train, customise, serve and openly release DeepSeek-style models on your own computer.\n\n"
+        f"{verbs}\n\n"
+        "seekling VERB --help shows a verb's flags. Start with: seekling run\n"
+    )
+
+
+def usage(name: str) -> str:
+    """A usage line without the list of all flags."""
+    positional = {"chat": " RUN", "generate": " RUN [PROMPT]", "eval": " RUN", "report": " RUN"}
+    return f"seekling {name}{positional.get(name, '')} [flags]"
+
+
+def parse(argv: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
+    """The verb and its arguments. Raises RecipeError for anything unknown."""
+    name = argv[0]
+    if name not in VERBS:
+        near = difflib.get_close_matches(name, VERBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(VERBS)}"
+        raise RecipeError(f"unknown verb {name!r}; {hint}")
+    verb = VERBS[name]
+    parser = Parser(prog=f"seekling {name}", usage=usage(name), description=verb.help)
+    verb.arguments(parser)
+    args = parser.parse_all(argv[1:])
+    args.argv = list(argv)
+    return verb, args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(help_text(), end="")
+        return 0
+    if argv[0] in ("--version", "-V"):
+        from seekling import __version__
+
+        print(f"seekling {__version__}")
+        return 0
+    try:
+        verb, args = parse(argv)
+        module, _, function = verb.target.partition(":")
+        code = getattr(importlib.import_module(module), function)(args)
+        sys.stdout.flush()
+        return code or 0
+    except SeeklingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output (head, less) has gone; nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}; check the path, its permissions and free space", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,284 @@
+"""What each verb does: read arguments, call one room, print. Every heavy import is inside the function that needs it."""
+
+import argparse
+import dataclasses
+import json
+import shlex
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seekling.errors import CheckpointError, MachineError, RecipeError, raise_all
+from seekling.recipe import Recipe, from_args, resolve
+from seekling.resolve import explain
+
+if TYPE_CHECKING:
+    from seekling.machine import Machine
+
+DEFAULT_MINUTES = 10.0
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+def run(args: argparse.Namespace) -> int:
+    """Text, tokenizer, training, evaluation, report, samples; the last line starts a chat."""
+    recipe = asked_recipe(args)
+    if recipe.run.minutes is None and recipe.train.steps is None and recipe.train.tokens is None:
+        recipe = recipe.override(dict(minutes=DEFAULT_MINUTES))
+    folder = train(recipe, args)
+    if folder is None:
+        return 130
+    report_folder(folder)
+    print(f"\nTalk to it:\n  seekling chat {shlex.quote(str(folder))}")
+    return 0
+
+
+def pretrain(args: argparse.Namespace) -> int:
+    """Train a fresh run, or continue one."""
+    if args.resume is not None:
+        given = [name for name in vars(args) if name not in ("resume", "recipe", "argv")]
+        if args.recipe is not None or given:
+            flags = ", ".join("--" + name.replace("_", "-") for name in given) or "--recipe"
+            raise RecipeError(
+                f"--resume continues with the run's own recipe, so drop {flags} (or start a new run without --resume)"
+            )
+        from seekling.train.pretrain import resume
+
+        folder = resume(run_folder(args.resume), console=console())
+    else:
+        folder = train(asked_recipe(args), args)
+    if folder is not None:
+        print(folder)
+    return 0
+
+
+def asked_recipe(args: argparse.Namespace) -> Recipe:
+    """The recipe of ``--recipe`` and the flags, not yet resolved, with the command noted."""
+    base = Recipe.load(args.recipe) if args.recipe else None
+    if base is not None and base.run.resolved and not hasattr(args, "out"):
+        args.out = None  # a repeated run gets its own folder
+    command = shlex.join(["seekling", *args.argv]).encode("utf-8", "replace").decode()
+    return from_args(args, base).override(dict(command=command))
+
+
+def train(recipe: Recipe, args: argparse.Namespace) -> Path | None:
+    """Resolve, say what was derived, train. None when the user stopped it (state is saved)."""
+    from seekling.machine import look
+
+    machine = look(recipe.run.out or ".")
+    refuse_used_folder(recipe)
+    if recipe.run.minutes is not None and not recipe.run.resolved:
+        print(f"Measuring this machine for a budget of {recipe.run.minutes:g} minutes …", flush=True)
+    resolved = resolve(recipe, machine)
+    check_device(resolved)
+    print(derived_text(recipe, resolved), flush=True)
+    from seekling.train.pretrain import pretrain as start
+
+    return start(resolved, console=console())
+
+
+def refuse_used_folder(recipe: Recipe) -> None:
+    """Never write a second run over a first."""
+    out = recipe.run.out
+    if out is None:
+        return
+    if (Path(out) / "recipe.toml").exists():
+        raise RecipeError(
+            f"{out} already holds a run: continue it with seekling pretrain --resume {out}, or give another --out"
+        )
+    if Path(out).exists() and not Path(out).is_dir():
+        raise RecipeError(f"--out {out} is a file; give a folder")
+
+
+def check_device(recipe: Recipe) -> None:
+    """Refuse a device this torch cannot reach."""
+    name = recipe.run.device
+    if name == "cpu":
+        return
+    import torch
+
+    ready = torch.cuda.is_available() if name == "cuda" else torch.backends.mps.is_available()
+    if not ready:
+        raise MachineError(f"--device {name}: this torch build finds no such device; use --device cpu or install another build")
+
+
+def derived_text(asked: Recipe, resolved: Recipe) -> str:
+    """Every derived value, grouped by what it was derived from."""
+    groups: dict[str, list[str]] = {}
+    for name, value, source in explain(asked, resolved):
+        groups.setdefault(source, []).append(f"{name} {value}")
+    lines = [
+        f"size {resolved.run.size}, {resolved.train.steps:,} steps, {resolved.train.tokens:,} tokens -> {resolved.run.out}"
+    ]
+    for source, values in groups.items():
+        text = f"  from {source}: {', '.join(values)}"
+        lines += textwrap.wrap(text, 118, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
+
+
+# ---- after training --------------------------------------------------------------------------------------------------
+
+
+def run_folder(path: str | Path) -> Path:
+    """The path, if it is a run. Raises CheckpointError."""
+    path = Path(path)
+    if not (path / "recipe.toml").is_file():
+        why = "does not exist" if not path.exists() else "is not a run (it has no recipe.toml)"
+        raise CheckpointError(f"{path} {why}; give the folder that seekling run or seekling pretrain wrote")
+    return path
+
+
+def report_folder(folder: Path) -> None:
+    """Write the report and say where it is."""
+    from seekling.release.report import write_report
+
+    write_report(folder)
+    print(f"report: {folder / 'report.md'}")
+
+
+def report(args: argparse.Namespace) -> int:
+    """Rebuild report.md, report.json and the figures from the run's log."""
+    report_folder(run_folder(args.path))
+    return 0
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Bits per byte on held-out text, a line a source."""
+    folder = run_folder(args.path)
+    set_threads(args.threads)
+    from seekling.train.evaluate import evaluate_run
+
+    scores = evaluate_run(folder, tokens=args.tokens)
+    if args.json:
+        print(json.dumps(scores))
+        return 0
+    width = max(map(len, scores), default=0)
+    for name, value in scores.items():
+        print(f"{name:<{width}}  {value:.4f} bits per byte")
+    return 0
+
+
+# ---- using a model ---------------------------------------------------------------------------------------------------
+
+
+def sampling(args: argparse.Namespace) -> Any:
+    """The engine's Sampling from the flags."""
+    from seekling.engine import Sampling
+
+    return Sampling(
+        max_tokens=args.max_tokens,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        top_k=args.top_k,
+        seed=args.seed,
+        stop=tuple(args.stop),
+    )
+
+
+def generate(args: argparse.Namespace) -> int:
+    """Continue one prompt; text streams as it is made."""
+    wanted = sampling(args)
+    prompt = sys.stdin.read() if args.prompt in (None, "-") else args.prompt
+    set_threads(args.threads)
+    from seekling.engine import Engine
+
+    engine = Engine(args.path, quant=args.quant, dtype=args.dtype)
+    asked: Any = [{"role": "user", "content": prompt}] if args.chat else prompt
+    if args.json:
+        answer = engine.generate([asked], wanted)[0]
+        print(json.dumps({"prompt": prompt, **dataclasses.asdict(answer)}, ensure_ascii=False))
+        return 0
+    for delta in engine.stream(asked, wanted):
+        print(delta.text, end="", flush=True)
+    print()
+    return 0
+
+
+def chat(args: argparse.Namespace) -> int:
+    """Talk to a model in the terminal."""
+    wanted = sampling(args)
+    set_threads(args.threads)
+    from seekling.engine.chat import chat_loop
+
+    chat_loop(args.path, wanted, system=args.system, thinking=args.think, quant=args.quant, dtype=args.dtype)
+    return 0
+
+
+# ---- before training -------------------------------------------------------------------------------------------------
+
+
+def plan(args: argparse.Namespace) -> int:
+    """What a recipe, a size or a published config costs; without either, a line for each size."""
+    from seekling.plan_verb import plan as show
+
+    return show(args)
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """What the machine offers, and what Seekling will use of it."""
+    from seekling.machine import measure
+
+    machine = measure(quick=args.quick)
+    if args.json:
+        offered = dataclasses.asdict(machine) | {"usable_cores": machine.usable_cores}
+        print(json.dumps({**offered, "use": choices(machine)}))
+        return 0
+    gb = 1e9
+    quota = "none" if machine.quota is None else f"{machine.quota:g}"
+    speed = ", ".join(f"{name} {value:,.0f} GFLOP/s" for name, value in machine.gemm_gflops.items())
+    rows = [
+        ("processor", machine.cpu),
+        ("cores", f"{machine.usable_cores} usable of {machine.cores} (affinity {machine.affinity}, cgroup quota {quota})"),
+        ("instructions", " ".join(machine.isa) or "none known"),
+        ("memory", f"{machine.memory_available / gb:.1f} GB available of {machine.memory_bytes / gb:.1f} GB"),
+        ("read bandwidth", f"{machine.bandwidth_gbs:.1f} GB/s with {machine.usable_cores} threads"),
+        ("matrix products", speed),
+        ("free disk", f"{machine.disk_free / gb:.1f} GB"),
+        ("compiler", machine.compiler or "none (native kernels cannot be built; torch does the work)"),
+        ("native kernels", machine.native),
+        *(("will use: " + name, text) for name, text in choices(machine).items()),
+    ]
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
+    return 0
+
+
+def choices(machine: "Machine") -> dict[str, str]:
+    """What Seekling derives from the machine where nothing is said."""
+    from seekling.dial import fits_in_memory
+    from seekling.sizes import SIZES
+
+    fitting = [n for n in SIZES if fits_in_memory(resolve(Recipe.of(size=n, steps=1, out="x"), machine), machine)]
+    fp32, bf16 = machine.gemm_gflops.get("float32"), machine.gemm_gflops.get("bfloat16")
+    if machine.native_bfloat16:
+        ratio = f", {bf16 / fp32:.1f} times float32 here" if fp32 and bf16 else ""
+        dtype = f"bfloat16 over float32 master weights (native{ratio})"
+    else:
+        dtype = "float32 (no native bfloat16)"
+    return {
+        "threads": str(machine.usable_cores),
+        "training dtype": dtype,
+        "largest size that fits": fitting[-1] if fitting else "none: free some memory",
+    }
+
+
+# ---- small things ----------------------------------------------------------------------------------------------------
+
+
+def console() -> Any:
+    """A rich console that does not re-wrap lines in files."""
+    from rich.console import Console
+
+    return Console(soft_wrap=True)
+
+
+def set_threads(threads: int | None) -> None:
+    """Tell torch how many threads to use: as asked, else the cores this process may use."""
+    import torch
+
+    from seekling.machine import look
+
+    raise_all(RecipeError, ["--threads must be at least 1"] if threads is not None and threads < 1 else [])
+    torch.set_num_threads(threads or look().usable_cores)
