@@ -1,0 +1,89 @@
+"""A model of a few thousand weights and a stateless source of generated rows, shared by the training tests."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from seekling.model import Decoder, ModelConfig
+from seekling.train.loop import Loop, LoopSettings, Terms
+from seekling.train.loss import compute_loss, targets_of
+from seekling.train.optim import Optimizer, OptimSettings
+
+VOCAB, LENGTH = 48, 16
+
+
+def tiny_config(**changes) -> ModelConfig:
+    fields = dict(
+        vocab_size=VOCAB, hidden_size=16, intermediate_size=32, moe_intermediate_size=8, num_hidden_layers=2,
+        num_attention_heads=2, q_lora_rank=8, kv_lora_rank=8, qk_nope_head_dim=4, qk_rope_head_dim=4, v_head_dim=4,
+        n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1, first_k_dense_replace=1,
+        num_nextn_predict_layers=1, max_position_embeddings=64, routed_scaling_factor=1.4,
+    )  # fmt: skip
+    return ModelConfig(**{**fields, **changes})
+
+
+@dataclass
+class Rows:
+    tokens_BS: Tensor
+    doc_BS: Tensor
+    mask_BS: Tensor | None = None
+
+    def part(self, rows: slice) -> "Rows":
+        return Rows(self.tokens_BS[rows], self.doc_BS[rows], None if self.mask_BS is None else self.mask_BS[rows])
+
+
+def rows_of_step(step: int, batch: int, length: int = LENGTH, extra: int = 2, n_rows: int = 24, seed: int = 5) -> Rows:
+    """Rows of counting sequences, two documents each; ``n_rows`` in an epoch, each epoch in its own order."""
+    tokens, docs = [], []
+    for i in range(step * batch, (step + 1) * batch):
+        epoch, place = divmod(i, n_rows)
+        order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed * 1000 + epoch))
+        g = torch.Generator().manual_seed(int(order[place]))
+        start, stride, cut = (int(torch.randint(1, n, (1,), generator=g)) for n in (VOCAB, 5, length))
+        ramp = torch.arange(length + extra)
+        tokens.append(torch.where(ramp < cut, start + stride * ramp, 7 + ramp) % VOCAB)
+        docs.append((ramp >= cut).int())
+    return Rows(torch.stack(tokens), torch.stack(docs))
+
+
+class TinyPretraining:
+    """The objective the loop is tested with."""
+
+    def __init__(self, model: Decoder, batch: int = 4, micro: int = 4, chunk: int = 1024, source=rows_of_step, alpha=1e-3):
+        self.model, self.batch, self.micro, self.chunk, self.source, self.alpha = model, batch, micro, chunk, source, alpha
+
+    def load(self, step: int) -> Sequence[tuple[Rows, int]]:
+        rows = self.source(step, self.batch)
+        targets = int((targets_of(rows, LENGTH, 1) >= 0).sum())
+        return [(rows.part(slice(i, i + self.micro)), targets) for i in range(0, self.batch, self.micro)]
+
+    def terms(self, micro, step: int) -> Terms:
+        rows, targets = micro
+        out = compute_loss(
+            self.model, rows, mtp_weight=0.3, seq_balance_alpha=self.alpha, targets=targets, rows=self.batch, chunk=self.chunk
+        )
+        means = {"ce": (float(out.ce_sum), out.targets), "mtp_ce": (float(out.mtp_ce_sum), out.mtp_targets)}
+        return Terms(out.loss, out.targets, rows.tokens_BS.shape[0] * LENGTH, means, out.loads_LE)
+
+
+def tiny_loop(steps=8, dtype=torch.float32, optimizer="adamw", seed=0, config=None, objective=None, lr=1e-2, **kw) -> Loop:
+    """A loop over a fresh tiny model; keywords of LoopSettings and Loop are told apart by name."""
+    model = Decoder.build(config or tiny_config(), seed=seed)
+    own = {k: kw.pop(k) for k in list(kw) if k in {f.name for f in dataclasses.fields(LoopSettings)}}
+    settings = LoopSettings(steps, **{"lr": lambda step: lr, "router_speed": lambda step: 0.01, **own})
+    opt = Optimizer(model, OptimSettings(optimizer), dtype)
+    return Loop(model, opt, (objective or TinyPretraining)(model), settings, **kw)
+
+
+def all_tensors(loop: Loop) -> dict[str, Tensor]:
+    """Everything that must be equal after a resume: weights, buffers, optimizer state."""
+    return {k: v.clone() for k, v in {**loop.model.state_dict(), **loop.optimizer.state()}.items()}
+
+
+def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    different = [k for k in a if not torch.equal(a[k], b[k])]
+    assert different == []
