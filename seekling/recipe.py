@@ -326,7 +326,7 @@ def unknown_key(name: str, section: str | None = None) -> str:
 
 def add_flags(parser: argparse.ArgumentParser, skip: Iterable[str] = ()) -> None:
     """Give the parser one flag a field. Values stay strings, so that :meth:`Recipe.override` can list all problems at once."""
-    groups = {s: parser.add_argument_group(f"{s} ({part.__doc__})") for s, part in get_type_hints(Recipe).items()}
+    groups = {s: parser.add_argument_group(f"{s}: {part.__doc__.rstrip('.')}") for s, part in get_type_hints(Recipe).items()}
     for name, spec in knobs().items():
         if not spec.meta["flag"] or name in skip:
             continue

@@ -48,7 +48,8 @@ def resolve(recipe: Recipe, machine: "Machine | None" = None) -> Recipe:
         recipe = _with(recipe, size=choice.size, tokens=choice.tokens)
     recipe = _fill(recipe, **_basics(recipe, machine))
     recipe = _fill(recipe, **_model(recipe))
-    recipe = _fill(recipe, **_length(recipe))
+    length = _length(recipe)
+    recipe = _with(_fill(recipe, **length), tokens=length["tokens"])  # what was asked, rounded up to whole steps
     recipe = _fill(recipe, **_rhythm(recipe))
     out = recipe.run.out or free_folder(Path("runs"), recipe.run.size or "run")
     recipe = _with(recipe, out=str(out), resolved=True)
