@@ -100,8 +100,8 @@ class Engine:
         return (delta for _, delta in self._run(requests))
 
     def prompt_tokens(self, prompt: Prompt, *, thinking: bool = False) -> int:
-        """Number of tokens a prompt takes. Errors as in `generate`."""
-        return len(encode_prompts([prompt], self.tokenizer, self.config, thinking=thinking)[0])
+        """Number of tokens a prompt takes, also one too long for the model."""
+        return len(encode_prompts([prompt], self.tokenizer, self.config, thinking=thinking, must_fit=False)[0])
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,9 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     return [prompts] if prompts and isinstance(prompts[0], (Integral, Mapping)) else prompts
 
 
-def encode_prompts(prompts: Sequence[Prompt], tokenizer: Any, config: Any, *, thinking: bool) -> list[list[int]]:
+def encode_prompts(
+    prompts: Sequence[Prompt], tokenizer: Any, config: Any, *, thinking: bool, must_fit: bool = True
+) -> list[list[int]]:
     """Token ids of each prompt, every one short enough to leave room for at least one new token.
 
     A string gets the begin token in front; token ids are taken as they are; messages go through the tokenizer's chat
@@ -30,6 +32,7 @@ def encode_prompts(prompts: Sequence[Prompt], tokenizer: Any, config: Any, *, th
         tokenizer: `seekling.text.Tokenizer` or None (then only token ids are accepted).
         config: `ModelConfig`: vocab_size, max_position_embeddings, bos_token_id.
         thinking: open a thinking part in chat prompts.
+        must_fit: False lets too long prompts pass (to count them).
 
     Raises:
         SeeklingError: lists every prompt that cannot be used.
@@ -43,7 +46,7 @@ def encode_prompts(prompts: Sequence[Prompt], tokenizer: Any, config: Any, *, th
         except SeeklingError as error:
             problems.append(f"{where}{error}")
             continue
-        problems.extend(where + line for line in _id_problems(ids, config))
+        problems.extend(where + line for line in _id_problems(ids, config, must_fit))
         encoded.append(ids)
     raise_all(SeeklingError, problems, "generate" if len(problems) > 1 else "")
     return encoded
@@ -84,13 +87,13 @@ def _checked(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return [dict(message) for message in messages]
 
 
-def _id_problems(ids: list[int], config: Any) -> Iterator[str]:
+def _id_problems(ids: list[int], config: Any, must_fit: bool) -> Iterator[str]:
     bad = sorted({i for i in ids if not 0 <= i < config.vocab_size})
     if bad:
         shown = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
         yield f"has token ids outside 0…{config.vocab_size - 1}: {shown}"
     limit = config.max_position_embeddings
-    if len(ids) >= limit:
+    if must_fit and len(ids) >= limit:
         yield f"has {len(ids)} tokens, the model's context holds {limit} and one must stay free: shorten it"
 
 

@@ -1,0 +1,29 @@
+"""Started by test_chat.py on a terminal of its own: a chat with a model that slowly says a fixed text."""
+
+import sys
+import time
+
+from engine_tiny import EOS, ByteTokenizer, Script, config
+
+from seekling.engine.chat import chat_loop
+from seekling.engine.sampling import Sampling
+
+
+class Slow(Script):
+    """Says its text again for every question: the answer begins at whatever length the prompt has."""
+
+    def extend(self, ids_BT, cache, rows):
+        if ids_BT.shape[1] > 1:
+            self.prompt_length = cache.lengths[rows[0]] + ids_BT.shape[1]
+        time.sleep(0.02)
+        return super().extend(ids_BT, cache, rows)
+
+
+class LM:
+    tokenizer = ByteTokenizer()
+    config = config(max_position_embeddings=400)
+    model = Slow([*ByteTokenizer().encode(sys.argv[1]), EOS], 1)
+
+
+if __name__ == "__main__":
+    sys.exit(chat_loop(LM, Sampling(max_tokens=200, temperature=0)))
