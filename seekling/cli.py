@@ -180,6 +180,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SeeklingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except SystemExit as stop:  # --help, or training that was told to stop, has saved and says how to go on
+        if str(stop) not in ("", "None", str(stop.code)):
+            print(stop, file=sys.stderr)
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

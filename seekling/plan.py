@@ -1,6 +1,6 @@
 """What a model costs before it is trained: parameters, arithmetic, memory, cache, time and money.
 
-Run: ``seekling plan --size micro``, ``seekling plan --config v3``. Nothing here imports torch. With the inputs of the
+Run: ``seekling plan --size micro``, ``seekling plan --config v3``. With the inputs of the
 DeepSeek-V3 report (14.8T tokens, 180K GPU-hours a trillion, $2 an hour) it gives the report's 2,788K GPU-hours and $5.576M.
 """
 

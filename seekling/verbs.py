@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from seekling.errors import CheckpointError, MachineError, RecipeError, raise_all
 from seekling.recipe import Recipe, from_args, resolve
-from seekling.resolve import explain
+from seekling.resolve import explain, free_folder
 
 if TYPE_CHECKING:
     from seekling.machine import Machine
@@ -28,8 +28,6 @@ def run(args: argparse.Namespace) -> int:
     if recipe.run.minutes is None and recipe.train.steps is None and recipe.train.tokens is None:
         recipe = recipe.override(dict(minutes=DEFAULT_MINUTES))
     folder = train(recipe, args)
-    if folder is None:
-        return 130
     report_folder(folder)
     print(f"\nTalk to it:\n  seekling chat {shlex.quote(str(folder))}")
     return 0
@@ -44,13 +42,13 @@ def pretrain(args: argparse.Namespace) -> int:
             raise RecipeError(
                 f"--resume continues with the run's own recipe, so drop {flags} (or start a new run without --resume)"
             )
+        folder = run_folder(args.resume)
         from seekling.train.pretrain import resume
 
-        folder = resume(run_folder(args.resume), console=console())
+        folder = resume(folder, console=console())
     else:
         folder = train(asked_recipe(args), args)
-    if folder is not None:
-        print(folder)
+    print(folder)
     return 0
 
 
@@ -58,13 +56,13 @@ def asked_recipe(args: argparse.Namespace) -> Recipe:
     """The recipe of ``--recipe`` and the flags, not yet resolved, with the command noted."""
     base = Recipe.load(args.recipe) if args.recipe else None
     if base is not None and base.run.resolved and not hasattr(args, "out"):
-        args.out = None  # a repeated run gets its own folder
+        args.out = str(free_folder(Path("runs"), base.run.size or "run"))  # a repeated run gets its own folder
     command = shlex.join(["seekling", *args.argv]).encode("utf-8", "replace").decode()
     return from_args(args, base).override(dict(command=command))
 
 
-def train(recipe: Recipe, args: argparse.Namespace) -> Path | None:
-    """Resolve, say what was derived, train. None when the user stopped it (state is saved)."""
+def train(recipe: Recipe, args: argparse.Namespace) -> Path:
+    """Resolve, say what was derived, train; returns the run folder."""
     from seekling.machine import look
 
     machine = look(recipe.run.out or ".")
@@ -180,7 +178,8 @@ def sampling(args: argparse.Namespace) -> Any:
 def generate(args: argparse.Namespace) -> int:
     """Continue one prompt; text streams as it is made."""
     wanted = sampling(args)
-    prompt = sys.stdin.read() if args.prompt in (None, "-") else args.prompt
+    prompt = sys.stdin.read().removesuffix("\n") if args.prompt in (None, "-") else args.prompt
+    prompt = prompt.encode("utf-8", "replace").decode()  # bytes that are no text arrive as surrogates
     set_threads(args.threads)
     from seekling.engine import Engine
 
@@ -202,8 +201,7 @@ def chat(args: argparse.Namespace) -> int:
     set_threads(args.threads)
     from seekling.engine.chat import chat_loop
 
-    chat_loop(args.path, wanted, system=args.system, thinking=args.think, quant=args.quant, dtype=args.dtype)
-    return 0
+    return chat_loop(args.path, wanted, system=args.system, thinking=args.think, quant=args.quant, dtype=args.dtype)
 
 
 # ---- before training -------------------------------------------------------------------------------------------------
