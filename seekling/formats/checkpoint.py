@@ -1,0 +1,203 @@
+"""A ``Decoder`` from a Hugging Face checkpoint folder and back, tensor by tensor.
+
+>>> model = load_model("DeepSeek-V2-Lite", "bfloat16")
+>>> save_model(model, "copy")                       # AutoModelForCausalLM.from_pretrained("copy") gives equal logits
+
+Memory: the model itself and one tensor of the file at a time.
+"""
+
+import dataclasses
+import os
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from seekling.errors import CheckpointError, raise_all
+from seekling.formats import folder as files
+from seekling.formats import hf
+from seekling.formats.safetensors_io import TORCH_DTYPE, Entry, ToWrite, open_tensors, write_safetensors
+from seekling.model.config import ModelConfig
+from seekling.model.decoder import Decoder
+
+DEFAULT_SHARD_BYTES = 4 * 1024**3
+# transformers' DeepseekV3ForCausalLM passes over `model.layers.61` and calls any other MTP layer unexpected.
+TRANSFORMERS_SKIPS_LAYER = 61
+_MANY = 100  # from here on experts of one layer share a line of the error
+
+
+def load_model(folder: str | os.PathLike, dtype: str | torch.dtype = torch.float32) -> Decoder:
+    """Read the weights of a checkpoint folder into a new model in evaluation mode.
+
+    A folder whose config announces MTP layers but that holds no tensor of them (transformers drops them when it saves) is
+    read without MTP, with a warning.
+
+    Args:
+        folder: with config.json and model.safetensors, or shards and their index.
+        dtype: of the model; router biases stay float32.
+
+    Raises:
+        CheckpointError: one that lists every missing, unexpected or misshaped tensor; see ``folder`` for damaged files.
+        ConfigError: from config.json.
+    """
+    path = files.checkpoint_folder(folder)
+    to_dtype = files.dtype_of(dtype)
+    config = files.read_config(path)
+    found = files.weight_files(path)
+    held = {name: (file, entry) for file, entries in found.items() for name, entry in entries.items()}
+    config = _without_absent_mtp(config, held, path)
+    _check(config, held, path)
+    model = Decoder.empty(config, dtype=to_dtype, device="cpu")
+    by_name = {piece.name: piece for piece in hf.pieces(model)}
+    memory = model.state_dict()
+    for file, entries in found.items():
+        with open_tensors(path / file) as read, torch.no_grad():
+            for name in sorted(entries, key=lambda n: entries[n].start):
+                if name in by_name:
+                    piece = by_name[name]
+                    piece.of(memory[piece.target]).copy_(read(name))
+    _check_copies(config, held, path)
+    return model.eval()
+
+
+def _without_absent_mtp(config: ModelConfig, held: Iterable[str], path: Path) -> ModelConfig:
+    depth = config.num_nextn_predict_layers
+    if depth == 0 or any(hf.is_mtp(name, config) for name in held):
+        return config
+    warnings.warn(
+        f"{path} announces {depth} MTP layer(s) but holds no weights of them (transformers drops them); loaded without MTP",
+        stacklevel=3,
+    )
+    return dataclasses.replace(config, num_nextn_predict_layers=0)
+
+
+def _check(config: ModelConfig, held: dict[str, tuple[str, Entry]], path: Path) -> None:
+    """Compare what the folder holds with what the model needs; raise one error with every difference."""
+    plan = hf.pieces(Decoder.empty(config))
+    shapes = {piece.name: piece.shape for piece in plan}
+    optional = {name: shapes[main] for name, main in {**hf.copies(config), **hf.tied(config)}.items()}
+    optional.update(hf.empty_tensors(config))
+    missing = [name for name in shapes if name not in held]
+    unexpected, misshaped, unreadable = [], [], []
+    for name, (_, entry) in held.items():
+        wanted = shapes.get(name, optional.get(name))
+        if wanted is None:
+            if not hf.DERIVED.search(name):
+                unexpected.append(name)
+        elif entry.shape != tuple(wanted):
+            misshaped.append(f"{name} has shape {list(entry.shape)}, config.json makes it {list(wanted)}")
+        elif entry.dtype not in TORCH_DTYPE:
+            unreadable.append(f"{name} is stored as {entry.dtype}; only {', '.join(TORCH_DTYPE)} can be read")
+    few = len(missing) + len(unexpected) < _MANY
+    bad = [f"missing {line}" for line in (missing if few else _by_layer(missing))]
+    bad += [f"unexpected {line}" for line in (unexpected if few else _by_layer(unexpected))]
+    raise_all(CheckpointError, bad + misshaped + unreadable, f"{path}: the weights do not fit config.json")
+
+
+def _by_layer(names: list[str]) -> list[str]:
+    """Names with the experts of one layer on one line."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[re.sub(r"\.experts\.\d+\.", ".experts.*.", name)].append(name)
+    return [n[0] if len(n) == 1 else f"{key} ({len(n)} tensors, {n[0]} … {n[-1]})" for key, n in groups.items()]
+
+
+def _check_copies(config: ModelConfig, held: dict[str, tuple[str, Entry]], path: Path) -> None:
+    """The model holds one embedding and one head: copies on disk must be the same numbers."""
+    bad = []
+    for name, main in {**hf.copies(config), **hf.tied(config)}.items():
+        if name not in held:
+            continue
+        with open_tensors(path / held[name][0]) as read_copy, open_tensors(path / held[main][0]) as read_main:
+            if not _same_bits(read_copy(name), read_main(main)):
+                bad.append(f"{name} differs from {main}, which it must repeat; this model shares the two")
+    raise_all(CheckpointError, bad, str(path))
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+
+
+def save_model(
+    model: Decoder,
+    folder: str | os.PathLike,
+    dtype: str | torch.dtype | None = None,
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+) -> None:
+    """Write weights, config.json and generation_config.json as one checkpoint; a failure leaves the folder as it was.
+
+    MTP layers (``model.layers.{L}`` with their copies of embedding and head) go to ``model-mtp.safetensors``, which
+    transformers does not open, because it would call them unexpected; for L = 61, the layer number of the published
+    DeepSeek-V3 that it knows to skip, they go with the rest.
+
+    Args:
+        model: on any device.
+        folder: made when missing; files that are not weights or config stay.
+        dtype: of the written weights, None = the model's own; router biases are always float32.
+        max_shard_bytes: larger models are split into shards with an index.
+
+    Raises:
+        CheckpointError: when the disk is full or cannot be written.
+    """
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise CheckpointError(f"{path} is a file; give a folder to save to")
+    if max_shard_bytes < 1:
+        raise CheckpointError(f"max_shard_bytes must be positive, not {max_shard_bytes}")
+    to_dtype = model.lm_head.weight.dtype if dtype is None else files.dtype_of(dtype)
+    main, mtp = _planned(model, to_dtype)
+    if mtp and model.config.num_hidden_layers == TRANSFORMERS_SKIPS_LAYER:
+        main, mtp = main + mtp, []
+    with files.disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        with files.staging(path) as fresh:
+            _write_weights(fresh, main, max_shard_bytes)
+            if mtp:
+                write_safetensors(fresh / files.MTP_FILE, mtp)
+            for name, content in files.config_files(model.config, to_dtype).items():
+                files.write_json(fresh / name, content)
+            files.commit(fresh, path)
+
+
+def _planned(model: Decoder, dtype: torch.dtype) -> tuple[list[ToWrite], list[ToWrite]]:
+    """What is to be written, in the model's order: (main layers and tables, MTP layers)."""
+    memory, config = model.state_dict(), model.config
+    tensors = []
+    plan = hf.pieces(model)
+
+    def values_of(piece: hf.Piece) -> Callable[[], Tensor]:
+        return lambda: piece.of(memory[piece.target])
+
+    for piece in plan:
+        tensors.append(ToWrite(piece.name, hf.disk_dtype(piece, dtype), piece.shape, values_of(piece)))
+    by_name = {piece.name: piece for piece in plan}
+    for name, main in hf.copies(config).items():
+        tensors.append(ToWrite(name, dtype, by_name[main].shape, values_of(by_name[main])))
+    for name, shape in hf.empty_tensors(config).items():
+        tensors.append(ToWrite(name, dtype, shape, lambda shape=shape: torch.empty(shape)))  # type: ignore[misc]
+    return [t for t in tensors if not hf.is_mtp(t.name, config)], [t for t in tensors if hf.is_mtp(t.name, config)]
+
+
+def _write_weights(fresh: Path, tensors: list[ToWrite], max_bytes: int) -> None:
+    shards: list[list[ToWrite]] = [[]]
+    held = 0
+    for tensor in tensors:
+        if shards[-1] and held + tensor.bytes > max_bytes:
+            shards.append([])
+            held = 0
+        shards[-1].append(tensor)
+        held += tensor.bytes
+    if len(shards) == 1:
+        write_safetensors(fresh / files.SINGLE, shards[0])
+        return
+    weight_map = {}
+    for i, shard in enumerate(shards, 1):
+        name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        write_safetensors(fresh / name, shard)
+        weight_map.update(dict.fromkeys((t.name for t in shard), name))
+    total = sum(t.bytes for t in tensors)
+    files.write_json(fresh / files.INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})

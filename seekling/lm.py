@@ -1,0 +1,124 @@
+"""One object for a model with its tokenizer, from a run or from any checkpoint folder.
+
+>>> lm = seekling.load("runs/nano-1")               # newest complete checkpoint of a run
+>>> lm = seekling.load("DeepSeek-V2-Lite", dtype="bfloat16")
+>>> lm.model(torch.tensor([[1, 2, 3]])).shape       # (B, T, V)
+>>> lm.save("copy")
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from seekling.errors import CheckpointError
+from seekling.formats import load_model, save_model
+from seekling.formats.checkpoint import DEFAULT_SHARD_BYTES
+from seekling.formats.folder import CONFIG
+from seekling.model.config import ModelConfig
+from seekling.model.decoder import Decoder
+
+if TYPE_CHECKING:
+    from seekling.text.tokenizer import Tokenizer
+
+_REMEDY = "run `seekling run` first or give a folder that holds config.json"
+
+
+@dataclass
+class LM:
+    """A loaded language model.
+
+    Attributes:
+        model: callable, ids (B, T) -> logits (B, T, V).
+        tokenizer: None where the folder has none.
+        config: the model's shape.
+        path: the checkpoint folder it came from, None for a model made in memory.
+    """
+
+    model: Decoder
+    tokenizer: "Tokenizer | None" = None
+    path: Path | None = None
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+    def save(
+        self,
+        folder: str | os.PathLike,
+        dtype: str | torch.dtype | None = None,
+        max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    ) -> None:
+        """Write a checkpoint folder that ``load`` and ``transformers`` open; ``dtype`` None keeps the model's."""
+        save_model(self.model, folder, dtype, max_shard_bytes)
+        if self.tokenizer is not None:
+            self.tokenizer.save(folder)
+
+
+def load(path_or_name: str | os.PathLike, dtype: str | torch.dtype = "float32") -> LM:
+    """Open a run folder, the name of a run under ``runs/``, or a checkpoint folder.
+
+    Args:
+        path_or_name: a run gives its newest complete checkpoint.
+        dtype: "float32", "bfloat16" or "float64".
+
+    Raises:
+        CheckpointError: no such folder, not a run, or weights that do not fit; ConfigError: from config.json.
+    """
+    path = resolve(path_or_name)
+    model = load_model(path, dtype)
+    return LM(model, _tokenizer_of(path), path)
+
+
+def resolve(path_or_name: str | os.PathLike) -> Path:
+    """The checkpoint folder behind a path or the name of a run.
+
+    Raises:
+        CheckpointError: when there is none.
+    """
+    path = Path(path_or_name)
+    if not path.exists() and len(path.parts) == 1 and Path("runs", path).is_dir():
+        path = Path("runs", path)
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; {_REMEDY}")
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is a file; give the folder that holds it, with its config.json")
+    if (path / CONFIG).exists():
+        return path
+    checkpoints = path / "checkpoints"
+    if not checkpoints.is_dir():
+        raise CheckpointError(f"{path} is neither a run nor a checkpoint folder; {_REMEDY}")
+    latest = _latest(checkpoints)
+    if latest is None:
+        raise CheckpointError(f"{path} holds no complete checkpoint yet; let the run save one, or {_REMEDY}")
+    return latest
+
+
+def _latest(checkpoints: Path) -> Path | None:
+    """What ``latest`` names, if it is complete; else the newest complete ``step-…`` folder."""
+    complete = {p.name: p for p in checkpoints.glob("step-*") if (p / CONFIG).is_file()}
+    pointer = checkpoints / "latest"
+    name = pointer.read_text("utf-8", errors="replace").strip() if pointer.is_file() else ""
+    if name in complete:
+        return complete[name]
+    return max(complete.values(), key=_step, default=None)
+
+
+def _step(folder: Path) -> tuple[int, str]:
+    digits = folder.name.removeprefix("step-")
+    return (int(digits) if digits.isdecimal() else -1, folder.name)
+
+
+def _tokenizer_of(checkpoint: Path) -> "Tokenizer | None":
+    """The checkpoint's own tokenizer, or that of the run it lies in."""
+    places = [checkpoint]
+    if checkpoint.resolve().parent.name == "checkpoints":
+        places.append(checkpoint.resolve().parent.parent / "tokenizer")
+    for place in places:
+        if (place / "tokenizer.json").is_file():
+            from seekling.text.tokenizer import Tokenizer
+
+            return Tokenizer.load(place)
+    return None
