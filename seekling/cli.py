@@ -28,8 +28,8 @@ class Verb:
 class Parser(argparse.ArgumentParser):
     """argparse that raises RecipeError and names the nearest flag instead of printing its whole usage."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+    def __init__(self, prog: str, usage: str, description: str):
+        super().__init__(prog, usage, description, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         raise RecipeError(f"{message}; see {self.prog} --help")

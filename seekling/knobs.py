@@ -32,7 +32,7 @@ def knob(
 
 @dataclass(frozen=True)
 class Knob:
-    """One field: where it is, its type (``kind``; tuples are of strings), whether None is allowed, and its metadata."""
+    """One field: section, type (``kind``; tuples are of strings), whether it may be None, default and metadata."""
 
     name: str
     section: str
@@ -140,9 +140,9 @@ def collect(tree: type) -> dict[str, Knob]:
     for section, part in get_type_hints(tree).items():
         hints = get_type_hints(part)
         for field in dataclasses.fields(part):
-            hint, optional = hints[field.name], False
+            hint, optional = hints[field.name], field.default is None
             if isinstance(hint, types.UnionType):
-                hint, optional = next(h for h in typing.get_args(hint) if h is not types.NoneType), True
+                hint = next(h for h in typing.get_args(hint) if h is not types.NoneType)
             if field.name in found:
                 raise TypeError(f"two fields are called {field.name}")
             kind = typing.get_origin(hint) or hint

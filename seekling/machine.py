@@ -79,7 +79,7 @@ def parse_memory_limit(text: str) -> int | None:
 
 def parse_cpuinfo(text: str) -> tuple[str, tuple[str, ...]]:
     """(model name, known instruction-set flags in our order) of ``/proc/cpuinfo``; x86 ``flags`` or ARM ``Features``."""
-    name, flags = "", set()
+    name, flags = "", set[str]()
     for line in text.splitlines():
         key, _, value = line.partition(":")
         key = key.strip().lower()
@@ -219,8 +219,7 @@ def measure(seconds: float = 3.0, quick: bool = False, folder: str | Path = ".")
 def native_status() -> str:
     """One line on the native kernels: loaded or why not."""
     try:
-        from seekling import kernels
-
-        return str(kernels.status())
-    except (ImportError, AttributeError) as error:
+        from seekling.kernels.native import status
+    except ImportError as error:
         return f"not available ({error})"
+    return str(status())

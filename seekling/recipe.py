@@ -1,8 +1,9 @@
 """One recipe: a typed dataclass tree that is the Python API, the TOML file beside every checkpoint, and the command's flags.
 
 Field names are unique over the four sections, so a flag needs no prefix (``--batch-size``) and ``Recipe.of(lr=1e-3)`` finds
-its section. ``None`` means "derived": :func:`seekling.resolve.resolve` fills it from the size and the machine. A field that
-may mean "none" has a value for it (``q_lora_rank = 0``), since TOML has no null.
+its section. A default of None means "derived": :func:`seekling.resolve.resolve` fills it from the size and the machine, and the
+field's type is what it has from then on. A field that may mean "none" has a value for it (``q_lora_rank = 0``), since TOML has
+no null.
 """
 
 import argparse
@@ -24,14 +25,14 @@ from seekling.sizes import SIZES
 class RunPart:
     """Where, how long and how big."""
 
-    out: str | None = knob(None, "run folder", derived="runs/<size>-<n>, the first that is free")
-    size: str | None = knob(None, "model size", choices=tuple(SIZES), derived="the time budget, or nano")
+    out: str = knob(None, "run folder", derived="runs/<size>-<n>, the first that is free")
+    size: str = knob(None, "model size", choices=tuple(SIZES), derived="the time budget, or nano")
     minutes: float | None = knob(
         None, "time budget of the whole run; measures this machine, then picks size and tokens", above=0
     )
     seed: int = knob(0, "seed of weights, data order and samples", low=0, high=2**63 - 1)
     device: str = knob("cpu", "device to train on", choices=("cpu", "cuda", "mps"))
-    threads: int | None = knob(None, "worker threads", low=1, high=4096, derived="usable cores")
+    threads: int = knob(None, "worker threads", low=1, high=4096, derived="usable cores")
     command: str = knob("", "the command that started the run", flag=False)
     resolved: bool = knob(False, "every derived value is filled in and fixed", flag=False)
 
@@ -41,33 +42,29 @@ class ModelPart:
     """ModelConfig's fields; all follow from the size. The vocabulary is in the data section."""
 
     dense: bool = knob(False, "no experts: a dense model with as many active parameters (for comparison)")
-    num_hidden_layers: int | None = knob(None, "decoder layers", low=1, derived="size")
-    hidden_size: int | None = knob(None, "width of the residual stream", low=1, derived="size")
-    num_attention_heads: int | None = knob(None, "attention heads", low=1, derived="size")
-    q_lora_rank: int | None = knob(None, "query latent width; 0 = no query compression", low=0, derived="size")
-    kv_lora_rank: int | None = knob(None, "key/value latent width (what the cache holds)", low=1, derived="size")
-    qk_nope_head_dim: int | None = knob(None, "query/key channels of a head without position", low=1, derived="size")
-    qk_rope_head_dim: int | None = knob(None, "query/key channels of a head with rotary position", low=2, derived="size")
-    v_head_dim: int | None = knob(None, "value channels of a head", low=1, derived="size")
-    intermediate_size: int | None = knob(None, "width of dense MLPs", low=1, derived="size")
-    moe_intermediate_size: int | None = knob(None, "width of one expert", low=1, derived="size")
-    n_routed_experts: int | None = knob(None, "routed experts a layer", low=0, derived="size")
-    num_experts_per_tok: int | None = knob(None, "routed experts a token visits", low=0, derived="size")
-    n_shared_experts: int | None = knob(None, "experts every token visits", low=0, derived="size")
-    first_k_dense_replace: int | None = knob(None, "leading layers with a dense MLP", low=0, derived="size")
-    n_group: int | None = knob(None, "groups of experts", low=1, derived="size")
-    topk_group: int | None = knob(None, "groups a token may choose experts from", low=1, derived="size")
+    num_hidden_layers: int = knob(None, "decoder layers", low=1, derived="size")
+    hidden_size: int = knob(None, "width of the residual stream", low=1, derived="size")
+    num_attention_heads: int = knob(None, "attention heads", low=1, derived="size")
+    q_lora_rank: int = knob(None, "query latent width; 0 = no query compression", low=0, derived="size")
+    kv_lora_rank: int = knob(None, "key/value latent width (what the cache holds)", low=1, derived="size")
+    qk_nope_head_dim: int = knob(None, "query/key channels of a head without position", low=1, derived="size")
+    qk_rope_head_dim: int = knob(None, "query/key channels of a head with rotary position", low=2, derived="size")
+    v_head_dim: int = knob(None, "value channels of a head", low=1, derived="size")
+    intermediate_size: int = knob(None, "width of dense MLPs", low=1, derived="size")
+    moe_intermediate_size: int = knob(None, "width of one expert", low=1, derived="size")
+    n_routed_experts: int = knob(None, "routed experts a layer", low=0, derived="size")
+    num_experts_per_tok: int = knob(None, "routed experts a token visits", low=0, derived="size")
+    n_shared_experts: int = knob(None, "experts every token visits", low=0, derived="size")
+    first_k_dense_replace: int = knob(None, "leading layers with a dense MLP", low=0, derived="size")
+    n_group: int = knob(None, "groups of experts", low=1, derived="size")
+    topk_group: int = knob(None, "groups a token may choose experts from", low=1, derived="size")
     model_type: str = knob("deepseek_v3", "model family", choices=("deepseek_v3", "deepseek_v2"))
-    scoring_func: str | None = knob(None, "router scores", choices=("sigmoid", "softmax"), derived="model type")
-    topk_method: str | None = knob(
-        None, "expert choice", choices=("noaux_tc", "greedy", "group_limited_greedy"), derived="model type"
-    )
-    norm_topk_prob: bool | None = knob(None, "make the chosen experts' weights sum to one", derived="model type")
-    routed_scaling_factor: float | None = knob(
-        None, "factor on the routed experts' sum", above=0, derived="√num_experts_per_tok"
-    )
-    num_nextn_predict_layers: int | None = knob(None, "MTP depth; 0 = none", low=0, high=8, derived="size")
-    max_position_embeddings: int | None = knob(None, "longest sequence", low=1, derived="seq_len, up to the size's maximum")
+    scoring_func: str = knob(None, "router scores", choices=("sigmoid", "softmax"), derived="model type")
+    topk_method: str = knob(None, "expert choice", choices=("noaux_tc", "greedy", "group_limited_greedy"), derived="model type")
+    norm_topk_prob: bool = knob(None, "make the chosen experts' weights sum to one", derived="model type")
+    routed_scaling_factor: float = knob(None, "factor on the routed experts' sum", above=0, derived="√num_experts_per_tok")
+    num_nextn_predict_layers: int = knob(None, "MTP depth; 0 = none", low=0, high=8, derived="size")
+    max_position_embeddings: int = knob(None, "longest sequence", low=1, derived="seq_len, up to the size's maximum")
     rope_theta: float = knob(10000.0, "rotary base", above=1)
     rms_norm_eps: float = knob(1e-6, "RMSNorm epsilon", above=0, below=1)
     tie_word_embeddings: bool = knob(False, "one table for embedding and output head")
@@ -83,43 +80,43 @@ class ModelPart:
 class DataPart:
     """What is read."""
 
-    corpus: str | None = knob(
+    corpus: str = knob(
         None, "built-in corpus (default, zh, shakespeare, generated, none)", derived="default, or none with --data"
     )
     data: tuple[str, ...] = knob((), "folders or files of .txt, .md, .jsonl(.zst), .parquet")
-    generated_share: float | None = knob(
+    generated_share: float = knob(
         None,
         "share of generated simple text in the training tokens",
         low=0,
         high=1,
         derived="0.25 with the default corpus, else 0",
     )
-    vocab_size: int | None = knob(None, "tokens in the vocabulary", low=280, high=2**20, derived="size")
-    seq_len: int | None = knob(None, "tokens in a training sequence", low=8, high=2**20, derived="size")
+    vocab_size: int = knob(None, "tokens in the vocabulary", low=280, high=2**20, derived="size")
+    seq_len: int = knob(None, "tokens in a training sequence", low=8, high=2**20, derived="size")
     heldout: float = knob(0.02, "share of documents kept for evaluation", above=0, high=0.5)
     fim_rate: float = knob(0.0, "share of documents re-ordered for fill-in-the-middle (V3: 0.1)", low=0, high=1)
     document_mask: bool = knob(True, "attention stays inside a document")
-    data_seed: int | None = knob(None, "seed of the split and of generated text", low=0, high=2**63 - 1, derived="seed")
+    data_seed: int = knob(None, "seed of the split and of generated text", low=0, high=2**63 - 1, derived="seed")
 
 
 @dataclass(frozen=True)
 class TrainPart:
     """How it is learned."""
 
-    steps: int | None = knob(None, "optimizer steps", low=1, derived="tokens or minutes")
-    tokens: int | None = knob(None, "training tokens (10M, 1.5e9)", low=1, derived="steps, minutes, or 20 an active parameter")
-    batch_size: int | None = knob(None, "sequences in an optimizer step", low=1, derived="size")
-    micro_batch: int | None = knob(
+    steps: int = knob(None, "optimizer steps", low=1, derived="tokens or minutes")
+    tokens: int = knob(None, "training tokens (10M, 1.5e9)", low=1, derived="steps, minutes, or 20 an active parameter")
+    batch_size: int = knob(None, "sequences in an optimizer step", low=1, derived="size")
+    micro_batch: int = knob(
         None, "sequences computed at once (gradients accumulate)", low=1, derived="batch_size, 8192 tokens at most"
     )
     optimizer: str = knob("adamw", "optimizer of the matrices; the rest is always AdamW", choices=("adamw", "muon"))
-    lr: float | None = knob(None, "peak learning rate", above=0, high=1, derived="size")
+    lr: float = knob(None, "peak learning rate", above=0, high=1, derived="size")
     schedule: str = knob(
         "wsd",
         "after warm-up: wsd = constant, then cosine decay; v3 = V3's very shape",
         choices=("wsd", "v3", "cosine", "constant"),
     )
-    warmup: int | None = knob(None, "steps of linear warm-up", low=0, derived="4 % of steps, 2000 at most")
+    warmup: int = knob(None, "steps of linear warm-up", low=0, derived="4 % of steps, 2000 at most")
     decay_fraction: float = knob(0.4, "wsd: share of steps spent in decay", low=0, high=1)
     min_lr_ratio: float = knob(0.1, "final over peak learning rate", low=0, high=1)
     beta1: float = knob(0.9, "AdamW first-moment decay", low=0, below=1)
@@ -130,7 +127,7 @@ class TrainPart:
     mtp_weight: float = knob(0.3, "λ of the MTP loss", low=0)
     mtp_weight_late: float = knob(0.1, "λ once the learning rate decays", low=0)
     seq_balance_alpha: float = knob(1e-4, "weight of the sequence-wise balance loss", low=0)
-    bias_update_speed: float | None = knob(
+    bias_update_speed: float = knob(
         None, "γ, step of the routing bias", low=0, below=1, derived="5/steps, between 0.001 (V3) and 0.01"
     )
     bias_freeze_fraction: float = knob(0.034, "last share of steps in which the routing bias stays fixed", low=0, high=1)
@@ -138,11 +135,11 @@ class TrainPart:
         "auto", "compute type", choices=("auto", "bfloat16", "float32"), derived="what the machine multiplies natively"
     )
     loss_chunk: int = knob(1024, "tokens whose logits are held at once", low=1)
-    save_every: int | None = knob(None, "steps between checkpoints", low=1, derived="steps / 5, 1000 at most")
+    save_every: int = knob(None, "steps between checkpoints", low=1, derived="steps / 5, 1000 at most")
     keep: int = knob(3, "checkpoints kept; 0 = all", low=0)
-    eval_every: int | None = knob(None, "steps between evaluations", low=1, derived="steps / 8")
+    eval_every: int = knob(None, "steps between evaluations", low=1, derived="steps / 8")
     eval_tokens: int = knob(16384, "held-out tokens a source used while training (the final evaluation uses all)", low=1)
-    sample_every: int | None = knob(None, "steps between samples", low=1, derived="steps / 4")
+    sample_every: int = knob(None, "steps between samples", low=1, derived="steps / 4")
     log_every: int = knob(1, "steps between log lines", low=1)
     trackers: tuple[str, ...] = knob((), "further log writers", choices=("tensorboard", "wandb"))
 
@@ -354,11 +351,11 @@ def from_args(args: argparse.Namespace, base: Recipe | None = None) -> Recipe:
     return (base or Recipe()).override(given, what="")
 
 
-def resolve(recipe: Recipe, machine: Any = None) -> Recipe:
+def resolve(recipe: Recipe, machine: Any = None, say: Any = None) -> Recipe:
     """Fill in every derived field (see :mod:`seekling.resolve`, where this lives)."""
     from seekling.resolve import resolve as fill
 
-    return fill(recipe, machine)
+    return fill(recipe, machine, say)
 
 
 def model_config(recipe: Recipe) -> Any:

@@ -5,6 +5,7 @@ what. A resolved recipe is fixed: ``--resume`` and ``--recipe RUN`` use its numb
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,13 @@ MICRO_BATCH_TOKENS = 8192  # more at once costs memory and gains no speed on a C
 ROUTERS = {"deepseek_v3": ("sigmoid", "noaux_tc", True), "deepseek_v2": ("softmax", "greedy", False)}
 
 
-def resolve(recipe: Recipe, machine: "Machine | None" = None) -> Recipe:
+def resolve(recipe: Recipe, machine: "Machine | None" = None, say: Callable[[str], None] | None = None) -> Recipe:
     """Fill in every derived field.
 
     Args:
         recipe: what the user asked for; a resolved recipe comes back unchanged.
         machine: what to run on; None looks at this machine without timing anything.
+        say: called with a line for each size that the time dial measures.
 
     With ``minutes`` and no length this measures the machine for some seconds (:mod:`seekling.dial`).
 
@@ -44,7 +46,7 @@ def resolve(recipe: Recipe, machine: "Machine | None" = None) -> Recipe:
     if recipe.run.minutes is not None and recipe.train.steps is None and recipe.train.tokens is None:
         from seekling.dial import choose
 
-        choice = choose(recipe, machine)
+        choice = choose(recipe, machine, say=say)
         recipe = _with(recipe, size=choice.size, tokens=choice.tokens)
     recipe = _fill(recipe, **_basics(recipe, machine))
     recipe = _fill(recipe, **_model(recipe))

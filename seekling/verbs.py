@@ -69,7 +69,7 @@ def train(recipe: Recipe, args: argparse.Namespace) -> Path:
     refuse_used_folder(recipe)
     if recipe.run.minutes is not None and not recipe.run.resolved:
         print(f"Measuring this machine for a budget of {recipe.run.minutes:g} minutes …", flush=True)
-    resolved = resolve(recipe, machine)
+    resolved = resolve(recipe, machine, say=lambda line: print(f"  {line}", flush=True))
     check_device(resolved)
     print(derived_text(recipe, resolved), flush=True)
     from seekling.train.pretrain import pretrain as start
