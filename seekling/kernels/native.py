@@ -1,11 +1,105 @@
-"""The native library, if it is built: loading it, and saying whether it fits a tensor."""
+"""The native library: which build of it fits this processor, loading it, and calling it with tensors.
+
+There is one library a processor level (setup.py).  They are found beside this file; where none is built, or where
+SEEKLING_NATIVE=0 says so, everything runs on plain torch and ``status()`` tells why.
+"""
+
+import ctypes
+import glob
+import os
+import platform
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
+# Best first: the flags of /proc/cpuinfo that a level needs.
+_LEVELS = {
+    "avx512": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "avx2": {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"},
+    "base": set(),
+}
 
 
-def fits(*tensors):
-    """Whether the native kernels can take these tensors."""
-    return False
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Feature flags of this processor as Linux names them; empty elsewhere."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return frozenset(line.split(":", 1)[1].split())
+    except OSError:
+        pass
+    return frozenset()
+
+
+@cache
+def _library() -> tuple[ctypes.CDLL | None, str]:
+    """(library, one line that says which path runs and why)."""
+    if os.environ.get("SEEKLING_NATIVE") == "0":
+        return None, "torch (SEEKLING_NATIVE=0)"
+    reason = "no native library is built; with a C++ compiler `pip install -e .` builds it"
+    for level, needs in _LEVELS.items():
+        if not needs <= cpu_flags():
+            continue
+        for path in glob.glob(str(Path(__file__).parent / f"_native_{level}.*")):
+            try:
+                _share_openmp()
+                return ctypes.CDLL(path), f"native, {level}"
+            except OSError as error:
+                reason = f"{Path(path).name} does not load: {error}"
+    return None, f"torch ({reason})"
+
+
+def _share_openmp() -> None:
+    """Make the OpenMP runtime that torch has loaded visible to our library: one pool of threads, not two that fight."""
+    loaded = None
+    if platform.system() == "Linux":
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            name = line.rsplit("/", 1)[-1]
+            if name.startswith(("libgomp", "libiomp5", "libomp")):
+                loaded = line[line.index("/") :]
+                break
+    ctypes.CDLL(loaded or "libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
 
 
 def status() -> str:
-    """One line for people: which path runs."""
-    return "torch"
+    """One line for people: which path runs the kernels."""
+    return _library()[1]
+
+
+def available() -> bool:
+    """Whether any native library is loaded."""
+    return _library()[0] is not None
+
+
+def fits(*tensors: Tensor) -> bool:
+    """Whether the native kernels can take these tensors: on the CPU, all bfloat16 or all float32."""
+    dtype = tensors[0].dtype
+    return dtype in _SUFFIX and all(t.device.type == "cpu" and t.dtype == dtype for t in tensors) and _library()[0] is not None
+
+
+def call(name: str, dtype: torch.dtype | None, *args: Tensor | int | float | None) -> None:
+    """Run ``sk_{name}_{dtype}``.  Tensors must be contiguous and become pointers, None a null pointer, floats C floats."""
+    _function(name if dtype is None else f"{name}_{_SUFFIX[dtype]}")(*[_argument(a) for a in args])
+
+
+@cache
+def _function(name: str):
+    library = _library()[0]
+    assert library is not None, "call() without a library; ask fits() first"
+    function = getattr(library, f"sk_{name}")
+    function.restype = None
+    return function
+
+
+def _argument(value: Tensor | int | float | None):
+    if isinstance(value, Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    if value is None:
+        return ctypes.c_void_p(None)
+    if isinstance(value, int):
+        return ctypes.c_int64(value)
+    return ctypes.c_float(value)

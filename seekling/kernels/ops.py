@@ -1,40 +1,69 @@
-"""The operations the model is written in.  Each picks the native kernel where it applies, else the torch oracle."""
+"""The operations the model is written in.  Each picks the native kernel where it applies, else the torch oracle.
 
-from seekling.kernels import oracle
+Native kernels take bfloat16 or float32 tensors on the CPU, in training and in whole-row evaluation alike.
+"""
+
+from torch import Tensor
+
+from seekling.kernels import native, oracle
+from seekling.kernels.attention import MLAAttention, first_visible
 from seekling.kernels.cross_entropy import LinearCrossEntropy
+from seekling.kernels.experts import GroupedExperts
+from seekling.kernels.rowwise import AddRMSNorm, RMSNorm, SwiGLU
+
+# Below this many numbers the call itself costs more than the fusion saves.
+_SMALL = 4096
 
 
-def rms_norm(x, weight, eps):
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) · weight over the last axis; statistics in float32."""
+    if x.numel() >= _SMALL and native.fits(x):
+        return RMSNorm.apply(x, weight, eps)
     return oracle.rms_norm(x, weight, eps)
 
 
-def add_rms_norm(x, delta, weight, eps):
+def add_rms_norm(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """(x + delta, rms_norm(x + delta))."""
+    if x.numel() >= _SMALL and native.fits(x, delta):
+        return AddRMSNorm.apply(x, delta, weight, eps)
     total = x + delta
-    return total, rms_norm(total, weight, eps)
+    return total, oracle.rms_norm(total, weight, eps)
 
 
-def swiglu(gate, up):
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) ⊙ up."""
+    if gate.numel() >= _SMALL and native.fits(gate, up):
+        return SwiGLU.apply(gate, up)
     return oracle.swiglu(gate, up)
 
 
-def grouped_experts(x_ND, weights_NK, indices_NK, gate_up_EMD, down_EDM):
+def grouped_experts(x_ND: Tensor, weights_NK: Tensor, indices_NK: Tensor, gate_up_EMD: Tensor, down_EDM: Tensor) -> Tensor:
     """Σ_k w_nk · expert_{i_nk}(x_n) -> (N, D)."""
+    if native.fits(x_ND, gate_up_EMD, down_EDM):
+        return GroupedExperts.apply(x_ND, weights_NK, indices_NK, gate_up_EMD, down_EDM)
     return oracle.grouped_experts(x_ND, weights_NK, indices_NK, gate_up_EMD, down_EDM)
 
 
-def linear_cross_entropy(h_ND, weight_VD, target_N, scale, chunk=1024):
+def linear_cross_entropy(h_ND: Tensor, weight_VD: Tensor, target_N: Tensor, scale: float, chunk: int = 1024) -> Tensor:
     """scale · Σ cross-entropy of the head's logits against the targets (−100 = none), never holding all logits."""
     return LinearCrossEntropy.apply(h_ND, weight_VD, target_N, scale, chunk)
 
 
-def mla_attention_available(q_BTHP, config):
+def mla_attention_available(q_BTHP: Tensor) -> bool:
     """Whether ``mla_attention`` can take these tensors."""
-    return False
+    return native.fits(q_BTHP)
 
 
-def mla_attention(q_BTHP, kv_BTHE, kr_BTR, cos_TR, sin_TR, doc_BT, config):
-    """Rotation and causal attention in one: unrotated q and shared key in, (B, T, H, V) out."""
-    raise NotImplementedError
+def mla_attention(
+    q_BTHP: Tensor,
+    kv_BTHE: Tensor,
+    kr_BTR: Tensor,
+    cos_TR: Tensor,
+    sin_TR: Tensor,
+    doc_BT: Tensor | None,
+    scale: float,
+    interleave: bool,
+) -> Tensor:
+    """Rotation and causal attention in one: unrotated queries and shared key in, (B, T, H, V) out."""
+    first_BT = first_visible(doc_BT, *q_BTHP.shape[:2])
+    return MLAAttention.apply(q_BTHP, kv_BTHE, kr_BTR, cos_TR, sin_TR, first_BT, scale, interleave)

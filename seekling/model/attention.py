@@ -24,6 +24,7 @@ class MLA(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
+        self.interleave = config.rope_interleave or config.model_type == "deepseek_v2"
         d, h = config.hidden_size, config.num_attention_heads
         bias = config.attention_bias
         if config.q_lora_rank is None:
@@ -39,8 +40,7 @@ class MLA(nn.Module):
         self.o_proj = nn.Linear(h * config.v_head_dim, d, bias=bias)
 
     def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        v2 = self.config.model_type == "deepseek_v2"
-        return rotate(x, cos, sin, interleave=self.config.rope_interleave or v2, in_float32=v2)
+        return rotate(x, cos, sin, interleave=self.interleave, in_float32=self.config.model_type == "deepseek_v2")
 
     def project_q(self, x_BTD: Tensor) -> Tensor:
         """Queries (B, T, H, P) before rotation: nope channels first."""
@@ -60,8 +60,8 @@ class MLA(nn.Module):
         q_BTHP = self.project_q(x_BTD)
         c_BTL, kr_BTR = self.project_latent(x_BTD)
         kv_BTHE = self.kv_b_proj(c_BTL).view(B, T, config.num_attention_heads, -1)
-        if ops.mla_attention_available(q_BTHP, config):
-            o_BTHV = ops.mla_attention(q_BTHP, kv_BTHE, kr_BTR, cos_TR, sin_TR, doc_BT, config)
+        if ops.mla_attention_available(q_BTHP):
+            o_BTHV = ops.mla_attention(q_BTHP, kv_BTHE, kr_BTR, cos_TR, sin_TR, doc_BT, config.softmax_scale, self.interleave)
         else:
             n = config.qk_nope_head_dim
             q_nope, q_rope = q_BTHP.split([n, config.qk_rope_head_dim], -1)

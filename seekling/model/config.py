@@ -305,7 +305,11 @@ class ModelConfig:
         return config
 
     def _derived_problems(self, raw: dict[str, Any]) -> list[str]:
-        """Keys that repeat what other keys already say must say the same."""
+        """Keys that repeat what other keys already say must say the same.
+
+        MLA has no key-value heads; transformers writes its own default of 128 into a V3 config that never named them.
+        """
+        unset = {"num_key_value_heads": 128 if self.model_type == "deepseek_v3" else None}
         expected = {
             "num_key_value_heads": self.num_attention_heads,
             "qk_head_dim": self.qk_head_dim,
@@ -314,7 +318,7 @@ class ModelConfig:
         return [
             f"{key} is {raw[key]} but the other fields make it {value}"
             for key, value in expected.items()
-            if raw.get(key) not in (None, value)
+            if raw.get(key) not in (None, value, unset.get(key))
         ]
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,0 +1,229 @@
+// MLA attention for whole rows, forward and backward: rotation, shared key, causal and document mask, softmax, all in one.
+//
+// Works on blocks of QB query rows of one (sequence, head) against all keys they may see, in float32 registers:
+// S = Q Kt, P = softmax S, O = P V; backward recomputes S from the kept log-sum-exp (as FlashAttention does).
+// Layouts: q (B, T, H, P), kv (B, T, H, N + V) = [k_nope | v], kr (B, T, R) shared key, o (B, T, H, V); P = N + R.
+// q and kr come unrotated; cos and sin are (T, R/2). first[b, t] = first key position that t may see (its document's start).
+#include "common.h"
+
+using namespace sk;
+
+typedef float vec __attribute__((vector_size(64), aligned(4)));
+constexpr int64_t W = 16;   // floats a vector
+constexpr int64_t QB = 32;  // query rows a block
+static inline int64_t pad(int64_t n) { return (n + W - 1) / W * W; }
+
+// C[MR x NV*W] (+)= A[MR x K] B[K x NV*W]; A by strides (so that it may be transposed), B and C rows contiguous.
+template <int MR, int NV>
+static inline void tile(int64_t K, const float* A, int64_t ar, int64_t ac, const float* B, int64_t ldb, float* C, int64_t ldc, bool add) {
+    vec acc[MR][NV];
+    for (int i = 0; i < MR; i++)
+        for (int j = 0; j < NV; j++) acc[i][j] = add ? *(const vec*)(C + i * ldc + j * W) : vec{};
+    for (int64_t k = 0; k < K; k++) {
+        vec b[NV];
+        for (int j = 0; j < NV; j++) b[j] = *(const vec*)(B + k * ldb + j * W);
+        for (int i = 0; i < MR; i++) {
+            float a = A[i * ar + k * ac];
+            for (int j = 0; j < NV; j++) acc[i][j] += a * b[j];
+        }
+    }
+    for (int i = 0; i < MR; i++)
+        for (int j = 0; j < NV; j++) *(vec*)(C + i * ldc + j * W) = acc[i][j];
+}
+
+template <int NV>
+static inline void panel(int64_t M, int64_t K, const float* A, int64_t ar, int64_t ac, const float* B, int64_t ldb, float* C, int64_t ldc, bool add) {
+    constexpr int MR = NV >= 4 ? 4 : NV == 3 ? 6 : NV == 2 ? 8 : 12;
+    int64_t i = 0;
+    for (; i + MR <= M; i += MR) tile<MR, NV>(K, A + i * ar, ar, ac, B, ldb, C + i * ldc, ldc, add);
+    for (; i < M; i++) tile<1, NV>(K, A + i * ar, ar, ac, B, ldb, C + i * ldc, ldc, add);
+}
+
+// N is a multiple of W.
+static void gemm(int64_t M, int64_t N, int64_t K, const float* A, int64_t ar, int64_t ac, const float* B, int64_t ldb, float* C, int64_t ldc, bool add) {
+    int64_t n = 0;
+    for (; n + 4 * W <= N; n += 4 * W) panel<4>(M, K, A, ar, ac, B + n, ldb, C + n, ldc, add);
+    switch ((N - n) / W) {
+        case 3: panel<3>(M, K, A, ar, ac, B + n, ldb, C + n, ldc, add); break;
+        case 2: panel<2>(M, K, A, ar, ac, B + n, ldb, C + n, ldc, add); break;
+        case 1: panel<1>(M, K, A, ar, ac, B + n, ldb, C + n, ldc, add); break;
+    }
+}
+
+struct Shape { int64_t B, T, H, N, R, V; float scale; bool interleave; };
+
+// Rotates R channels (pairs 2i, 2i+1 or i, i+R/2) into half-split order.
+template <class T>
+static inline void rotate_in(const T* x, const float* cos, const float* sin, float* out, int64_t R, bool interleave, float scale) {
+    int64_t h = R / 2;
+    for (int64_t i = 0; i < h; i++) {
+        float a = load(interleave ? x[2 * i] : x[i]), b = load(interleave ? x[2 * i + 1] : x[i + h]);
+        out[i] = (a * cos[i] - b * sin[i]) * scale;
+        out[i + h] = (b * cos[i] + a * sin[i]) * scale;
+    }
+}
+// Its transpose: gradients in half-split order back to the channels' own places.
+template <class F>
+static inline void rotate_back(const float* g, const float* cos, const float* sin, int64_t R, bool interleave, float scale, F put) {
+    int64_t h = R / 2;
+    for (int64_t i = 0; i < h; i++) {
+        float a = g[i] * scale, b = g[i + h] * scale;
+        put(interleave ? 2 * i : i, a * cos[i] + b * sin[i]);
+        put(interleave ? 2 * i + 1 : i + h, b * cos[i] - a * sin[i]);
+    }
+}
+
+// One head's operands in float32, padded to whole vectors.
+struct Head {
+    int64_t T, P, Pp, Vp, Tp;
+    std::vector<float> q, k, kt, v, vt;
+    Head(const Shape& s) : T(s.T), P(s.N + s.R), Pp(pad(s.N + s.R)), Vp(pad(s.V)), Tp(pad(s.T)) {
+        q.assign(T * Pp, 0), k.assign(T * Pp, 0), kt.assign(Pp * Tp, 0), v.assign(T * Vp, 0), vt.assign(Vp * Tp, 0);
+    }
+    template <class E>
+    void fill(const Shape& s, const E* q_, const E* kv, const E* kr, const float* cos, const float* sin, int64_t b, int64_t h, bool backward) {
+        for (int64_t t = 0; t < T; t++) {
+            const E* qr = q_ + ((b * T + t) * s.H + h) * P;
+            const E* kvr = kv + ((b * T + t) * s.H + h) * (s.N + s.V);
+            const float *c = cos + t * (s.R / 2), *sn = sin + t * (s.R / 2);
+            float *qo = &q[t * Pp], *ko = &k[t * Pp], *vo = &v[t * Vp];
+            for (int64_t i = 0; i < s.N; i++) qo[i] = load(qr[i]) * s.scale;
+            rotate_in(qr + s.N, c, sn, qo + s.N, s.R, s.interleave, s.scale);
+            for (int64_t i = 0; i < s.N; i++) ko[i] = load(kvr[i]);
+            rotate_in(kr + (b * T + t) * s.R, c, sn, ko + s.N, s.R, s.interleave, 1.0f);
+            for (int64_t i = 0; i < s.V; i++) vo[i] = load(kvr[s.N + i]);
+        }
+        transpose(k.data(), Pp, kt.data(), P);
+        if (backward) transpose(v.data(), Vp, vt.data(), s.V);
+    }
+    void transpose(const float* in, int64_t ld, float* out, int64_t cols) {
+        for (int64_t t0 = 0; t0 < T; t0 += W)
+            for (int64_t c = 0; c < cols; c++)
+                for (int64_t t = t0; t < std::min(t0 + W, T); t++) out[c * Tp + t] = in[t * ld + c];
+    }
+};
+
+// Keys that a block of query rows can see: [lo, hi), lo at a vector edge.
+static inline void span(const int32_t* first, int64_t t0, int64_t rows, int64_t& lo, int64_t& hi) {
+    int64_t f = first[t0];
+    for (int64_t i = 1; i < rows; i++) f = std::min<int64_t>(f, first[t0 + i]);
+    lo = f / W * W;
+    hi = t0 + rows;
+}
+
+template <class E>
+static void forward(const Shape& s, const E* q, const E* kv, const E* kr, const float* cos, const float* sin, const int32_t* first, E* o, float* lse) {
+#pragma omp parallel
+    {
+        Head head(s);
+        std::vector<float> S(QB * head.Tp), O(QB * head.Vp);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t bh = 0; bh < s.B * s.H; bh++) {
+            int64_t b = bh / s.H, h = bh % s.H;
+            head.fill(s, q, kv, kr, cos, sin, b, h, false);
+            for (int64_t t0 = 0; t0 < s.T; t0 += QB) {
+                int64_t rows = std::min(QB, s.T - t0), lo, hi;
+                span(first + b * s.T, t0, rows, lo, hi);
+                int64_t n = pad(hi - lo);
+                gemm(rows, n, head.P, &head.q[t0 * head.Pp], head.Pp, 1, &head.kt[lo], head.Tp, S.data(), n, false);
+                for (int64_t i = 0; i < rows; i++) {
+                    float* r = &S[i * n];
+                    int64_t from = first[b * s.T + t0 + i] - lo, to = t0 + i + 1 - lo;
+                    for (int64_t j = 0; j < from; j++) r[j] = 0;
+                    float top = -INFINITY, sum = 0;
+#pragma omp simd reduction(max : top)
+                    for (int64_t j = from; j < to; j++) top = std::max(top, r[j]);
+#pragma omp simd reduction(+ : sum)
+                    for (int64_t j = from; j < to; j++) { float e = fast_exp(r[j] - top); r[j] = e; sum += e; }
+                    for (int64_t j = to; j < n; j++) r[j] = 0;
+                    float inv = 1.0f / sum;
+                    for (int64_t j = from; j < to; j++) r[j] *= inv;
+                    lse[bh * s.T + t0 + i] = top + std::log(sum);
+                }
+                gemm(rows, head.Vp, hi - lo, S.data(), n, 1, &head.v[lo * head.Vp], head.Vp, O.data(), head.Vp, false);
+                for (int64_t i = 0; i < rows; i++) {
+                    E* out = o + ((b * s.T + t0 + i) * s.H + h) * s.V;
+                    for (int64_t c = 0; c < s.V; c++) store(&out[c], O[i * head.Vp + c]);
+                }
+            }
+        }
+    }
+}
+
+template <class E>
+static void backward(const Shape& s, const E* dout, const E* q, const E* kv, const E* kr, const float* cos, const float* sin, const int32_t* first,
+                     const E* o, const float* lse, E* dq, E* dkv, E* dkr) {
+    std::vector<float> dkr_heads(s.B * s.H * s.T * s.R);
+#pragma omp parallel
+    {
+        Head head(s);
+        int64_t Pp = head.Pp, Vp = head.Vp;
+        std::vector<float> S(QB * head.Tp), dS(QB * head.Tp), dO(QB * Vp, 0), dQ(QB * Pp), dK(s.T * Pp), dV(s.T * Vp);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t bh = 0; bh < s.B * s.H; bh++) {
+            int64_t b = bh / s.H, h = bh % s.H;
+            head.fill(s, q, kv, kr, cos, sin, b, h, true);
+            std::fill(dK.begin(), dK.end(), 0.0f);
+            std::fill(dV.begin(), dV.end(), 0.0f);
+            for (int64_t t0 = 0; t0 < s.T; t0 += QB) {
+                int64_t rows = std::min(QB, s.T - t0), lo, hi;
+                span(first + b * s.T, t0, rows, lo, hi);
+                int64_t n = pad(hi - lo);
+                float delta[QB];
+                for (int64_t i = 0; i < rows; i++) {
+                    const E* g = dout + ((b * s.T + t0 + i) * s.H + h) * s.V;
+                    const E* out = o + ((b * s.T + t0 + i) * s.H + h) * s.V;
+                    float dot = 0;
+                    for (int64_t c = 0; c < s.V; c++) { float v = load(g[c]); dO[i * Vp + c] = v; dot += v * load(out[c]); }
+                    delta[i] = dot;
+                }
+                gemm(rows, n, head.P, &head.q[t0 * Pp], Pp, 1, &head.kt[lo], head.Tp, S.data(), n, false);
+                gemm(rows, n, s.V, dO.data(), Vp, 1, &head.vt[lo], head.Tp, dS.data(), n, false);
+                for (int64_t i = 0; i < rows; i++) {
+                    float *r = &S[i * n], *d = &dS[i * n], l = lse[bh * s.T + t0 + i], dl = delta[i];
+                    int64_t from = first[b * s.T + t0 + i] - lo, to = t0 + i + 1 - lo;
+                    for (int64_t j = 0; j < from; j++) r[j] = d[j] = 0;
+#pragma omp simd
+                    for (int64_t j = from; j < to; j++) { float p = fast_exp(r[j] - l); r[j] = p; d[j] = p * (d[j] - dl); }
+                    for (int64_t j = to; j < n; j++) r[j] = d[j] = 0;
+                }
+                gemm(hi - lo, Vp, rows, S.data(), 1, n, dO.data(), Vp, &dV[lo * Vp], Vp, true);
+                gemm(rows, Pp, hi - lo, dS.data(), n, 1, &head.k[lo * Pp], Pp, dQ.data(), Pp, false);
+                gemm(hi - lo, Pp, rows, dS.data(), 1, n, &head.q[t0 * Pp], Pp, &dK[lo * Pp], Pp, true);
+                for (int64_t i = 0; i < rows; i++) {
+                    int64_t t = t0 + i;
+                    E* out = dq + ((b * s.T + t) * s.H + h) * head.P;
+                    const float* g = &dQ[i * Pp];
+                    for (int64_t c = 0; c < s.N; c++) store(&out[c], g[c] * s.scale);
+                    rotate_back(g + s.N, cos + t * (s.R / 2), sin + t * (s.R / 2), s.R, s.interleave, s.scale, [&](int64_t c, float v) { store(&out[s.N + c], v); });
+                }
+            }
+            for (int64_t t = 0; t < s.T; t++) {  // q already carried the scale, so dK needs none
+                E* out = dkv + ((b * s.T + t) * s.H + h) * (s.N + s.V);
+                for (int64_t c = 0; c < s.N; c++) store(&out[c], dK[t * Pp + c]);
+                for (int64_t c = 0; c < s.V; c++) store(&out[s.N + c], dV[t * Vp + c]);
+                float* shared = &dkr_heads[(bh * s.T + t) * s.R];
+                rotate_back(&dK[t * Pp + s.N], cos + t * (s.R / 2), sin + t * (s.R / 2), s.R, s.interleave, 1.0f, [&](int64_t c, float v) { shared[c] = v; });
+            }
+        }
+#pragma omp for schedule(static)
+        for (int64_t bt = 0; bt < s.B * s.T; bt++) {
+            int64_t b = bt / s.T, t = bt % s.T;
+            for (int64_t c = 0; c < s.R; c++) {
+                float sum = 0;
+                for (int64_t h = 0; h < s.H; h++) sum += dkr_heads[((b * s.H + h) * s.T + t) * s.R + c];
+                store(&dkr[bt * s.R + c], sum);
+            }
+        }
+    }
+}
+
+#define BOTH(E, X) \
+    SK_API void sk_mla_forward_##X(const E* q, const E* kv, const E* kr, const float* cos, const float* sin, const int32_t* first, E* o, float* lse, \
+                                   int64_t B, int64_t T, int64_t H, int64_t N, int64_t R, int64_t V, float scale, int interleave) { \
+        forward(Shape{B, T, H, N, R, V, scale, interleave != 0}, q, kv, kr, cos, sin, first, o, lse); } \
+    SK_API void sk_mla_backward_##X(const E* dout, const E* q, const E* kv, const E* kr, const float* cos, const float* sin, const int32_t* first, const E* o, \
+                                    const float* lse, E* dq, E* dkv, E* dkr, int64_t B, int64_t T, int64_t H, int64_t N, int64_t R, int64_t V, float scale, int interleave) { \
+        backward(Shape{B, T, H, N, R, V, scale, interleave != 0}, dout, q, kv, kr, cos, sin, first, o, lse, dq, dkv, dkr); }
+BOTH(float, f32)
+BOTH(bf16, bf16)

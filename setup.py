@@ -1,0 +1,32 @@
+"""Builds the native kernels, one library per x86-64 level from the same sources; everything else is in pyproject.toml.
+
+The libraries are optional: without a C++ compiler the install succeeds and Seekling runs on plain torch (`seekling doctor`
+says so). For work on the kernels: `python setup.py build_ext --inplace`.
+"""
+
+import platform
+
+from setuptools import Extension, setup
+
+SOURCES = [f"seekling/kernels/csrc/{name}.cpp" for name in ("rowwise", "experts", "attention")]
+# -fopenmp without linking libgomp: the symbols come from the OpenMP runtime that torch has loaded, so that both share one
+# pool of threads (seekling/kernels/native.py).
+FLAGS = ["-O3", "-std=c++17", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
+LEVELS = {"base": []}
+if platform.machine() in ("x86_64", "AMD64"):
+    LEVELS["avx2"] = ["-march=x86-64-v3"]
+    LEVELS["avx512"] = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
+
+setup(
+    ext_modules=[
+        Extension(
+            f"seekling.kernels._native_{level}",
+            sources=SOURCES,
+            depends=["seekling/kernels/csrc/common.h"],
+            extra_compile_args=[*FLAGS, *march],
+            language="c++",
+            optional=True,
+        )
+        for level, march in LEVELS.items()
+    ]
+)
