@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from seekling.model import Decoder, ModelConfig
+from seekling.train.log import TIMES, RunLog, read_log
 from seekling.train.loop import Loop, LoopSettings, Terms
 from seekling.train.loss import compute_loss, targets_of
 from seekling.train.optim import Optimizer, OptimSettings
+from seekling.train.state import Checkpoints
 
 VOCAB, LENGTH = 48, 16
 
@@ -73,7 +76,7 @@ def tiny_loop(steps=8, dtype=torch.float32, optimizer="adamw", seed=0, config=No
     """A loop over a fresh tiny model; keywords of LoopSettings and Loop are told apart by name."""
     model = Decoder.build(config or tiny_config(), seed=seed)
     own = {k: kw.pop(k) for k in list(kw) if k in {f.name for f in dataclasses.fields(LoopSettings)}}
-    settings = LoopSettings(steps, **{"lr": lambda step: lr, "router_speed": lambda step: 0.01, **own})
+    settings = LoopSettings(steps, **{"lr": lr if callable(lr) else lambda step: lr, "router_speed": lambda step: 0.01, **own})
     opt = Optimizer(model, OptimSettings(optimizer), dtype)
     return Loop(model, opt, (objective or TinyPretraining)(model), settings, **kw)
 
@@ -87,3 +90,30 @@ def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert a.keys() == b.keys()
     different = [k for k in a if not torch.equal(a[k], b[k])]
     assert different == []
+
+
+def saving_loop(folder, steps=8, log_step=0, save_every=2, keep=3, warn=lambda line: None, **kw) -> Loop:
+    """A tiny loop that logs to and saves in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    loop = tiny_loop(
+        steps, save_every=save_every, log=RunLog(folder / "log.jsonl", log_step), pinned={"recipe": "tiny"},
+        checkpoints=Checkpoints(folder / "checkpoints", keep, warn), **kw,
+    )  # fmt: skip
+    loop.write_model = lambda f: save_file(dict(loop.model.state_dict()), f / "model.safetensors")
+    return loop
+
+
+def resumed_loop(folder, warn=lambda line: None, **kw) -> Loop:
+    """The same loop in a fresh process's state: other initial weights, then what the newest checkpoint holds."""
+    checkpoints = Checkpoints(folder / "checkpoints", warn=warn)
+    checkpoints.clean()
+    saved = checkpoints.load()
+    loop = saving_loop(folder, log_step=saved.step, seed=77, warn=warn, **kw)
+    loop.model.load_state_dict(load_file(saved.path / "model.safetensors"))
+    loop.restore(saved)
+    return loop
+
+
+def records(folder) -> list[dict]:
+    """The log without what depends on the clock."""
+    return [{k: v for k, v in r.items() if k not in TIMES} for r in read_log(folder / "log.jsonl")]
