@@ -4,7 +4,7 @@ The routing weight multiplies inside SwiGLU (down is linear), so that coming bac
 the weight's gradient falls out of the same pass.  Kept for the backward pass: x and the gate/up products; the gathered rows
 and the activations are made again.  Oracles: oracle.loop_experts, oracle.grouped_experts.
 
-Shapes: N tokens, K experts a token, J = N·K places sorted by expert, E experts, D hidden, M expert width.
+Shapes: N tokens, K experts a token, J places sorted by expert (N·K and some padding), E experts, D hidden, M expert width.
 """
 
 from itertools import pairwise
@@ -22,13 +22,17 @@ class GroupedExperts(torch.autograd.Function):
     def forward(ctx, x_ND: Tensor, weights_NK: Tensor, indices_NK: Tensor, gate_up_EMD: Tensor, down_EDM: Tensor) -> Tensor:
         x_ND = x_ND.contiguous()
         (N, D), K, (E, _, M) = x_ND.shape, indices_NK.shape[1], down_EDM.shape
-        J = N * K
-        token_J, place_NK = torch.empty(J, dtype=torch.int32), torch.empty(N, K, dtype=torch.int32)
-        offsets = torch.empty(E + 1, dtype=torch.int64)
-        native.call("sort_by_expert", None, indices_NK.contiguous(), N, K, E, token_J, place_NK, offsets)
-        scale_J = torch.empty(J, dtype=torch.float32)
-        scale_J[place_NK.flatten()] = weights_NK.detach().flatten().float()
+        align = _alignment(N * K // E)
+        room = N * K + E * (align - 1)
+        token_J, scale_J = torch.empty(room, dtype=torch.int32), torch.empty(room, dtype=torch.float32)
+        place_NK, offsets = torch.empty(N, K, dtype=torch.int32), torch.empty(E + 1, dtype=torch.int64)
+        weights = weights_NK.detach().float().contiguous()
+        native.call(
+            "sort_by_expert", None, indices_NK.contiguous(), weights, N, K, E, align, token_J, scale_J, place_NK, offsets
+        )
         ends = offsets.tolist()
+        J = ends[-1]
+        token_J, scale_J = token_J[:J], scale_J[:J]
         xs_JD = _gather(x_ND, token_J)
         gate_up_JM, h_JM = x_ND.new_empty(J, 2 * M), x_ND.new_empty(J, M)
         for e, (lo, hi) in _ranges(ends):
@@ -47,7 +51,7 @@ class GroupedExperts(torch.autograd.Function):
     def backward(ctx, dout_ND: Tensor):  # type: ignore[override]
         x_ND, gate_up_EMD, down_EDM, gate_up_JM, scale_J, token_J, place_NK = ctx.saved_tensors
         (N, D), K, M = x_ND.shape, place_NK.shape[1], down_EDM.shape[-1]
-        J = N * K
+        J = token_J.shape[0]
         dy_JD = _gather(dout_ND.contiguous(), token_J)
         dh_JM = x_ND.new_empty(J, M)
         for e, (lo, hi) in _ranges(ctx.ends):
@@ -76,6 +80,14 @@ class GroupedExperts(torch.autograd.Function):
         native.call("sum_places", x_ND.dtype, dxs_JD, place_NK, None, dx_ND, N, K, D)
         dweights_NK = dscale_J[place_NK.flatten()].view(N, K).to(ctx.weights_dtype)
         return dx_ND, dweights_NK, None, dgate_up_EMD, ddown_EDM
+
+
+def _alignment(mean_load: int) -> int:
+    """Places an expert's range is padded to: a power of two near 1/16 of the mean load, 1 to 64.
+
+    oneDNN compiles a kernel for every new row count, which costs more than the product itself; padded loads repeat.
+    """
+    return max(1, min(64, 1 << max(0, (mean_load // 16).bit_length() - 1)))
 
 
 def _ranges(ends: list[int]):

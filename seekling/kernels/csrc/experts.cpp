@@ -3,23 +3,34 @@
 
 using namespace sk;
 
-// Sorts the N*K (token, slot) pairs by expert. token[p] = token at sorted place p, place[n*K+k] = where that pair went,
-// offsets[e..e+1] = the expert's range of places. Indices must lie in 0..E-1.
-SK_API void sk_sort_by_expert(const int64_t* indices, int64_t N, int64_t K, int64_t E, int32_t* token, int32_t* place, int64_t* offsets) {
-    std::fill(offsets, offsets + E + 1, 0);
-    for (int64_t i = 0; i < N * K; i++) offsets[indices[i] + 1]++;
-    for (int64_t e = 0; e < E; e++) offsets[e + 1] += offsets[e];
-    std::vector<int64_t> next(offsets, offsets + E);
+// Sorts the N*K (token, slot) pairs by expert, each expert's range padded to a multiple of `align` places.
+// offsets[e..e+1] = the expert's range, place[n*K+k] = where that pair went, token[p] = token at place p, -1 in the padding,
+// scale[p] = the pair's weight, 0 in the padding. Indices must lie in 0..E-1; token and scale hold N*K + E*(align-1) places.
+SK_API void sk_sort_by_expert(const int64_t* indices, const float* weights, int64_t N, int64_t K, int64_t E, int64_t align,
+                              int32_t* token, float* scale, int32_t* place, int64_t* offsets) {
+    std::vector<int64_t> count(E, 0), next(E);
+    for (int64_t i = 0; i < N * K; i++) count[indices[i]]++;
+    offsets[0] = 0;
+    for (int64_t e = 0; e < E; e++) {
+        next[e] = offsets[e];
+        offsets[e + 1] = offsets[e] + (count[e] + align - 1) / align * align;
+        for (int64_t p = offsets[e] + count[e]; p < offsets[e + 1]; p++) token[p] = -1, scale[p] = 0.0f;
+    }
     for (int64_t i = 0; i < N * K; i++) {
         int64_t p = next[indices[i]]++;
         token[p] = (int32_t)(i / K);
+        scale[p] = weights[i];
         place[i] = (int32_t)p;
     }
 }
 
+// out[p] = x[token[p]], zeros where token is negative.
 SK_API void sk_gather_rows(const char* x, const int32_t* token, char* out, int64_t P, int64_t row_bytes) {
 #pragma omp parallel for schedule(static)
-    for (int64_t p = 0; p < P; p++) std::memcpy(out + p * row_bytes, x + (int64_t)token[p] * row_bytes, row_bytes);
+    for (int64_t p = 0; p < P; p++) {
+        if (token[p] < 0) std::memset(out + p * row_bytes, 0, row_bytes);
+        else std::memcpy(out + p * row_bytes, x + (int64_t)token[p] * row_bytes, row_bytes);
+    }
 }
 
 // out[n] = base[n] + sum_k y[place[n, k]]; base may be null.
