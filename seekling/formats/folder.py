@@ -173,7 +173,7 @@ def _no_weights(folder: Path) -> str:
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
     if pickles:
         return (
-            f"{folder} holds only pickled weights ({pickles[0]}), which can run code when opened; where you trust them, convert: "
+            f"{folder} holds only pickled weights ({pickles[0]}), which can run code when opened; if you trust them: "
             'python -c "from transformers import AutoModelForCausalLM as M; '
             f"M.from_pretrained('{folder}').save_pretrained('safe')\""
         )

@@ -71,8 +71,8 @@ def read_header(path: Path) -> dict[str, Entry]:
             (length,) = struct.unpack("<Q", first)
             if length > min(MAX_HEADER_BYTES, size - 8):
                 raise CheckpointError(
-                    f"{path}: its header claims {length} bytes in a file of {size}; it is not a safetensors file or was cut short, "
-                    "copy it again"
+                    f"{path}: its header claims {length} bytes in a file of {size}; "
+                    "it is not a safetensors file or was cut short, copy it again"
                 )
             raw = file.read(length)
     except OSError as error:
