@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from seekling.model.config import ModelConfig
@@ -10,6 +11,15 @@ from seekling.model.decoder import Decoder
 BOS, EOS, PAD, USER, ASSISTANT, THINK, END_THINK = range(7)
 FIRST_BYTE = 7
 VOCAB = FIRST_BYTE + 256
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """On a busy machine threads that wait for each other cost thirty times what these models take."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 class ByteStream:

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 import torch
-from engine_tiny import BOS, EOS, FIRST_BYTE, VOCAB, ByteTokenizer, scripted_lm, tiny_lm
+from engine_tiny import BOS, EOS, FIRST_BYTE, VOCAB, ByteTokenizer, one_thread, scripted_lm, tiny_lm  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from engine_tiny import config, tiny_lm
+from engine_tiny import config, one_thread, tiny_lm  # noqa: F401
 from torch import nn
 
 from seekling import Engine, Sampling

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from engine_tiny import config
+from engine_tiny import config, one_thread  # noqa: F401
 
 from seekling import Engine, Sampling
 from seekling.model.decoder import Decoder

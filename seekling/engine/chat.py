@@ -25,7 +25,7 @@ HELP = """\
 /save FILE     append the conversation to a JSONL file, one line
 /help          this list
 /exit          leave (or Ctrl-D)
-Ctrl-C stops an answer. A message may be pasted with its line breaks, or written between lines of \"\"\".
+Ctrl-C stops an answer. Text pasted with line breaks is one message; so are lines between \"\"\" marks.
 A message that begins with / is written with two: //"""
 BLOCK = '"""'
 

@@ -145,7 +145,8 @@ class Engine:
         cache = LatentCache(
             self.config, rows, max(request.slots for request in requests), dtype=weight.dtype, device=weight.device
         )
-        waiting, free, running = deque(requests), list(range(rows)), {}
+        waiting, free = deque(requests), list(range(rows))
+        running: dict[int, Request] = {}
         while waiting or running:
             while waiting and free:
                 row, request = free.pop(0), waiting.popleft()

@@ -10,7 +10,7 @@ Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message]
 
 
-def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+def as_prompts(prompts: Any) -> list[Any]:
     """A list of prompts; a single one (a string, ids or messages) becomes a list of one."""
     if isinstance(prompts, (str, Mapping)):
         return [prompts]  # a lone message is refused later, with a remedy
@@ -52,7 +52,7 @@ def encode_prompts(
     return encoded
 
 
-def _encode(prompt: Prompt, tokenizer: Any, config: Any, thinking: bool) -> list[int]:
+def _encode(prompt: Any, tokenizer: Any, config: Any, thinking: bool) -> list[int]:
     if hasattr(prompt, "tolist"):
         prompt = prompt.tolist()
     if isinstance(prompt, str):

@@ -29,6 +29,10 @@ class Packed(nn.Module):
         quant: "int8" or "int4".
     """
 
+    q: Tensor
+    scale: Tensor
+    low: Tensor
+
     def __init__(self, weight: Tensor, quant: str):
         super().__init__()
         self.dtype, self.inputs, self.quant = weight.dtype, weight.shape[-1], quant

@@ -51,7 +51,7 @@ class Request:
             self.seen_V = torch.zeros(vocab_size, dtype=torch.bool)
             self.seen_V[prompt_ids] = True
         self._stop_ids = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else end_ids)}
-        self._random = random.Random(sampling.seed)
+        self._random = random.Random(None if sampling.seed is None else int(sampling.seed))
         self._decoder = decoder
         self._filter = StopFilter(sampling.stop)
         self._text: list[str] = []

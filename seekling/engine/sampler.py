@@ -86,8 +86,9 @@ def _penalised(logits_BV: Tensor, settings: Sequence[Sampling], seen: Sequence[T
         return logits_BV
     logits_BV = logits_BV.clone()
     for i in rows:
-        row_V, penalty = logits_BV[i], settings[i].repetition_penalty
-        logits_BV[i] = torch.where(seen[i], torch.where(row_V > 0, row_V / penalty, row_V * penalty), row_V)
+        row_V, penalty, seen_V = logits_BV[i], settings[i].repetition_penalty, seen[i]
+        if seen_V is not None:
+            logits_BV[i] = torch.where(seen_V, torch.where(row_V > 0, row_V / penalty, row_V * penalty), row_V)
     return logits_BV
 
 

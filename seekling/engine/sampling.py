@@ -123,8 +123,10 @@ class Delta:
 
 
 def _whole(value: object, low: int) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= low
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= low
 
 
 def _real(value: object, low: float, high: float = math.inf) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) and low <= float(value) <= high
