@@ -13,6 +13,7 @@ from train_tiny import (
     TinyPretraining,
     all_tensors,
     assert_equal,
+    one_thread,  # noqa: F401
     records,
     rows_of_step,
     saving_loop,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from train_tiny import tiny_config
+from train_tiny import one_thread, tiny_config  # noqa: F401
 
 from seekling.errors import CheckpointError, RecipeError
 from seekling.model import Decoder
@@ -177,7 +177,8 @@ def test_under_float32_the_parameter_is_its_own_master():
     m = model()
     opt = Optimizer(m, OptimSettings())
     assert all(opt.weights.values[n].data_ptr() == p.data_ptr() for n, p in m.named_parameters())
-    assert not any(n.startswith("master.") for n in opt.state())
+    full = opt.weights.full_state(m)
+    assert all(full[n].data_ptr() == t.data_ptr() for n, t in m.state_dict().items())
 
 
 def test_under_bfloat16_matrices_are_cast_and_norms_router_and_bias_stay_float32():
@@ -214,6 +215,16 @@ def test_gradients_of_micro_batches_add_up_in_float32():
     assert float(opt.weights.grads()["lm_head.weight"][0, 0]) == pytest.approx(1 + 100 * 2**-9, abs=1e-6)
 
 
+def test_the_full_state_is_float32_and_names_tied_tables_twice():
+    m = Decoder.build(tiny_config(tie_word_embeddings=True))
+    before = {n: t.clone() for n, t in m.state_dict().items()}
+    opt = Optimizer(m, OptimSettings(), torch.bfloat16)
+    full = opt.weights.full_state(m)
+    assert full.keys() == before.keys()
+    assert all(torch.equal(full[n], before[n]) and full[n].dtype == torch.float32 for n in before)
+    assert full["lm_head.weight"].data_ptr() == full["model.embed_tokens.weight"].data_ptr()
+
+
 # ---- state -----------------------------------------------------------------------------------------------------------
 
 
@@ -230,15 +241,16 @@ def test_a_restored_optimizer_takes_the_same_next_step_bit_for_bit(optimizer, dt
     a = model()
     opt_a = Optimizer(a, OptimSettings(optimizer), dtype)
     stepped(a, opt_a, [0, 1])
-    saved, weights = {n: t.clone() for n, t in opt_a.state().items()}, {n: t.clone() for n, t in a.state_dict().items()}
+    saved = {n: t.clone() for n, t in opt_a.state().items()}
     b = model(seed=9)
+    b.load_state_dict({n: t.clone() for n, t in opt_a.weights.full_state(a).items()})
     opt_b = Optimizer(b, OptimSettings(optimizer), dtype)
-    b.load_state_dict(weights)
     opt_b.load_state(saved, opt_a.steps_done)
     stepped(a, opt_a, [2])
     stepped(b, opt_b, [2])
     assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
     assert all(torch.equal(x, opt_b.state()[n]) for n, x in opt_a.state().items())
+    assert all(torch.equal(x, opt_b.weights.values[n]) for n, x in opt_a.weights.values.items())
 
 
 def test_the_state_of_another_optimizer_is_refused():

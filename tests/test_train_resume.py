@@ -18,6 +18,7 @@ from train_tiny import (
     TinyPretraining,
     all_tensors,
     assert_equal,
+    one_thread,  # noqa: F401
     records,
     resumed_loop,
     rows_of_step,
@@ -80,7 +81,7 @@ def test_a_router_s_bias_survives_the_resume(tmp_path):
     first = saving_loop(tmp_path, steps=5)
     first.run()
     saved = {n: t for n, t in all_tensors(first).items() if n.endswith("correction_bias")}
-    assert len(saved) == 2 and all(t.any() for t in saved.values())
+    assert any(".layers.2." in n for n in saved) and all(t.any() for t in saved.values())
     assert_equal({n: t for n, t in all_tensors(resumed_loop(tmp_path, steps=9)).items() if n in saved}, saved)
 
 
@@ -167,11 +168,9 @@ def start(folder: Path) -> subprocess.Popen:
 def undisturbed(tmp_path_factory):
     """Tensors and log of the run that nobody stopped (one thread, as in the subprocess)."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     loop = saving_loop(folder, steps=STEPS, save_every=1, objective=TinyPretraining)
     loop.run()
-    torch.set_num_threads(threads)
     return all_tensors(loop), records(folder)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -16,6 +17,15 @@ from seekling.train.optim import Optimizer, OptimSettings
 from seekling.train.state import Checkpoints
 
 VOCAB, LENGTH = 48, 16
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny products on several threads wait more than they work; import this to use it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def tiny_config(**changes) -> ModelConfig:
@@ -72,9 +82,13 @@ class TinyPretraining:
         return Terms(out.loss, out.targets, rows.tokens_BS.shape[0] * LENGTH, means, out.loads_LE)
 
 
-def tiny_loop(steps=8, dtype=torch.float32, optimizer="adamw", seed=0, config=None, objective=None, lr=1e-2, **kw) -> Loop:
-    """A loop over a fresh tiny model; keywords of LoopSettings and Loop are told apart by name."""
+def tiny_loop(
+    steps=8, dtype=torch.float32, optimizer="adamw", seed=0, config=None, objective=None, lr=1e-2, weights=None, **kw
+) -> Loop:
+    """A loop over a fresh tiny model, or over ``weights``; keywords of LoopSettings and Loop are told apart by name."""
     model = Decoder.build(config or tiny_config(), seed=seed)
+    if weights is not None:
+        model.load_state_dict(weights)
     own = {k: kw.pop(k) for k in list(kw) if k in {f.name for f in dataclasses.fields(LoopSettings)}}
     settings = LoopSettings(steps, **{"lr": lr if callable(lr) else lambda step: lr, "router_speed": lambda step: 0.01, **own})
     opt = Optimizer(model, OptimSettings(optimizer), dtype)
@@ -82,8 +96,9 @@ def tiny_loop(steps=8, dtype=torch.float32, optimizer="adamw", seed=0, config=No
 
 
 def all_tensors(loop: Loop) -> dict[str, Tensor]:
-    """Everything that must be equal after a resume: weights, buffers, optimizer state."""
-    return {k: v.clone() for k, v in {**loop.model.state_dict(), **loop.optimizer.state()}.items()}
+    """Everything that must be equal after a resume: float32 weights, compute copies, buffers, optimizer state."""
+    masters = {f"master.{n}": t for n, t in loop.optimizer.weights.full_state(loop.model).items()}
+    return {k: v.clone() for k, v in {**loop.model.state_dict(), **masters, **loop.optimizer.state()}.items()}
 
 
 def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
@@ -99,7 +114,7 @@ def saving_loop(folder, steps=8, log_step=0, save_every=2, keep=3, warn=lambda l
         steps, save_every=save_every, log=RunLog(folder / "log.jsonl", log_step), pinned={"recipe": "tiny"},
         checkpoints=Checkpoints(folder / "checkpoints", keep, warn), **kw,
     )  # fmt: skip
-    loop.write_model = lambda f: save_file(dict(loop.model.state_dict()), f / "model.safetensors")
+    loop.write_model = lambda f: save_file(loop.optimizer.weights.full_state(loop.model), f / "model.safetensors")
     return loop
 
 
@@ -108,8 +123,7 @@ def resumed_loop(folder, warn=lambda line: None, **kw) -> Loop:
     checkpoints = Checkpoints(folder / "checkpoints", warn=warn)
     checkpoints.clean()
     saved = checkpoints.load()
-    loop = saving_loop(folder, log_step=saved.step, seed=77, warn=warn, **kw)
-    loop.model.load_state_dict(load_file(saved.path / "model.safetensors"))
+    loop = saving_loop(folder, log_step=saved.step, weights=load_file(saved.path / "model.safetensors"), warn=warn, **kw)
     loop.restore(saved)
     return loop
 

@@ -100,7 +100,8 @@ class Loop:
 
     Args:
         model: in the compute dtype of ``optimizer``; ``update_router_bias`` is called where loads are given.
-        checkpoints, write_model: where and how to save; ``checkpoints`` None saves nothing.
+        checkpoints, write_model: where and how to save; ``checkpoints`` None saves nothing. ``write_model(folder)`` must write
+            the float32 weights (``optimizer.weights.full_state``) and the router biases.
         pinned: values every checkpoint carries and every resume must find unchanged (recipe and data fingerprints).
     """
 
@@ -262,7 +263,7 @@ class Loop:
             self.log.sync()
         self._tick()
         torch_state, generators = random_state()
-        tensors = self.optimizer.state() | {"random.torch": torch_state} | router_biases(self.model)
+        tensors = self.optimizer.state() | {"random.torch": torch_state}
         values = {
             "optimizer_steps": self.optimizer.steps_done,
             "tokens": self.tokens,
@@ -279,7 +280,7 @@ class Loop:
         self._outside["save"] = self._outside.get("save", 0.0) + time.monotonic() - began
 
     def restore(self, saved: Saved) -> None:
-        """Put a saved state back; the model's weights must already be those of ``saved.path``.
+        """Put a saved state back; the optimizer must have been made over the float32 weights and biases of ``saved.path``.
 
         Raises:
             CheckpointError: it was saved under another recipe or other data.
@@ -293,8 +294,6 @@ class Loop:
             )
         tensors = dict(saved.tensors)
         torch_state = tensors.pop("random.torch")
-        for name, bias_E in router_biases(self.model).items():
-            bias_E.copy_(tensors.pop(name))
         v = saved.values
         self.optimizer.load_state(tensors, v["optimizer_steps"])
         self.step = self.saved_step = saved.step
@@ -302,11 +301,6 @@ class Loop:
         self.skipped, self.skipped_in_a_row = v["skipped"], v["skipped_in_a_row"]
         set_random_state(torch_state, v["random"])
         self.progress.resumed(self.step)
-
-
-def router_biases(model: nn.Module) -> dict[str, Tensor]:
-    """The routers' selection biases, MTP layers' included, under the names the training state uses."""
-    return {f"buffer.{n}": b for n, b in model.named_buffers() if n.endswith("e_score_correction_bias")}
 
 
 def max_violation(loads_LE: Tensor) -> list[float | None]:

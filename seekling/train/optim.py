@@ -131,9 +131,8 @@ class Optimizer:
         self.weights.zero_grad()
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor an exact resume needs: moments, momenta and the masters the module does not hold."""
-        out = {f"master.{n}": t for n, t in self.weights.state().items()}
-        return out | self.adam.state() | self.muon.state()
+        """Moments and momenta; with the float32 weights (``weights.full_state``) all that an exact resume needs."""
+        return self.adam.state() | self.muon.state()
 
     @torch.no_grad()
     def load_state(self, saved: Mapping[str, Tensor], steps_done: int) -> None:
@@ -151,7 +150,6 @@ class Optimizer:
             )
         for name, tensor in own.items():
             tensor.copy_(saved[name])
-        self.weights.write_back()
         self.steps_done = steps_done
 
     def state_bytes(self) -> int:

@@ -121,13 +121,7 @@ class MasterWeights:
         if self._cast:
             torch._foreach_copy_([self.params[n].data for n in self._cast], [self.values[n] for n in self._cast])
 
-    def state(self) -> dict[str, Tensor]:
-        """The masters, where the module holds only rounded copies; empty under float32."""
-        return dict(self.values) if self._cast else {}
-
-    @torch.no_grad()
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Put saved masters back, bit for bit, and round them into the module."""
-        for name, value in self.state().items():
-            value.copy_(state[name])
-        self.write_back()
+    def full_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """``model.state_dict()`` with every trainable tensor in float32: what a checkpoint must hold to resume exactly."""
+        master = {id(p): self.values[name] for name, p in self.params.items()}
+        return {name: master.get(id(t), t.detach()) for name, t in model.state_dict(keep_vars=True).items()}

@@ -2,8 +2,8 @@
 
 A checkpoint is a Hugging Face folder plus ``training_state/``:
 
-    checkpoints/step-000123/config.json, model.safetensors, tokenizer.json …
-    checkpoints/step-000123/training_state/state.safetensors   moments, masters, random generators
+    checkpoints/step-000123/config.json, model.safetensors (float32), tokenizer.json …
+    checkpoints/step-000123/training_state/state.safetensors   the optimizer's moments, torch's random generator
     checkpoints/step-000123/training_state/state.json          step, tokens, seconds, random generators of Python and NumPy …
     checkpoints/step-000123/training_state/manifest.json       size and SHA-256 of every other file: its presence means complete
     checkpoints/latest                                         name of the newest complete folder
