@@ -1,7 +1,7 @@
 """Rows of training tokens: the stream cut into windows without waste, in an order that follows from seed and row number alone.
 
 Row r of an epoch begins at token p·T, where p = permutation(seed, epoch)[r]; it is T + 1 + extra tokens long, so that every
-position has its next token (and MTP its further ones). Each pair (token, next token) of the stream is met exactly once an epoch.
+position has its next token (and MTP its further ones). Each pair of neighbouring tokens is met exactly once an epoch.
 
 Shapes: B rows, T seq_len, S = T + 1 + extra, N tokens of the stream.
 """
@@ -19,8 +19,10 @@ from seekling.errors import DataError
 
 @dataclass(frozen=True)
 class Batch:
-    """``tokens_BS`` int64; ``doc_BS`` int32, the document's number in its row, rising from 0; ``mask_BS`` True where a token may
-    be a target, None where all may."""
+    """``tokens_BS`` int64; ``doc_BS`` int32, the document's number in its row, rising from 0.
+
+    ``mask_BS`` is True where a token may be a target, None where all may.
+    """
 
     tokens_BS: Tensor
     doc_BS: Tensor
@@ -94,5 +96,5 @@ def epoch_order(seed: int, epoch: int, n_rows: int) -> np.ndarray:
 
     Raw generator output is what numpy keeps stable from version to version; its ``permutation`` is not.
     """
-    bits = np.random.Philox(key=[seed % 2**64, epoch]).random_raw(n_rows)
+    bits = np.random.Philox(key=np.array([seed % 2**64, epoch], np.uint64)).random_raw(n_rows)
     return np.argsort(bits, kind="stable")

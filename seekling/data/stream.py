@@ -1,8 +1,8 @@
 """Token streams: documents as one long array of token ids on disk, memory-mapped, with where each document begins.
 
-A stream is a folder's ``NAME.tokens.bin`` (uint16 or uint32 ids), ``NAME.offsets.bin`` (int64, documents + 1), ``NAME.bytes.bin``
-(int64, bytes of text of each document) and ``NAME.sources.bin`` (uint16, index into the names). The folder's index.json holds
-every file's length and sha256; a file that differs is damage, and damage is never read.
+A stream is a folder's ``NAME.tokens.bin`` (uint16 or uint32 ids), ``NAME.offsets.bin`` (int64, documents + 1),
+``NAME.bytes.bin`` (int64, bytes of text of each document) and ``NAME.sources.bin`` (uint16, index into the names). The folder's
+index.json holds every file's length and sha256; a file that differs is damage, and damage is never read.
 """
 
 import hashlib
