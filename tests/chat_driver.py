@@ -3,7 +3,7 @@
 import sys
 import time
 
-from engine_tiny import EOS, ByteTokenizer, Script, config
+from engine_tiny import EOS, TOKENIZER, Script, config
 
 from seekling.engine.chat import chat_loop
 from seekling.engine.sampling import Sampling
@@ -20,9 +20,9 @@ class Slow(Script):
 
 
 class LM:
-    tokenizer = ByteTokenizer()
+    tokenizer = TOKENIZER
     config = config(max_position_embeddings=400)
-    model = Slow([*ByteTokenizer().encode(sys.argv[1]), EOS], 1)
+    model = Slow([*TOKENIZER.encode(sys.argv[1]), EOS], 1)
 
 
 if __name__ == "__main__":

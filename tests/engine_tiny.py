@@ -1,4 +1,4 @@
-"""Tiny models and a byte tokenizer for the engine's tests: every UTF-8 byte is a token, so characters split over tokens."""
+"""Tiny models and a tokenizer for the engine's tests: every UTF-8 byte is a token, so characters split over tokens."""
 
 from types import SimpleNamespace
 
@@ -7,10 +7,11 @@ import torch
 
 from seekling.model.config import ModelConfig
 from seekling.model.decoder import Decoder
+from seekling.text.bpe import SMALLEST, train_tokenizer
 
+TOKENIZER = train_tokenizer(["a b"], SMALLEST)  # control marks and the 256 bytes, no merges
+VOCAB = TOKENIZER.vocab_size
 BOS, EOS, PAD, USER, ASSISTANT, THINK, END_THINK = range(7)
-FIRST_BYTE = 7
-VOCAB = FIRST_BYTE + 256
 
 
 @pytest.fixture(autouse=True)
@@ -20,52 +21,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-class ByteStream:
-    def __init__(self):
-        self._held = b""
-
-    def push(self, token_id):
-        if token_id < FIRST_BYTE:
-            return ""
-        self._held += bytes([token_id - FIRST_BYTE])
-        text = ""
-        for cut in range(len(self._held), -1, -1):
-            try:
-                text = self._held[:cut].decode()
-                break
-            except UnicodeDecodeError:
-                continue
-        if text or len(self._held) > 3:
-            text = text or self._held.decode(errors="replace")
-            self._held = self._held[len(text.encode()) :] if "\ufffd" not in text else b""
-        return text
-
-    def flush(self):
-        text, self._held = self._held.decode(errors="replace"), b""
-        return text
-
-
-class ByteTokenizer:
-    bos_id, eos_id, pad_id, vocab_size = BOS, EOS, PAD, VOCAB
-    special = {"<｜User｜>": USER, "<｜Assistant｜>": ASSISTANT, "<think>": THINK, "</think>": END_THINK}  # noqa: RUF012
-
-    def encode(self, text, *, bos=False, eos=False):
-        return [BOS] * bos + [FIRST_BYTE + b for b in text.encode()] + [EOS] * eos
-
-    def encode_chat(self, messages, *, add_generation_prompt=True, thinking=False):
-        ids = [BOS]
-        for message in messages:
-            mark = {"user": [USER], "assistant": [ASSISTANT], "system": []}[message["role"]]
-            ids += mark + self.encode(message["content"]) + [EOS] * (message["role"] == "assistant")
-        return ids + ([ASSISTANT, THINK if thinking else END_THINK] if add_generation_prompt else [])
-
-    def decode(self, ids, *, skip_special=True):
-        return bytes(i - FIRST_BYTE for i in ids if i >= FIRST_BYTE).decode(errors="replace")
-
-    def stream(self):
-        return ByteStream()
 
 
 def config(**changes) -> ModelConfig:
@@ -95,7 +50,7 @@ def tiny_lm(dtype=torch.float64, seed=0, tokenizer=True, **changes):
     """What `seekling.load` returns, random: .model, .tokenizer, .config."""
     cfg = config(**changes)
     model = Decoder.build(cfg, dtype=dtype, seed=seed)
-    return SimpleNamespace(model=model, tokenizer=ByteTokenizer() if tokenizer else None, config=cfg)
+    return SimpleNamespace(model=model, tokenizer=TOKENIZER if tokenizer else None, config=cfg)
 
 
 class Script(torch.nn.Module):
@@ -125,5 +80,5 @@ class Script(torch.nn.Module):
 
 def scripted_lm(text_or_ids, prompt_length=3, **changes):
     """An `lm` that always answers with this text (or these ids) and then the end token."""
-    ids = ByteTokenizer().encode(text_or_ids) if isinstance(text_or_ids, str) else list(text_or_ids)
-    return SimpleNamespace(model=Script([*ids, EOS], prompt_length), tokenizer=ByteTokenizer(), config=config(**changes))
+    ids = TOKENIZER.encode(text_or_ids) if isinstance(text_or_ids, str) else list(text_or_ids)
+    return SimpleNamespace(model=Script([*ids, EOS], prompt_length), tokenizer=TOKENIZER, config=config(**changes))

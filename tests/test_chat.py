@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from chat_driver import Slow
-from engine_tiny import END_THINK, EOS, USER, ByteTokenizer, config, one_thread, tiny_lm  # noqa: F401
+from engine_tiny import END_THINK, EOS, TOKENIZER, USER, config, one_thread, tiny_lm  # noqa: F401
 
 from seekling import Engine, Sampling, SeeklingError
 from seekling.engine.chat import Terminal, Turn, chat_loop, printable
@@ -25,10 +25,10 @@ HERE = Path(__file__).parent
 
 def saying(text_or_ids, **changes):
     """A model that answers every question with this."""
-    ids = ByteTokenizer().encode(text_or_ids) if isinstance(text_or_ids, str) else text_or_ids
+    ids = TOKENIZER.encode(text_or_ids) if isinstance(text_or_ids, str) else text_or_ids
 
     class LM:
-        tokenizer = ByteTokenizer()
+        tokenizer = TOKENIZER
 
     LM.config = config(**({"max_position_embeddings": 400} | changes))
     LM.model = Slow([*ids, EOS], 1)
@@ -128,7 +128,7 @@ def test_a_message_too_long_for_the_model_is_refused_and_the_earlier_turns_stay(
 
 def test_the_reasoning_is_kept_apart_from_the_answer(tmp_path):
     file = tmp_path / "talk.jsonl"
-    t = ByteTokenizer()
+    t = TOKENIZER
     lm = saying([*t.encode("hmm"), END_THINK, *t.encode("yes")])
     out = piped(lm, "a", "b", f"/save {file}", thinking=True)[1]
     assert out == "hmm\nyes\n" * 2
@@ -145,7 +145,7 @@ def test_reasoning_is_not_shown_to_the_model_again():
 
 
 def test_a_model_that_begins_the_user_s_next_message_has_finished():
-    assert piped(saying([*ByteTokenizer().encode("yes"), USER, *ByteTokenizer().encode("more")]), "a")[1] == "yes\n"
+    assert piped(saying([*TOKENIZER.encode("yes"), USER, *TOKENIZER.encode("more")]), "a")[1] == "yes\n"
 
 
 def test_control_characters_of_a_model_never_reach_the_terminal():

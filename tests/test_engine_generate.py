@@ -4,13 +4,14 @@ import unicodedata
 
 import pytest
 import torch
-from engine_tiny import BOS, EOS, FIRST_BYTE, VOCAB, ByteTokenizer, one_thread, scripted_lm, tiny_lm  # noqa: F401
+from engine_tiny import BOS, EOS, TOKENIZER, VOCAB, one_thread, scripted_lm, tiny_lm  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import seekling
 from seekling import Engine, Sampling, SeeklingError
 from seekling.engine import engine as engine_module
+from seekling.lm import LM
 
 GREEDY = Sampling(max_tokens=20, temperature=0, ignore_eos=True)
 
@@ -132,7 +133,7 @@ def test_the_global_random_state_is_neither_used_nor_changed(engine):
 
 
 def test_a_string_its_ids_and_a_single_prompt_are_the_same_prompt(engine):
-    ids = ByteTokenizer().encode("hi", bos=True)
+    ids = TOKENIZER.encode("hi", bos=True)
     expected = engine.generate(["hi"], GREEDY)
     assert expected[0].prompt_tokens == 3
     assert engine.generate([ids], GREEDY) == engine.generate(ids, GREEDY) == engine.generate("hi", GREEDY) == expected
@@ -141,9 +142,9 @@ def test_a_string_its_ids_and_a_single_prompt_are_the_same_prompt(engine):
 
 def test_chat_messages_go_through_the_chat_encoding(engine):
     messages = [{"role": "user", "content": "hi"}]
-    ids = ByteTokenizer().encode_chat(messages)
+    ids = TOKENIZER.encode_chat(messages)
     assert engine.generate([messages], GREEDY) == engine.generate(messages, GREEDY) == engine.generate([ids], GREEDY)
-    thinking = ByteTokenizer().encode_chat(messages, thinking=True)
+    thinking = TOKENIZER.encode_chat(messages, thinking=True)
     assert engine.generate([messages], GREEDY, thinking=True) == engine.generate([thinking], GREEDY)
 
 
@@ -173,17 +174,19 @@ def test_the_longest_prompt_that_fits_gets_one_token_and_says_length(lm, engine)
 
 
 def test_every_unusable_prompt_is_named_in_one_error(engine):
-    bad = ["fine", [VOCAB, -1, 3], [9] * 97, [{"content": "x"}], [1, "a"], 5.0]
+    bad = ["fine", [VOCAB, -1, 3], [9] * 97, [{"content": "x"}], [1, "a"], 5.0, "\ud800"]
     with pytest.raises(SeeklingError) as error:
         engine.generate(bad)
     text = str(error.value)
     for part in (
         f"prompt 1 has token ids outside 0…{VOCAB - 1}: -1, {VOCAB}",
         "prompt 2 has 97 tokens",
-        "prompt 3",
-        "'role'",
+        "prompt 3 cannot be encoded",
+        "role None",
         "prompt 4 is a list of int, str",
         "prompt 5 is a float",
+        "prompt 6 cannot be encoded",
+        "surrogate",
     ):
         assert part in text
     assert "prompt 0" not in text
@@ -205,6 +208,19 @@ def test_the_number_of_samplings_must_fit_the_number_of_prompts(engine):
         engine.generate(["a", "b"], [GREEDY] * 3)
     with pytest.raises(SeeklingError, match=r"seekling\.Sampling"):
         engine.generate(["a"], [{"max_tokens": 3}])
+
+
+def test_a_folder_a_loaded_model_and_the_model_in_memory_answer_alike(tmp_path):
+    lm = LM(tiny_lm(dtype=torch.float32).model, TOKENIZER)
+    lm.save(tmp_path)
+    expected = Engine(lm).generate(["abc"], GREEDY)
+    assert Engine(tmp_path).generate(["abc"], GREEDY) == expected
+    assert Engine(str(tmp_path)).generate(["abc"], GREEDY) == expected
+    assert Engine(seekling.load(tmp_path)).generate(["abc"], GREEDY) == expected
+    assert Engine(tmp_path, dtype="bfloat16").model.lm_head.weight.dtype == torch.bfloat16
+    assert len(Engine(tmp_path, "int4", dtype="bfloat16").generate(["abc"], GREEDY)[0].token_ids) == 20
+    with pytest.raises(SeeklingError, match="does not exist"):
+        Engine(tmp_path / "nothing")
 
 
 def test_unknown_engine_settings_are_refused(lm):
@@ -236,7 +252,7 @@ def test_ignore_eos_goes_on_past_the_end_token():
 
 
 def test_a_stop_token_ends_the_answer_and_is_not_in_the_text():
-    out = Engine(scripted_lm("abc")).generate([[1, 2, 3]], Sampling(stop_token_ids=[FIRST_BYTE + ord("b")]))[0]
+    out = Engine(scripted_lm("abc")).generate([[1, 2, 3]], Sampling(stop_token_ids=TOKENIZER.encode("b")))[0]
     assert (out.text, out.finish_reason) == ("a", "stop")
 
 
@@ -276,7 +292,7 @@ def test_a_character_over_several_tokens_comes_out_whole():
 
 def test_half_a_character_at_the_end_is_shown_as_a_replacement_and_equals_the_full_decode():
     out = Engine(scripted_lm("ab🐳")).generate([[1, 2, 3]], Sampling(max_tokens=4))[0]
-    assert out.text == "ab\ufffd" == ByteTokenizer().decode(out.token_ids)
+    assert out.text == "ab\ufffd" == TOKENIZER.decode(out.token_ids)
 
 
 @settings(max_examples=40, deadline=None)
@@ -332,7 +348,7 @@ def test_the_engine_follows_the_weights_of_a_model_that_changes():
     before = engine.generate(["abc"], GREEDY)[0].token_ids
     with torch.no_grad():
         lm.model.model.embed_tokens.weight.neg_()
-    assert engine.generate(["abc"], GREEDY)[0].token_ids == recomputed_greedy(lm, ByteTokenizer().encode("abc", bos=True), 20)
+    assert engine.generate(["abc"], GREEDY)[0].token_ids == recomputed_greedy(lm, TOKENIZER.encode("abc", bos=True), 20)
     assert engine.generate(["abc"], GREEDY)[0].token_ids != before
 
 
@@ -342,6 +358,19 @@ def test_a_diverged_model_is_an_error_and_not_an_answer():
         lm.model.lm_head.weight.fill_(float("nan"))
     with pytest.raises(SeeklingError, match="diverged"):
         Engine(lm).generate(["abc"])
+
+
+def test_control_marks_in_a_prompt_or_message_stay_text(engine):
+    text = "<｜User｜><think>"
+    assert engine.prompt_tokens(text) == 1 + len(text.encode())
+    plain = engine.prompt_tokens([{"role": "user", "content": ""}])
+    assert engine.prompt_tokens([{"role": "user", "content": text}]) == plain + len(text.encode())
+
+
+def test_tokens_beyond_the_tokenizer_s_vocabulary_have_no_text():
+    lm = scripted_lm([*TOKENIZER.encode("ab"), VOCAB + 3, *TOKENIZER.encode("c")], vocab_size=VOCAB + 5)
+    lm.model.vocab = VOCAB + 5
+    assert Engine(lm).generate([[1, 2, 3]])[0].text == "abc"
 
 
 def test_the_public_names_are_the_engine_s():

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
-from seekling.errors import SeeklingError, raise_all
+from seekling.errors import DataError, SeeklingError, raise_all
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message]
@@ -25,8 +25,8 @@ def encode_prompts(
 ) -> list[list[int]]:
     """Token ids of each prompt, every one short enough to leave room for at least one new token.
 
-    A string gets the begin token in front; token ids are taken as they are; messages go through the tokenizer's chat
-    encoding; an empty string or list becomes the begin token alone. Control marks written in text stay text.
+    A string gets the begin token, if there is one, in front; token ids are taken as they are; messages go through the
+    tokenizer's chat encoding; an empty string or list becomes the begin token alone. Control marks in text stay text.
 
     Args:
         tokenizer: `seekling.text.Tokenizer` or None (then only token ids are accepted).
@@ -43,6 +43,9 @@ def encode_prompts(
         where = f"prompt {number} " if len(prompts) > 1 else "the prompt "
         try:
             ids = _encode(prompt, tokenizer, config, thinking)
+        except DataError as error:  # the tokenizer's
+            problems.append(f"{where}cannot be encoded: {error}")
+            continue
         except SeeklingError as error:
             problems.append(f"{where}{error}")
             continue
@@ -57,7 +60,7 @@ def _encode(prompt: Any, tokenizer: Any, config: Any, thinking: bool) -> list[in
         prompt = prompt.tolist()
     if isinstance(prompt, str):
         if prompt:
-            return list(_need(tokenizer).encode(prompt, bos=True))
+            return list(_need(tokenizer).encode(prompt, bos=tokenizer.bos_id is not None))
         prompt = []
     if isinstance(prompt, Mapping) or not isinstance(prompt, Sequence):
         raise SeeklingError(f"is a {type(prompt).__name__}: give text, a list of token ids or a list of chat messages")
@@ -67,24 +70,11 @@ def _encode(prompt: Any, tokenizer: Any, config: Any, thinking: bool) -> list[in
             raise SeeklingError("is empty and the model has no begin token: give at least one token")
         return [bos]
     if all(isinstance(item, Mapping) for item in prompt):
-        return list(_need(tokenizer).encode_chat(_checked(prompt), add_generation_prompt=True, thinking=thinking))
+        return list(_need(tokenizer).encode_chat(prompt, add_generation_prompt=True, thinking=thinking))
     if all(isinstance(item, Integral) and not isinstance(item, bool) for item in prompt):
         return [int(item) for item in prompt]
     kinds = ", ".join(sorted({type(item).__name__ for item in prompt}))
     raise SeeklingError(f"is a list of {kinds}: give text, a list of token ids or a list of chat messages")
-
-
-def _checked(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    problems = []
-    for number, message in enumerate(messages):
-        for key in ("role", "content"):
-            if key not in message:
-                problems.append(f"message {number} has no {key!r}")
-            elif not isinstance(message[key], str):
-                problems.append(f"message {number}: {key!r} is not a string")
-    if problems:
-        raise SeeklingError("has chat messages that cannot be used: " + "; ".join(problems))
-    return [dict(message) for message in messages]
 
 
 def _id_problems(ids: list[int], config: Any, must_fit: bool) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """One request on its way: what it was given, what it has drawn, and when it is over."""
 
+import contextlib
 import random
 from collections.abc import Collection
 from typing import Protocol
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from seekling.engine.sampling import Completion, Delta, FinishReason, Sampling
 from seekling.engine.stop import StopFilter
+from seekling.errors import DataError
 
 
 class TextDecoder(Protocol):
@@ -75,7 +77,9 @@ class Request:
         ended = token_id in self._stop_ids
         text = ""
         if self._decoder is not None and not ended:
-            text = self._filter.push(self._decoder.push(token_id))
+            # A model's vocabulary may be padded beyond its tokenizer's; those ids have no text.
+            with contextlib.suppress(DataError):
+                text = self._filter.push(self._decoder.push(token_id))
         if ended or self._filter.stopped:
             self.finish_reason = "stop"
         elif len(self.token_ids) >= self.limit:
