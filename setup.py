@@ -16,13 +16,14 @@ LEVELS = {"base": []}
 if platform.machine() in ("x86_64", "AMD64"):
     LEVELS["avx2"] = ["-march=x86-64-v3"]
     LEVELS["avx512"] = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
+    LEVELS["avx512bf16"] = [*LEVELS["avx512"], "-mavx512bf16"]
 
 setup(
     ext_modules=[
         Extension(
             f"seekling.kernels._native_{level}",
             sources=SOURCES,
-            depends=["seekling/kernels/csrc/common.h"],
+            depends=[f"seekling/kernels/csrc/{name}.h" for name in ("common", "attention", "attention_bf16")],
             extra_compile_args=[*FLAGS, *march],
             language="c++",
             optional=True,

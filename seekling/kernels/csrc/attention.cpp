@@ -4,14 +4,9 @@
 // S = Q Kt, P = softmax S, O = P V; backward recomputes S from the kept log-sum-exp (as FlashAttention does).
 // Layouts: q (B, T, H, P), kv (B, T, H, N + V) = [k_nope | v], kr (B, T, R) shared key, o (B, T, H, V); P = N + R.
 // q and kr come unrotated; cos and sin are (T, R/2). first[b, t] = first key position that t may see (its document's start).
-#include "common.h"
+#include "attention.h"
 
 using namespace sk;
-
-typedef float vec __attribute__((vector_size(64), aligned(4)));
-constexpr int64_t W = 16;   // floats a vector
-constexpr int64_t QB = 32;  // query rows a block
-static inline int64_t pad(int64_t n) { return (n + W - 1) / W * W; }
 
 // C[MR x NV*W] (+)= A[MR x K] B[K x NV*W]; A by strides (so that it may be transposed), B and C rows contiguous.
 template <int MR, int NV>
@@ -50,34 +45,11 @@ static void gemm(int64_t M, int64_t N, int64_t K, const float* A, int64_t ar, in
     }
 }
 
-struct Shape { int64_t B, T, H, N, R, V; float scale; bool interleave; };
-
-// Rotates R channels (pairs 2i, 2i+1 or i, i+R/2) into half-split order.
-template <class T>
-static inline void rotate_in(const T* x, const float* cos, const float* sin, float* out, int64_t R, bool interleave, float scale) {
-    int64_t h = R / 2;
-    for (int64_t i = 0; i < h; i++) {
-        float a = load(interleave ? x[2 * i] : x[i]), b = load(interleave ? x[2 * i + 1] : x[i + h]);
-        out[i] = (a * cos[i] - b * sin[i]) * scale;
-        out[i + h] = (b * cos[i] + a * sin[i]) * scale;
-    }
-}
-// Its transpose: gradients in half-split order back to the channels' own places.
-template <class F>
-static inline void rotate_back(const float* g, const float* cos, const float* sin, int64_t R, bool interleave, float scale, F put) {
-    int64_t h = R / 2;
-    for (int64_t i = 0; i < h; i++) {
-        float a = g[i] * scale, b = g[i + h] * scale;
-        put(interleave ? 2 * i : i, a * cos[i] + b * sin[i]);
-        put(interleave ? 2 * i + 1 : i + h, b * cos[i] - a * sin[i]);
-    }
-}
-
 // One head's operands in float32, padded to whole vectors.
 struct Head {
     int64_t T, P, Pp, Vp, Tp;
     std::vector<float> q, k, kt, v, vt;
-    Head(const Shape& s) : T(s.T), P(s.N + s.R), Pp(pad(s.N + s.R)), Vp(pad(s.V)), Tp(pad(s.T)) {
+    explicit Head(const Shape& s) : T(s.T), P(s.N + s.R), Pp(pad(s.N + s.R)), Vp(pad(s.V)), Tp(pad(s.T)) {
         q.assign(T * Pp, 0), k.assign(T * Pp, 0), kt.assign(Pp * Tp, 0), v.assign(T * Vp, 0), vt.assign(Vp * Tp, 0);
     }
     template <class E>
@@ -102,14 +74,6 @@ struct Head {
                 for (int64_t t = t0; t < std::min(t0 + W, T); t++) out[c * Tp + t] = in[t * ld + c];
     }
 };
-
-// Keys that a block of query rows can see: [lo, hi), lo at a vector edge.
-static inline void span(const int32_t* first, int64_t t0, int64_t rows, int64_t& lo, int64_t& hi) {
-    int64_t f = first[t0];
-    for (int64_t i = 1; i < rows; i++) f = std::min<int64_t>(f, first[t0 + i]);
-    lo = f / W * W;
-    hi = t0 + rows;
-}
 
 template <class E>
 static void forward(const Shape& s, const E* q, const E* kv, const E* kr, const float* cos, const float* sin, const int32_t* first, E* o, float* lse) {
@@ -206,17 +170,20 @@ static void backward(const Shape& s, const E* dout, const E* q, const E* kv, con
                 rotate_back(&dK[t * Pp + s.N], cos + t * (s.R / 2), sin + t * (s.R / 2), s.R, s.interleave, 1.0f, [&](int64_t c, float v) { shared[c] = v; });
             }
         }
-#pragma omp for schedule(static)
-        for (int64_t bt = 0; bt < s.B * s.T; bt++) {
-            int64_t b = bt / s.T, t = bt % s.T;
-            for (int64_t c = 0; c < s.R; c++) {
-                float sum = 0;
-                for (int64_t h = 0; h < s.H; h++) sum += dkr_heads[((b * s.H + h) * s.T + t) * s.R + c];
-                store(&dkr[bt * s.R + c], sum);
-            }
-        }
     }
+    sum_heads(s, dkr_heads.data(), dkr);
 }
+
+#ifdef __AVX512BF16__
+#include "attention_bf16.h"
+static inline void forward(const Shape& s, const bf16* q, const bf16* kv, const bf16* kr, const float* cos, const float* sin, const int32_t* first, bf16* o, float* lse) {
+    dot::forward(s, q, kv, kr, cos, sin, first, o, lse);
+}
+static inline void backward(const Shape& s, const bf16* dout, const bf16* q, const bf16* kv, const bf16* kr, const float* cos, const float* sin, const int32_t* first,
+                            const bf16* o, const float* lse, bf16* dq, bf16* dkv, bf16* dkr) {
+    dot::backward(s, dout, q, kv, kr, cos, sin, first, o, lse, dq, dkv, dkr);
+}
+#endif
 
 #define BOTH(E, X) \
     SK_API void sk_mla_forward_##X(const E* q, const E* kv, const E* kr, const float* cos, const float* sin, const int32_t* first, E* o, float* lse, \

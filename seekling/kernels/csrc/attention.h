@@ -1,0 +1,57 @@
+// Shared by the float32 and the bfloat16 attention kernels: sizes, rotation, the span of keys a block of queries sees.
+#pragma once
+#include "common.h"
+
+namespace sk {
+
+typedef float vec __attribute__((vector_size(64), aligned(4)));
+constexpr int64_t W = 16;   // floats a vector
+constexpr int64_t QB = 32;  // query rows a block
+static inline int64_t pad(int64_t n) { return (n + W - 1) / W * W; }
+
+struct Shape { int64_t B, T, H, N, R, V; float scale; bool interleave; };
+
+// Rotates R channels (pairs 2i, 2i+1 or i, i+R/2) into half-split order.
+template <class T>
+static inline void rotate_in(const T* x, const float* cos, const float* sin, float* out, int64_t R, bool interleave, float scale) {
+    int64_t h = R / 2;
+    for (int64_t i = 0; i < h; i++) {
+        float a = load(interleave ? x[2 * i] : x[i]), b = load(interleave ? x[2 * i + 1] : x[i + h]);
+        out[i] = (a * cos[i] - b * sin[i]) * scale;
+        out[i + h] = (b * cos[i] + a * sin[i]) * scale;
+    }
+}
+// Its transpose: gradients in half-split order back to the channels' own places.
+template <class F>
+static inline void rotate_back(const float* g, const float* cos, const float* sin, int64_t R, bool interleave, float scale, F put) {
+    int64_t h = R / 2;
+    for (int64_t i = 0; i < h; i++) {
+        float a = g[i] * scale, b = g[i + h] * scale;
+        put(interleave ? 2 * i : i, a * cos[i] + b * sin[i]);
+        put(interleave ? 2 * i + 1 : i + h, b * cos[i] - a * sin[i]);
+    }
+}
+
+// Keys that a block of query rows can see: [lo, hi), lo at a vector edge.
+static inline void span(const int32_t* first, int64_t t0, int64_t rows, int64_t& lo, int64_t& hi) {
+    int64_t f = first[t0];
+    for (int64_t i = 1; i < rows; i++) f = std::min<int64_t>(f, first[t0 + i]);
+    lo = f / W * W;
+    hi = t0 + rows;
+}
+
+// The shared key's gradient is the sum of what every head gave it, added in head order.
+template <class E>
+static void sum_heads(const Shape& s, const float* dkr_heads, E* dkr) {
+#pragma omp parallel for schedule(static)
+    for (int64_t bt = 0; bt < s.B * s.T; bt++) {
+        int64_t b = bt / s.T, t = bt % s.T;
+        for (int64_t c = 0; c < s.R; c++) {
+            float sum = 0;
+            for (int64_t h = 0; h < s.H; h++) sum += dkr_heads[((b * s.H + h) * s.T + t) * s.R + c];
+            store(&dkr[bt * s.R + c], sum);
+        }
+    }
+}
+
+}  // namespace sk
