@@ -162,6 +162,9 @@ def parse(argv: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal or pipe that is not UTF-8 must not end a run
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(help_text(), end="")

@@ -189,8 +189,10 @@ def generate(args: argparse.Namespace) -> int:
         answer = engine.generate([asked], wanted)[0]
         print(json.dumps({"prompt": prompt, **dataclasses.asdict(answer)}, ensure_ascii=False))
         return 0
-    for delta in engine.stream(asked, wanted):
-        print(delta.text, end="", flush=True)
+    from seekling.engine.chat import printable
+
+    for delta in engine.stream(asked, wanted):  # a terminal gets no control characters, a pipe the text as it is
+        print(printable(delta.text) if sys.stdout.isatty() else delta.text, end="", flush=True)
     print()
     return 0
 

@@ -313,6 +313,21 @@ def test_generate_reads_standard_input(engine, monkeypatch, argv):
     assert engine["prompts"] == ["From a pipe"]
 
 
+def test_bytes_that_are_no_text_do_not_end_the_program(tmp_path):
+    for options in (
+        dict(env={"PYTHONIOENCODING": "ascii", "PATH": ""}),
+        dict(env={"LC_ALL": "C", "PYTHONUTF8": "0", "PATH": ""}),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "seekling", "generate", str(tmp_path), "--threads", "1"],
+            input=b"\xff\xfe caf\xc3\xa9",
+            capture_output=True,
+            timeout=60,
+            **options,
+        )
+        assert done.returncode == 2 and b"Traceback" not in done.stderr
+
+
 def test_generate_json_is_one_object(engine, capsys):
     assert cli.main(["generate", "folder", "Hi", "--json", "--threads", "1"]) == 0
     told = json.loads(capsys.readouterr().out)
