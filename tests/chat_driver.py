@@ -2,6 +2,7 @@
 
 import sys
 import time
+from types import SimpleNamespace
 
 from engine_tiny import EOS, TOKENIZER, Script, config
 
@@ -19,11 +20,12 @@ class Slow(Script):
         return super().extend(ids_BT, cache, rows)
 
 
-class LM:
-    tokenizer = TOKENIZER
-    config = config(max_position_embeddings=400)
-    model = Slow([*TOKENIZER.encode(sys.argv[1]), EOS], 1)
+def saying(ids, **changes):
+    """A loaded model that answers every question with these ids."""
+    return SimpleNamespace(
+        tokenizer=TOKENIZER, config=config(**({"max_position_embeddings": 400} | changes)), model=Slow([*ids, EOS], 1)
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(chat_loop(LM, Sampling(max_tokens=200, temperature=0)))
+    sys.exit(chat_loop(saying(TOKENIZER.encode(sys.argv[1])), Sampling(max_tokens=200, temperature=0)))

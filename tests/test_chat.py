@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
+import chat_driver
 import pytest
-from chat_driver import Slow
-from engine_tiny import END_THINK, EOS, TOKENIZER, USER, config, one_thread, tiny_lm  # noqa: F401
+from engine_tiny import END_THINK, EOS, TOKENIZER, USER, one_thread, tiny_lm  # noqa: F401
 
 from seekling import Engine, Sampling, SeeklingError
 from seekling.engine.chat import Terminal, Turn, chat_loop, printable
@@ -26,13 +26,7 @@ HERE = Path(__file__).parent
 def saying(text_or_ids, **changes):
     """A model that answers every question with this."""
     ids = TOKENIZER.encode(text_or_ids) if isinstance(text_or_ids, str) else text_or_ids
-
-    class LM:
-        tokenizer = TOKENIZER
-
-    LM.config = config(**({"max_position_embeddings": 400} | changes))
-    LM.model = Slow([*ids, EOS], 1)
-    return LM
+    return chat_driver.saying(ids, **changes)
 
 
 def piped(lm, *lines, **kw):

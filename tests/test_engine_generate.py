@@ -1,6 +1,7 @@
 """The engine's promises: exact, repeatable, nothing cut off, nothing silent."""
 
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -328,6 +329,13 @@ def test_two_streams_side_by_side_do_not_disturb_each_other(engine):
     a, b = engine.stream("abc", GREEDY), engine.stream("xyz", GREEDY)
     pairs = [(x.token_ids[0], y.token_ids[0]) for x, y in zip(a, b, strict=True)]
     assert [list(ids) for ids in zip(*pairs, strict=True)] == alone
+
+
+def test_the_engine_works_in_threads_other_than_the_main_one(engine):
+    expected = [c.token_ids for c in engine.generate(["abc", "xyz"], GREEDY)]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda p: engine.generate([p], GREEDY)[0].token_ids, ["abc", "xyz"] * 3))
+    assert found == expected * 3
 
 
 # ---- the model around it ---------------------------------------------------------------------------------------------
