@@ -121,10 +121,10 @@ def loads(model: Decoder, trace: Trace) -> Tensor:
 
 
 @torch.no_grad()
-def token_losses(model: Decoder, batch: TokenBatch, chunk: int = 1024) -> tuple[Tensor, Tensor]:
+def token_losses(model: Decoder, batch: TokenBatch, chunk: int = 1024, trace: Trace | None = None) -> tuple[Tensor, Tensor]:
     """For evaluation: cross-entropy (B, T) in nats, 0 where nothing is asked, and whether the best guess was right (B, T)."""
     T = batch.tokens_BS.shape[1] - 1 - model.config.num_nextn_predict_layers
-    h_ND = model.hidden(batch.tokens_BS[:, :T], batch.doc_BS[:, :T]).flatten(0, 1)
+    h_ND = model.hidden(batch.tokens_BS[:, :T], batch.doc_BS[:, :T], trace).flatten(0, 1)
     goal_BT = targets_of(batch, T, 1)
     losses, right = [], []
     for h, goal in zip(h_ND.split(chunk), goal_BT.flatten().split(chunk), strict=True):
