@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
         recipe = recipe.override(dict(minutes=DEFAULT_MINUTES))
     folder = train(recipe, args)
     report_folder(folder)
+    print(samples_text(folder), end="")
     print(f"\nTalk to it:\n  seekling chat {shlex.quote(str(folder))}")
     return 0
 
@@ -64,30 +65,18 @@ def asked_recipe(args: argparse.Namespace) -> Recipe:
 def train(recipe: Recipe, args: argparse.Namespace) -> Path:
     """Resolve, say what was derived, train; returns the run folder."""
     from seekling.machine import look
+    from seekling.train.pretrain import check_fresh
+    from seekling.train.pretrain import pretrain as start
 
+    if recipe.run.out is not None:
+        check_fresh(Path(recipe.run.out))  # before anything takes time
     machine = look(recipe.run.out or ".")
-    refuse_used_folder(recipe)
     if recipe.run.minutes is not None and not recipe.run.resolved:
         print(f"Measuring this machine for a budget of {recipe.run.minutes:g} minutes …", flush=True)
     resolved = resolve(recipe, machine, say=lambda line: print(f"  {line}", flush=True))
     check_device(resolved)
     print(derived_text(recipe, resolved), flush=True)
-    from seekling.train.pretrain import pretrain as start
-
     return start(resolved, console=console())
-
-
-def refuse_used_folder(recipe: Recipe) -> None:
-    """Never write a second run over a first."""
-    out = recipe.run.out
-    if out is None:
-        return
-    if (Path(out) / "recipe.toml").exists():
-        raise RecipeError(
-            f"{out} already holds a run: continue it with seekling pretrain --resume {out}, or give another --out"
-        )
-    if Path(out).exists() and not Path(out).is_dir():
-        raise RecipeError(f"--out {out} is a file; give a folder")
 
 
 def check_device(recipe: Recipe) -> None:
@@ -134,6 +123,15 @@ def report_folder(folder: Path) -> None:
 
     write_report(folder)
     print(f"report: {folder / 'report.md'}")
+
+
+def samples_text(folder: Path) -> str:
+    """The run's last samples: prompt, then what the model made of it."""
+    from seekling.train.log import read_log
+
+    records = [r for r in read_log(folder / "log.jsonl") if r["kind"] == "sample"]
+    samples = records[-1]["samples"] if records else []
+    return "".join(f"\n[{s['source']}] {s['prompt']}|{s['text']}\n" for s in samples)
 
 
 def report(args: argparse.Namespace) -> int:

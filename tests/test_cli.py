@@ -144,6 +144,11 @@ def test_a_used_run_folder_is_never_written_over(capsys, tmp_path):
     assert f"seekling pretrain --resume {tmp_path}" in text
 
 
+def test_a_folder_with_something_else_in_it_is_refused(capsys, tmp_path):
+    (tmp_path / "letter.txt").write_text("")
+    assert "give a new folder" in fails(capsys, "pretrain", "--size", "nano", "--steps", "1", "--out", str(tmp_path))
+
+
 def test_a_file_as_run_folder_is_refused(capsys, tmp_path):
     path = tmp_path / "file"
     path.write_text("")
@@ -205,13 +210,22 @@ def training(room, monkeypatch, tmp_path):
 
     def pretrain(recipe, resume=None, console=None):
         calls["recipe"], calls["console"] = recipe, console
-        return Path(recipe.run.out)
+        folder = Path(recipe.run.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        sample = {"kind": "sample", "step": 1, "samples": [{"source": "tales", "prompt": "Once", "text": " upon a time"}]}
+        (folder / "log.jsonl").write_text(json.dumps(sample) + "\n")
+        return folder
 
     def resume(folder, console=None):
         calls["resume"] = folder
         return folder
 
-    room("seekling.train.pretrain", pretrain=pretrain, resume=resume, measure_step_rate=lambda recipe: 5000.0)
+    from seekling.train.pretrain import check_fresh
+
+    def rate(recipe):
+        return 5000.0
+
+    room("seekling.train.pretrain", pretrain=pretrain, resume=resume, measure_step_rate=rate, check_fresh=check_fresh)
     room("seekling.release.report", write_report=lambda folder: calls.update(report=folder))
     monkeypatch.chdir(tmp_path)
     return calls
@@ -220,6 +234,7 @@ def training(room, monkeypatch, tmp_path):
 def test_run_defaults_to_ten_minutes_and_ends_with_the_chat_line(training, capsys):
     assert cli.main(["run"]) == 0
     lines = capsys.readouterr().out.rstrip().splitlines()
+    assert "[tales] Once| upon a time" in lines
     recipe = training["recipe"]
     assert recipe.run.minutes == 10 and recipe.run.resolved
     assert recipe.train.tokens == pytest.approx(5000 * dial.training_seconds(10), rel=0.01)
@@ -263,7 +278,6 @@ def test_a_recipe_file_and_flags_together(training, tmp_path):
 def test_repeating_a_run_takes_its_numbers_and_a_folder_of_its_own(training, tmp_path):
     cli.main(["pretrain", "--size", "nano", "--steps", "9", "--out", "first"])
     first = training["recipe"]
-    (tmp_path / "first").mkdir()
     first.save(tmp_path / "first/recipe.toml")
     assert cli.main(["pretrain", "--recipe", "first"]) == 0
     again = training["recipe"]
