@@ -120,7 +120,8 @@ class Loop:
         hooks: Sequence[Hook] = (),
         pinned: Mapping[str, Any] | None = None,
     ) -> None:
-        self.model, self.optimizer, self.objective, self.settings = model, optimizer, objective, settings
+        self.model: Any = model  # a Module, or whatever wraps one and passes update_router_bias through
+        self.optimizer, self.objective, self.settings = optimizer, objective, settings
         self.log, self.progress, self.hooks = log, progress or Progress(None, settings.steps), hooks
         self.checkpoints, self.write_model, self.model_bytes = checkpoints, write_model, model_bytes
         self.pinned = dict(pinned or {})
@@ -215,7 +216,7 @@ class Loop:
         s = self.settings
         if self.log is None or (self.step % s.log_every and self.step != s.steps):
             return
-        record = {
+        record: dict[str, Any] = {
             "tokens": self.tokens,
             "loss": total.loss,
             **total.averages(),

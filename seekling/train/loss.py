@@ -22,9 +22,12 @@ IGNORE = -100
 class TokenBatch(Protocol):
     """What the losses need of a batch (seekling.data.Batch is one)."""
 
-    tokens_BS: Tensor
-    doc_BS: Tensor
-    mask_BS: Tensor | None
+    @property
+    def tokens_BS(self) -> Tensor: ...
+    @property
+    def doc_BS(self) -> Tensor: ...
+    @property
+    def mask_BS(self) -> Tensor | None: ...
 
 
 @dataclass

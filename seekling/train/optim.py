@@ -222,9 +222,9 @@ class Muon:
                 o_NRC = newton_schulz(x_NRC, s.ns_steps)
                 done = 0
                 for value, _ in batch:
-                    n = value.numel() // (rows * cols)
-                    value.sub_(o_NRC[done : done + n].reshape(value.shape), alpha=factor)
-                    done += n
+                    end = done + value.numel() // (rows * cols)
+                    value.sub_(o_NRC[done:end].reshape(value.shape), alpha=factor)
+                    done = end
 
     def state(self) -> dict[str, Tensor]:
         return {f"momentum.{n}": t for n, t in self.momentum.items()}

@@ -7,7 +7,7 @@ gradient sum: nothing is held twice.
 What stays float32 whatever the compute dtype: norm weights, biases, the router's weight and its selection bias.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -90,13 +90,14 @@ class MasterWeights:
         for name in self._cast:  # the hook frees each bfloat16 gradient the moment it is complete: they never coexist
             trainable[name].register_post_accumulate_grad_hook(self._adder(name))
 
-    def _adder(self, name: str):
+    def _adder(self, name: str) -> Callable[[Tensor], None]:
         def add(param: Tensor) -> None:
-            held = self._sums.get(name)
+            grad, held = param.grad, self._sums.get(name)
+            assert grad is not None  # the hook runs because there is one
             if held is None:
-                self._sums[name] = param.grad.float()
+                self._sums[name] = grad.float()
             else:
-                held.add_(param.grad)
+                held.add_(grad)
             param.grad = None
 
         return add

@@ -82,7 +82,7 @@ class NextTokens:
             chunk=train.loss_chunk,
         )
         rows = len(micro.batch.tokens_BS)
-        means = {"ce": (float(out.ce_sum), out.targets)}
+        means: dict[str, tuple[float, float]] = {"ce": (float(out.ce_sum), out.targets)}
         if out.mtp_targets:
             means["mtp_ce"] = (float(out.mtp_ce_sum), out.mtp_targets)
         routed = out.loads_LE.numel() > 0
