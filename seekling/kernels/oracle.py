@@ -44,6 +44,8 @@ def grouped_experts(x_ND: Tensor, weights_NK: Tensor, indices_NK: Tensor, gate_u
         if counts[e]:
             gate, up = F.linear(part, gate_up_EMD[e]).chunk(2, -1)
             outs.append(F.linear(swiglu(gate, up), down_EDM[e]))
+    if not outs:
+        return torch.zeros_like(x_ND)
     y = torch.cat(outs) * weights_NK.flatten()[order, None]
     return torch.zeros_like(x_ND).index_add(0, token, y.to(x_ND.dtype))
 

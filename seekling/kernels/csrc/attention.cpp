@@ -89,25 +89,20 @@ static void forward(const Shape& s, const E* q, const E* kv, const E* kr, const 
                 int64_t rows = std::min(QB, s.T - t0), lo, hi;
                 span(first + b * s.T, t0, rows, lo, hi);
                 int64_t n = pad(hi - lo);
+                float inv[QB];
                 gemm(rows, n, head.P, &head.q[t0 * head.Pp], head.Pp, 1, &head.kt[lo], head.Tp, S.data(), n, false);
                 for (int64_t i = 0; i < rows; i++) {
                     float* r = &S[i * n];
                     int64_t from = first[b * s.T + t0 + i] - lo, to = t0 + i + 1 - lo;
-                    for (int64_t j = 0; j < from; j++) r[j] = 0;
-                    float top = -INFINITY, sum = 0;
-#pragma omp simd reduction(max : top)
-                    for (int64_t j = from; j < to; j++) top = std::max(top, r[j]);
-#pragma omp simd reduction(+ : sum)
-                    for (int64_t j = from; j < to; j++) { float e = fast_exp(r[j] - top); r[j] = e; sum += e; }
-                    for (int64_t j = to; j < n; j++) r[j] = 0;
-                    float inv = 1.0f / sum;
-                    for (int64_t j = from; j < to; j++) r[j] *= inv;
+                    hide(r, from, to, n);
+                    float top, sum = exp_row(r, n, 1.0f, top);  // q already carries the scale
+                    inv[i] = 1.0f / sum;
                     lse[bh * s.T + t0 + i] = top + std::log(sum);
                 }
                 gemm(rows, head.Vp, hi - lo, S.data(), n, 1, &head.v[lo * head.Vp], head.Vp, O.data(), head.Vp, false);
                 for (int64_t i = 0; i < rows; i++) {
                     E* out = o + ((b * s.T + t0 + i) * s.H + h) * s.V;
-                    for (int64_t c = 0; c < s.V; c++) store(&out[c], O[i * head.Vp + c]);
+                    for (int64_t c = 0; c < s.V; c++) store(&out[c], O[i * head.Vp + c] * inv[i]);
                 }
             }
         }
@@ -146,10 +141,8 @@ static void backward(const Shape& s, const E* dout, const E* q, const E* kv, con
                 for (int64_t i = 0; i < rows; i++) {
                     float *r = &S[i * n], *d = &dS[i * n], l = lse[bh * s.T + t0 + i], dl = delta[i];
                     int64_t from = first[b * s.T + t0 + i] - lo, to = t0 + i + 1 - lo;
-                    for (int64_t j = 0; j < from; j++) r[j] = d[j] = 0;
-#pragma omp simd
-                    for (int64_t j = from; j < to; j++) { float p = fast_exp(r[j] - l); r[j] = p; d[j] = p * (d[j] - dl); }
-                    for (int64_t j = to; j < n; j++) r[j] = d[j] = 0;
+                    hide(r, from, to, n);
+                    softmax_backward_row(r, d, n, 1.0f, l, dl);
                 }
                 gemm(hi - lo, Vp, rows, S.data(), 1, n, dO.data(), Vp, &dV[lo * Vp], Vp, true);
                 gemm(rows, Pp, hi - lo, dS.data(), n, 1, &head.k[lo * Pp], Pp, dQ.data(), Pp, false);

@@ -54,4 +54,34 @@ static void sum_heads(const Shape& s, const float* dkr_heads, E* dkr) {
     }
 }
 
+// Score of a key that may not be seen; exp of it is 0.
+constexpr float HIDDEN = -1e30f;
+static inline void hide(float* r, int64_t from, int64_t to, int64_t n) {
+    for (int64_t j = 0; j < from; j++) r[j] = HIDDEN;
+    for (int64_t j = to; j < n; j++) r[j] = HIDDEN;
+}
+
+// r = exp((r - top) * scale) over a row of whole vectors; returns its sum, top = the row's largest score.
+static inline float exp_row(float* r, int64_t n, float scale, float& top) {
+    vec m = *(const vec*)r, total = {};
+    for (int64_t j = W; j < n; j += W) { vec v = *(const vec*)(r + j); m = v > m ? v : m; }
+    top = m[0];
+    for (int64_t l = 1; l < W; l++) top = std::max(top, m[l]);
+    for (int64_t j = 0; j < n; j += W) {
+#pragma omp simd
+        for (int64_t l = 0; l < W; l++) r[j + l] = fast_exp((r[j + l] - top) * scale);
+        total += *(const vec*)(r + j);
+    }
+    float sum = 0;
+    for (int64_t l = 0; l < W; l++) sum += total[l];
+    return sum;
+}
+
+// r = p = exp(r * scale - lse), d = p (d - delta): the softmax's backward step over a row of whole vectors.
+static inline void softmax_backward_row(float* r, float* d, int64_t n, float scale, float lse, float delta) {
+    for (int64_t j = 0; j < n; j += W)
+#pragma omp simd
+        for (int64_t l = 0; l < W; l++) { float p = fast_exp(r[j + l] * scale - lse); r[j + l] = p; d[j + l] = p * (d[j + l] - delta); }
+}
+
 }  // namespace sk

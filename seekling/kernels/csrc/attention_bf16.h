@@ -53,53 +53,70 @@ static void gemm(int64_t M, int64_t N, int64_t K, const uint16_t* A, int64_t lda
     }
 }
 
-// float32 rows -> bfloat16 rows (K padded with zeros to ld).
+// float32 row -> bfloat16 row; n is a multiple of W here and below.
 static inline void to_rows(const float* in, int64_t n, uint16_t* out) {
-#pragma omp simd
-    for (int64_t j = 0; j < n; j++) out[j] = round_bits(in[j]);
+    for (int64_t j = 0; j < n; j += W) _mm256_storeu_si256((__m256i*)(out + j), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(in + j)));
 }
 // Two float32 rows -> one row of words.
 static inline void to_words(const float* a, const float* b, int64_t n, word* out) {
-#pragma omp simd
-    for (int64_t j = 0; j < n; j++) out[j] = (word)round_bits(a[j]) | (word)round_bits(b[j]) << 16;
+    for (int64_t j = 0; j < n; j += W) {
+        __m512i lo = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(a + j)));
+        __m512i hi = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(b + j)));
+        _mm512_storeu_si512(out + j, _mm512_or_si512(lo, _mm512_slli_epi32(hi, 16)));
+    }
 }
 
-// One head's operands. rows: q, k as bfloat16 rows; words: kt, vt pair channels (for S and dP), kw, vw pair keys (for dQ and O).
+static inline void copy_bits(const bf16* in, int64_t n, uint16_t* out) {
+    for (int64_t i = 0; i < n; i++) out[i] = in[i].bits;
+}
+// out[c][r] = in[r][c] for 32-bit words; reads are strided, writes run along r.
+static inline void transpose(const word* in, int64_t rows, int64_t ld, int64_t cols, word* out, int64_t ldo) {
+    for (int64_t r0 = 0; r0 < rows; r0 += W)
+        for (int64_t c = 0; c < cols; c++)
+            for (int64_t r = r0; r < std::min(r0 + W, rows); r++) out[c * ldo + r] = in[r * ld + c];
+}
+// Rows of halves -> words of two rows each; a missing last row counts as zero.
+static inline void pair_rows(const uint16_t* in, int64_t rows, int64_t ld, int64_t cols, word* out, int64_t ldo) {
+    for (int64_t r = 0; r + 1 < rows; r += 2)
+#pragma omp simd
+        for (int64_t c = 0; c < cols; c++) out[r / 2 * ldo + c] = (word)in[r * ld + c] | (word)in[(r + 1) * ld + c] << 16;
+    if (rows % 2)
+        for (int64_t c = 0; c < cols; c++) out[rows / 2 * ldo + c] = in[(rows - 1) * ld + c];
+}
+
+// One head's operands: q, k, v as rows; kt, vt (words of two channels) for S and dP; kw, vw (words of two keys) for dQ and O;
+// qt, the queries transposed, for dK.
 struct Head {
-    int64_t T, P, Pe, Ve, Pp, Vp, Tp, Te;
-    std::vector<uint16_t> q, qt;
-    std::vector<word> kt, vt, kw, vw;
-    std::vector<float> f;  // one token's q, k, v in float32: [2 x Pp | Vp], two tokens
-    Head(const Shape& s) : T(s.T), P(s.N + s.R), Pe(even(s.N + s.R)), Ve(even(s.V)), Pp(pad(s.N + s.R)), Vp(pad(s.V)), Tp(pad(s.T) + W), Te(even(s.T)) {
-        q.assign(T * Pe, 0), qt.assign(Pp * Tp, 0), kt.assign(Pe / 2 * Tp, 0), vt.assign(Ve / 2 * Tp, 0);
-        kw.assign(Tp / 2 * Pp, 0), vw.assign(Tp / 2 * Vp, 0), f.assign(Pp * 2 + Vp, 0);
+    int64_t T, P, Pe, Ve, Pp, Vp, Tp;
+    std::vector<uint16_t> q, k, v;
+    std::vector<word> kt, vt, kw, vw, qw, qt;
+    std::vector<float> turned;
+    explicit Head(const Shape& s) : T(s.T), P(s.N + s.R), Pe(even(s.N + s.R)), Ve(even(s.V)), Pp(pad(s.N + s.R)), Vp(pad(s.V)), Tp(pad(s.T) + W) {
+        q.assign(T * Pe, 0), k.assign(T * Pe, 0), v.assign(T * Ve, 0), turned.assign(s.R, 0);
+        kt.assign(Pe / 2 * Tp, 0), vt.assign(Ve / 2 * Tp, 0), kw.assign(Tp / 2 * Pp, 0), vw.assign(Tp / 2 * Vp, 0);
+        qw.assign(Tp / 2 * Pe, 0), qt.assign(Pe * (Tp / 2), 0);
     }
     void fill(const Shape& s, const bf16* q_, const bf16* kv, const bf16* kr, const float* cos, const float* sin, int64_t b, int64_t h, bool backward) {
-        float *fq = f.data(), *fk = fq + Pp;
-        uint16_t *kt16 = (uint16_t*)kt.data(), *vt16 = (uint16_t*)vt.data(), *kw16 = (uint16_t*)kw.data(), *vw16 = (uint16_t*)vw.data();
+        int64_t q_step = s.H * P, kv_step = s.H * (s.N + s.V);
         for (int64_t t = 0; t < T; t++) {
-            const bf16* qr = q_ + ((b * T + t) * s.H + h) * P;
-            const bf16* kvr = kv + ((b * T + t) * s.H + h) * (s.N + s.V);
+            const bf16 *qr = q_ + (b * T + t) * q_step + h * P, *kvr = kv + (b * T + t) * kv_step + h * (s.N + s.V);
+            __builtin_prefetch(qr + 8 * q_step), __builtin_prefetch(qr + 8 * q_step + 32);
+            __builtin_prefetch(kvr + 8 * kv_step), __builtin_prefetch(kvr + 8 * kv_step + 32);
             const float *c = cos + t * (s.R / 2), *sn = sin + t * (s.R / 2);
-            rotate_in(qr + s.N, c, sn, fq, s.R, s.interleave, 1.0f);
-            rotate_in(kr + (b * T + t) * s.R, c, sn, fk, s.R, s.interleave, 1.0f);
-            uint16_t* qo = &q[t * Pe];
-            for (int64_t i = 0; i < s.N; i++) qo[i] = qr[i].bits;
-            for (int64_t i = 0; i < s.R; i++) qo[s.N + i] = round_bits(fq[i]);
-            uint16_t* kcol = kt16 + 2 * t;  // word column t: channel pairs are 2*Tp halves apart
-            for (int64_t i = 0; i < s.N; i++) kcol[i / 2 * 2 * Tp + i % 2] = kvr[i].bits;
-            for (int64_t i = 0; i < s.R; i++) kcol[(s.N + i) / 2 * 2 * Tp + (s.N + i) % 2] = round_bits(fk[i]);
-            const bf16* v = kvr + s.N;
-            uint16_t* vrow = vw16 + (t / 2 * Vp) * 2 + t % 2;
-            for (int64_t i = 0; i < s.V; i++) vrow[2 * i] = v[i].bits;
-            if (!backward) continue;
-            uint16_t* vcol = vt16 + 2 * t;
-            for (int64_t i = 0; i < s.V; i++) vcol[i / 2 * 2 * Tp + i % 2] = v[i].bits;
-            uint16_t* krow = kw16 + (t / 2 * Pp) * 2 + t % 2;
-            for (int64_t i = 0; i < s.N; i++) krow[2 * i] = kvr[i].bits;
-            for (int64_t i = 0; i < s.R; i++) krow[2 * (s.N + i)] = round_bits(fk[i]);
-            for (int64_t i = 0; i < P; i++) qt[i * Tp + t] = qo[i];
+            uint16_t *qo = &q[t * Pe], *ko = &k[t * Pe];
+            copy_bits(qr, s.N, qo), copy_bits(kvr, s.N, ko), copy_bits(kvr + s.N, s.V, &v[t * Ve]);
+            rotate_in(qr + s.N, c, sn, turned.data(), s.R, s.interleave, 1.0f);
+            for (int64_t i = 0; i < s.R; i++) qo[s.N + i] = round_bits(turned[i]);
+            rotate_in(kr + (b * T + t) * s.R, c, sn, turned.data(), s.R, s.interleave, 1.0f);
+            for (int64_t i = 0; i < s.R; i++) ko[s.N + i] = round_bits(turned[i]);
         }
+        transpose((const word*)k.data(), T, Pe / 2, Pe / 2, kt.data(), Tp);
+        pair_rows(v.data(), T, Ve, s.V, vw.data(), Vp);
+        if (!backward) return;
+        transpose((const word*)v.data(), T, Ve / 2, Ve / 2, vt.data(), Tp);
+        pair_rows(k.data(), T, Pe, P, kw.data(), Pp);
+        pair_rows(q.data(), T, Pe, P, qw.data(), Pe);
+        transpose(qw.data(), (T + 1) / 2, Pe, P, qt.data(), Tp / 2);
     }
 };
 
@@ -122,13 +139,8 @@ static void forward(const Shape& s, const bf16* q, const bf16* kv, const bf16* k
                 for (int64_t i = 0; i < rows; i++) {
                     float* r = &S[i * n];
                     int64_t from = first[b * s.T + t0 + i] - lo, to = t0 + i + 1 - lo;
-                    for (int64_t j = 0; j < from; j++) r[j] = 0;
-                    float top = -INFINITY, sum = 0;
-#pragma omp simd reduction(max : top)
-                    for (int64_t j = from; j < to; j++) top = std::max(top, r[j]);
-#pragma omp simd reduction(+ : sum)
-                    for (int64_t j = from; j < to; j++) { float e = fast_exp((r[j] - top) * s.scale); r[j] = e; sum += e; }
-                    for (int64_t j = to; j < n; j++) r[j] = 0;
+                    hide(r, from, to, n);
+                    float top, sum = exp_row(r, n, s.scale, top);
                     inv[i] = 1.0f / sum;
                     lse[bh * s.T + t0 + i] = top * s.scale + std::log(sum);
                     to_rows(r, n, &P16[i * n]);
@@ -150,7 +162,7 @@ static void backward(const Shape& s, const bf16* dout, const bf16* q, const bf16
     {
         Head head(s);
         int64_t Pp = head.Pp, Vp = head.Vp, Tp = head.Tp;
-        std::vector<float> S(QB * Tp), dS(QB * Tp), dQ(QB * Pp), dKt(Pp * Tp), dVt(Vp * Tp), last(Tp, 0.0f), g(Pp);
+        std::vector<float> S(QB * Tp), dS(QB * Tp), dQ(QB * Pp), dKt(Pp * Tp), dVt(Vp * Tp), dK(s.T * Pp), dV(s.T * Vp), last(Tp, 0.0f);
         std::vector<uint16_t> dS16(QB * Tp), dO16(QB * head.Ve, 0), dOt(Vp * QB, 0);
         std::vector<word> Pw(QB / 2 * Tp), dSw(QB / 2 * Tp);
 #pragma omp for schedule(dynamic, 1)
@@ -171,7 +183,8 @@ static void backward(const Shape& s, const bf16* dout, const bf16* q, const bf16
                     float dot = 0;
 #pragma omp simd reduction(+ : dot)
                     for (int64_t c = 0; c < s.V; c++) dot += load(gr[c]) * load(out[c]);
-                    for (int64_t c = 0; c < s.V; c++) { dO16[i * head.Ve + c] = gr[c].bits; dOt[c * QB + i] = gr[c].bits; }
+                    copy_bits(gr, s.V, &dO16[i * head.Ve]);
+                    for (int64_t c = 0; c < s.V; c++) dOt[c * QB + i] = gr[c].bits;
                     delta[i] = dot;
                 }
                 gemm(rows, n, head.Pe, &head.q[t0 * head.Pe], head.Pe, &head.kt[lo], Tp, S.data(), n, false);
@@ -179,10 +192,8 @@ static void backward(const Shape& s, const bf16* dout, const bf16* q, const bf16
                 for (int64_t i = 0; i < rows; i++) {
                     float *r = &S[i * n], *d = &dS[i * n], l = lse[bh * s.T + t0 + i], dl = delta[i];
                     int64_t from = first[b * s.T + t0 + i] - lo, to = t0 + i + 1 - lo;
-                    for (int64_t j = 0; j < from; j++) r[j] = d[j] = 0;
-#pragma omp simd
-                    for (int64_t j = from; j < to; j++) { float p = fast_exp(r[j] * s.scale - l); r[j] = p; d[j] = p * (d[j] - dl); }
-                    for (int64_t j = to; j < n; j++) r[j] = d[j] = 0;
+                    hide(r, from, to, n);
+                    softmax_backward_row(r, d, n, s.scale, l, dl);
                     to_rows(d, n, &dS16[i * n]);
                     if (i % 2) {
                         to_words(r - n, r, n, &Pw[i / 2 * n]);
@@ -194,7 +205,7 @@ static void backward(const Shape& s, const bf16* dout, const bf16* q, const bf16
                 }
                 gemm(s.V, n, even(rows), dOt.data(), QB, Pw.data(), n, &dVt[lo], Tp, true);
                 gemm(rows, Pp, even(hi - lo), dS16.data(), n, &head.kw[lo / 2 * Pp], Pp, dQ.data(), Pp, false);
-                gemm(head.P, n, even(rows), &head.qt[t0], Tp, dSw.data(), n, &dKt[lo], Tp, true);
+                gemm(head.P, n, even(rows), (const uint16_t*)&head.qt[t0 / 2], Tp, dSw.data(), n, &dKt[lo], Tp, true);
                 for (int64_t i = 0; i < rows; i++) {
                     int64_t t = t0 + i;
                     bf16* out = dq + ((b * s.T + t) * s.H + h) * head.P;
@@ -203,13 +214,15 @@ static void backward(const Shape& s, const bf16* dout, const bf16* q, const bf16
                     rotate_back(gr + s.N, cos + t * (s.R / 2), sin + t * (s.R / 2), s.R, s.interleave, s.scale, [&](int64_t c, float v) { store(&out[s.N + c], v); });
                 }
             }
+            transpose((const word*)dKt.data(), head.P, Tp, s.T, (word*)dK.data(), Pp);
+            transpose((const word*)dVt.data(), s.V, Tp, s.T, (word*)dV.data(), Vp);
             for (int64_t t = 0; t < s.T; t++) {
                 bf16* out = dkv + ((b * s.T + t) * s.H + h) * (s.N + s.V);
-                for (int64_t c = 0; c < head.P; c++) g[c] = dKt[c * Tp + t] * s.scale;
-                for (int64_t c = 0; c < s.N; c++) store(&out[c], g[c]);
-                for (int64_t c = 0; c < s.V; c++) store(&out[s.N + c], dVt[c * Tp + t]);
+                float* g = &dK[t * Pp];
+                for (int64_t c = 0; c < s.N; c++) store(&out[c], g[c] * s.scale);
+                for (int64_t c = 0; c < s.V; c++) store(&out[s.N + c], dV[t * Vp + c]);
                 float* shared = &dkr_heads[(bh * s.T + t) * s.R];
-                rotate_back(&g[s.N], cos + t * (s.R / 2), sin + t * (s.R / 2), s.R, s.interleave, 1.0f, [&](int64_t c, float v) { shared[c] = v; });
+                rotate_back(g + s.N, cos + t * (s.R / 2), sin + t * (s.R / 2), s.R, s.interleave, s.scale, [&](int64_t c, float v) { shared[c] = v; });
             }
         }
     }

@@ -21,9 +21,9 @@ static inline void store(bf16* p, float v) {  // round to nearest, ties to even
     p->bits = (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
 }
 
-// exp with about 1e-7 relative error, no branches, so that loops over it vectorise; inputs below -87 give 0-ish, above 88 a huge number.
-static inline float fast_exp(float x) {
-    x = std::min(std::max(x, -87.0f), 88.0f);
+// exp with about 1e-7 relative error, no branches, so that loops over it vectorise; 0 below -87, a huge number above 88.
+static inline float fast_exp(float input) {
+    float x = std::min(std::max(input, -87.0f), 88.0f);
     float n = std::floor(x * 1.44269504f + 0.5f);
     float r = x - n * 0.693359375f;
     r = r + n * 2.12194440e-4f;
@@ -36,7 +36,7 @@ static inline float fast_exp(float x) {
     p = p * r * r + r + 1.0f;
     int32_t e = ((int32_t)n + 127) << 23;
     float s; std::memcpy(&s, &e, 4);
-    return p * s;
+    return input < -87.0f ? 0.0f : p * s;
 }
 
 static inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
