@@ -3,12 +3,22 @@
 import dataclasses
 import random
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, DeepseekV2Config, DeepseekV3Config
 
 from seekling.model.config import ModelConfig, RopeScaling
 
 CLASSES = {"deepseek_v2": DeepseekV2Config, "deepseek_v3": DeepseekV3Config}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tensors this small are slower on two threads; import it into a test file to use it there."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def draw_rope_scaling(r: random.Random) -> RopeScaling | None:

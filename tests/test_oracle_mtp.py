@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from oracle_models import fill, hf_load
+from oracle_models import fill, hf_load, one_thread  # noqa: F401
 from transformers.cache_utils import MtpCache
 from transformers.modeling_layers import MtpModel
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle_models import CLASSES, draw_config, draw_ids, fill, hf_load, hf_model, ties
+from oracle_models import CLASSES, draw_config, draw_ids, fill, hf_load, hf_model, one_thread, ties  # noqa: F401
 from transformers import AutoModelForCausalLM
 
 import seekling
@@ -143,6 +143,17 @@ def test_a_saved_folder_opens_in_automodel_without_arguments_or_warnings(shape, 
     assert (any(info.values()), warnings) == (False, [])
     assert theirs.dtype == torch.float32
     ids = draw_ids(model.config, 9)
+    assert worst(logits_of(theirs, ids), logits_of(model, ids)) < 1e-4
+
+
+@pytest.mark.parametrize("shape", ["v3", "v2 greedy"])
+def test_long_rows_of_a_wider_model_agree_so_that_native_kernels_are_compared_too(shape, tmp_path):
+    wide = dict(SHAPES[shape], hidden_size=128, moe_intermediate_size=64, kv_lora_rank=32, qk_nope_head_dim=16, v_head_dim=16)
+    model = Decoder.build(aligned(**wide, max_position_embeddings=256))
+    fill(model, 7)
+    save_model(model, tmp_path)
+    theirs, _ = hf_load(tmp_path, torch.float32)
+    ids = torch.randint(0, 64, (2, 201), generator=torch.Generator().manual_seed(0))
     assert worst(logits_of(theirs, ids), logits_of(model, ids)) < 1e-4
 
 
