@@ -97,6 +97,7 @@ def test_an_unknown_tracker_and_one_whose_package_is_absent_are_recipe_errors(tm
 def test_progress_without_a_terminal_prints_the_last_step_as_a_line_and_is_silent_without_a_console():
     out = io.StringIO()
     progress = Progress(Console(file=out, width=100), total=3)
+    progress.open()
     progress.step(1, 2.0, 10.0)
     progress.step(3, 1.25, 1234.5)
     progress.close()
@@ -106,3 +107,12 @@ def test_progress_without_a_terminal_prints_the_last_step_as_a_line_and_is_silen
 
 def test_clock():
     assert [clock(s) for s in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
+
+
+def test_the_bar_on_a_terminal_shows_loss_speed_and_time_left():
+    out = io.StringIO()
+    progress = Progress(Console(file=out, width=120, force_terminal=True), total=3)
+    progress.open()
+    progress.step(2, 1.5, 1000.0)
+    progress.close()
+    assert "2/3" in out.getvalue() and "loss 1.5000  1,000 tokens/s" in out.getvalue() and "left" in out.getvalue()

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from train_tiny import one_thread  # noqa: F401
 
 import seekling
-from seekling.errors import CheckpointError, DataError, RecipeError
+from seekling.data import Packed
+from seekling.errors import CheckpointError, DataError, MachineError, RecipeError
 from seekling.recipe import Recipe
 from seekling.train import pretrain as room
 from seekling.train.evaluate import byte_lengths, evaluate
@@ -115,7 +116,8 @@ def interrupted_at(step, monkeypatch, number=signal.SIGTERM):
 @pytest.mark.parametrize("changes", [{}, {"dtype": "bfloat16", "optimizer": "muon"}], ids=["float32 adamw", "bfloat16 muon"])
 @pytest.mark.parametrize("stop", [1, 2, 4])
 def test_an_interrupted_run_ends_like_an_undisturbed_one(tmp_path, monkeypatch, finished, changes, stop):
-    """Stops before an evaluation, at one, and at a sample that are due after the step."""
+    """Stops before an evaluation, at one, and at a sample that are due after the step; an epoch ends within step 5."""
+    assert 4 * 4 < Packed(PREPARED.train, 16).n_rows < 5 * 4
     whole = finished
     if changes:
         whole = pretrain(recipe(tmp_path / "whole", **changes))
@@ -128,6 +130,20 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(tmp_path, monkeypatch, 
     resume(tmp_path / "cut")
     same_checkpoint(tmp_path / "cut", whole)
     assert log_of(tmp_path / "cut") == log_of(whole)
+
+
+def test_two_threads_and_native_kernels_repeat_bit_for_bit_too(tmp_path, monkeypatch):
+    """Sizes that the fast kernels take: 64-wide heads and experts, bfloat16 where the CPU has it."""
+    wide = dict(
+        hidden_size=64, moe_intermediate_size=32, kv_lora_rank=32, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=16
+    )
+    wide |= dict(threads=2, dtype="auto", steps=4, seq_len=32, n_routed_experts=8, eval_every=9, sample_every=9)
+    whole = pretrain(recipe(tmp_path / "whole", **wide))
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        interrupted_at(1, patch)
+        pretrain(recipe(tmp_path / "cut", **wide))
+    resume(tmp_path / "cut")
+    same_checkpoint(tmp_path / "cut", whole)
 
 
 def test_a_run_that_was_moved_resumes_where_it_is(tmp_path, monkeypatch, finished):
@@ -198,6 +214,15 @@ def test_a_run_that_failed_before_its_first_step_leaves_its_name_free(tmp_path, 
 
     with monkeypatch.context() as patch, pytest.raises(DataError):
         patch.setattr(room, "prepare_data", no_text)
+        pretrain(recipe(tmp_path / "run"))
+    assert pretrain(recipe(tmp_path / "run", steps=1)) == tmp_path / "run"
+
+
+def test_a_disk_without_room_for_two_checkpoints_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    with monkeypatch.context() as patch, pytest.raises(MachineError, match="two checkpoints"):
+        patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=20_000))
         pretrain(recipe(tmp_path / "run"))
     assert pretrain(recipe(tmp_path / "run", steps=1)) == tmp_path / "run"
 

@@ -175,21 +175,24 @@ class Progress:
 
     def __init__(self, console: Any, total: int, done: int = 0) -> None:
         self.console, self.total, self.start = console, total, done
-        self.began, self.last_line, self._bar = time.monotonic(), 0.0, None
+        self.began, self.last_line = time.monotonic(), 0.0
+        self._bar: Any = None
+
+    def open(self) -> None:
+        """Start the clock and show the bar."""
+        console, self.began = self.console, time.monotonic()
         if console is not None and console.is_terminal:
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
 
             columns = (TextColumn("training"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
             self._bar = Bar(*columns, TextColumn("{task.description}"), console=console)
-            self._task = self._bar.add_task("", total=total, completed=done)
+            self._task = self._bar.add_task("", total=self.total, completed=self.start)
             self._bar.start()
 
     def resumed(self, step: int) -> None:
-        """The run goes on from ``step``; time left is reckoned from here."""
-        self.start, self.began = step, time.monotonic()
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step)
+        """The run goes on from ``step``; time left is reckoned from there."""
+        self.start = step
 
     def say(self, text: str) -> None:
         """One line above the bar."""
@@ -212,6 +215,7 @@ class Progress:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+            self._bar = None
 
 
 def clock(seconds: float) -> str:

@@ -146,6 +146,7 @@ class Loop:
         """
         self._tick()
         with stop_signals() as asked:
+            self.progress.open()
             try:
                 if self.step > 0:
                     self._run_hooks(only_missing=True)

@@ -13,6 +13,7 @@ Shapes: B rows, T positions, S = T + 1 + MTP depth.
 
 import functools
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,12 +24,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from seekling.data import Batch, Packed
-from seekling.errors import CheckpointError, RecipeError, SeeklingError
+from seekling.errors import CheckpointError, MachineError, RecipeError, SeeklingError
 from seekling.formats import load_model, save_model
 from seekling.model import Decoder, ModelConfig
 from seekling.recipe import Recipe, model_config, resolve
 from seekling.train.evaluate import byte_lengths, evaluate
-from seekling.train.log import Progress, RunLog, open_trackers
+from seekling.train.log import Progress, RunLog, open_trackers, read_log
 from seekling.train.loop import Hook, Loop, LoopSettings, Terms
 from seekling.train.loss import IGNORE, compute_loss, targets_of
 from seekling.train.optim import Optimizer, OptimSettings
@@ -116,8 +117,9 @@ def pretrain(recipe: Recipe, console: Any = None) -> Path:
         try:
             return _train(recipe, config, run, None, console)
         except SeeklingError:
-            if not (run / "log.jsonl").exists():  # nothing was trained: the same --out may be used again
+            if not read_log(run / "log.jsonl"):  # nothing was trained: the same --out may be used again
                 (run / "recipe.toml").unlink()
+                (run / "log.jsonl").unlink(missing_ok=True)
             raise
 
 
@@ -186,6 +188,7 @@ def _train(recipe: Recipe, config: ModelConfig, run: Path, saved: Saved | None, 
     optimizer = Optimizer(model, optim_settings(recipe), getattr(torch, train.dtype))
     log = RunLog(run / "log.jsonl", saved.step if saved else 0, open_trackers(train.trackers, run))
     loop = build_loop(recipe, model, optimizer, packed, prepared, run, log, console)
+    check_room(run, loop.model_bytes + optimizer.state_bytes())
     if saved is not None:
         loop.restore(saved)
     say(opening(recipe, config, prepared, packed))
@@ -201,6 +204,16 @@ def _train(recipe: Recipe, config: ModelConfig, run: Path, saved: Saved | None, 
     finally:
         log.close()
     return run
+
+
+def check_room(run: Path, checkpoint_bytes: int) -> None:
+    """Refuse to start where two checkpoints do not fit: the next one is written while the last is still there."""
+    free = shutil.disk_usage(run).free
+    if free < 2 * checkpoint_bytes:
+        raise MachineError(
+            f"two checkpoints of {checkpoint_bytes / 1e6:,.0f} MB do not fit into the {free / 1e6:,.0f} MB free at {run}; "
+            "free some space or give an --out on another disk"
+        )
 
 
 def start_model(config: ModelConfig, recipe: Recipe, saved: Saved | None) -> Decoder:
@@ -261,7 +274,7 @@ def build_loop(
         progress=Progress(console, train.steps),
         checkpoints=Checkpoints(run / "checkpoints", train.keep, _say(console)),
         write_model=functools.partial(write_checkpoint, model, optimizer, prepared.tokenizer),
-        model_bytes=sum(4 * p.numel() for p in model.parameters()),
+        model_bytes=weight_bytes(model),
         hooks=hooks,
         pinned={
             "recipe": text_fingerprint((run / "recipe.toml").read_text("utf-8")),
@@ -276,6 +289,12 @@ def write_checkpoint(model: Decoder, optimizer: Optimizer, tokenizer: "Tokenizer
     whole.load_state_dict(optimizer.weights.full_state(model), assign=True)  # shares the tensors, copies nothing
     save_model(whole, folder)
     tokenizer.save(folder)
+
+
+def weight_bytes(model: Decoder) -> int:
+    """Size of the float32 weights on disk; every MTP layer has copies of embedding and head there."""
+    copies = model.config.num_nextn_predict_layers * 2 * model.lm_head.weight.numel()
+    return 4 * (sum(p.numel() for p in model.parameters()) + copies)
 
 
 def opening(recipe: Recipe, config: ModelConfig, prepared: "Prepared", packed: Packed) -> str:
