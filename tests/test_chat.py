@@ -231,7 +231,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program_and_ctrl_d_leaves(chat):
     assert "context 400 tokens" in chat.until("> ")
     chat.type("tell me\r")
     chat.until("a long answer")
-    chat.type("\x03")
+    chat.type("\x03\x03\x03")  # an impatient user
     stopped = chat.until("stopped")
     assert "somebody stops it" not in stopped and "tokens/s" in stopped
     chat.until("> ")

@@ -6,7 +6,9 @@ echo "Tell me a story." | seekling chat runs/first
 
 import contextlib
 import dataclasses
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,6 +57,7 @@ class Terminal:
         from rich.console import Console
 
         self._stdin = stdin or sys.stdin
+        self._listening = False
         self.out = Console(file=stdout, highlight=False, soft_wrap=True)
         self.interactive = self._stdin.isatty() and self.out.is_terminal
         # Over a pipe only the answers go to stdout.
@@ -79,13 +82,41 @@ class Terminal:
         """Something about the conversation that is not part of it."""
         self._notes.print(printable(text), style=style, markup=False, highlight=False)
 
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """On a terminal: Ctrl-C counts only inside `interruptible`, so that no impatient second press ends the program."""
+        if not self.interactive or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def on_ctrl_c(*_: object) -> None:
+            if self._listening:
+                self._listening = False
+                raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGINT, on_ctrl_c)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Where one Ctrl-C raises KeyboardInterrupt; to be used inside the ``try`` that catches it."""
+        self._listening = True
+        try:
+            yield
+        finally:
+            self._listening = False
+
     def messages(self) -> Iterator[str]:
         """What the user enters, a message at a time, until the end of input. Ctrl-C drops a half-written one."""
         while True:
             try:
-                text = self._read("> ")
-                if text is not None and text.lstrip().startswith(BLOCK):
-                    text = self._block(text.lstrip()[len(BLOCK) :])
+                with self.interruptible():
+                    text = self._read("> ")
+                    if text is not None and text.lstrip().startswith(BLOCK):
+                        text = self._block(text.lstrip()[len(BLOCK) :])
             except KeyboardInterrupt:
                 if not self.interactive:
                     raise
@@ -165,6 +196,11 @@ class Chat:
     def run(self, name: Any) -> int:
         if self.terminal.interactive:
             self.terminal.note(self._welcome(name))
+        with self.terminal.guarded():
+            self._run()
+        return 2 if self.failed and not self.terminal.interactive else 0
+
+    def _run(self) -> None:
         for text in self.terminal.messages():
             try:
                 if text.startswith("/") and not text.startswith("//"):
@@ -172,15 +208,10 @@ class Chat:
                         break
                 else:
                     self.exchange(text.removeprefix("/") if text.startswith("//") else text)
-            except KeyboardInterrupt:
-                if not self.terminal.interactive:
-                    raise
-                self.terminal.note("\nstopped")
             except (SeeklingError, OSError) as error:
                 if isinstance(error, BrokenPipeError):
                     raise
                 self._error(str(error))
-        return 2 if self.failed and not self.terminal.interactive else 0
 
     def command(self, line: str) -> bool:
         """Carry out ``/word rest``; False means leave."""
@@ -245,22 +276,23 @@ class Chat:
     def _show(self, stream: Iterator[Delta]) -> Turn:
         turn, started, reasoning = Turn(), time.perf_counter(), self.thinking
         try:
-            for delta in stream:
-                turn.seconds = time.perf_counter() - started
-                turn.to_first = turn.to_first or turn.seconds
-                turn.tokens += len(delta.token_ids)
-                turn.finish_reason = delta.finish_reason
-                text = delta.text
-                if reasoning and self._end_think in delta.token_ids:
-                    reasoning = False
-                    before, _, text = text.rpartition("</think>")
-                    turn.reasoning += before
-                    self.terminal.write(before + "\n", style="dim")
-                if reasoning:
-                    turn.reasoning += text
-                else:
-                    turn.text += text
-                self.terminal.write(text, style="dim" if reasoning else None)
+            with self.terminal.interruptible():
+                for delta in stream:
+                    turn.seconds = time.perf_counter() - started
+                    turn.to_first = turn.to_first or turn.seconds
+                    turn.tokens += len(delta.token_ids)
+                    turn.finish_reason = delta.finish_reason
+                    text = delta.text
+                    if reasoning and self._end_think in delta.token_ids:
+                        reasoning = False
+                        before, _, text = text.rpartition("</think>")
+                        turn.reasoning += before
+                        self.terminal.write(before + "\n", style="dim")
+                    if reasoning:
+                        turn.reasoning += text
+                    else:
+                        turn.text += text
+                    self.terminal.write(text, style="dim" if reasoning else None)
         except KeyboardInterrupt:
             turn.interrupted = True
         return turn
