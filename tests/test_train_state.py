@@ -9,8 +9,11 @@ import subprocess
 import numpy
 import pytest
 import torch
+from train_tiny import tiny_config
 
 from seekling.errors import CheckpointError
+from seekling.formats import save_model
+from seekling.model import Decoder
 from seekling.train.state import (
     HIDDEN,
     MANIFEST,
@@ -167,13 +170,16 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("part", ["model", "state"])
+@pytest.mark.parametrize("part", ["model", "file", "state"])
 def test_a_really_full_disk(small_disk, part):
     checkpoints = Checkpoints(small_disk / "checkpoints")
     checkpoints.save(1, write_weights, {}, {})
     checkpoints._check_space = lambda expected: None  # as if the space had gone after the check
     big = 3 << 20
-    model = (lambda f: (f / "model.safetensors").write_bytes(bytes(big))) if part == "model" else write_weights
+    decoder = Decoder.build(tiny_config(vocab_size=big // 16 // 4))
+    model = {"model": lambda f: save_model(decoder, f), "file": lambda f: (f / "x").write_bytes(bytes(big))}.get(
+        part, write_weights
+    )
     tensors = {"a": torch.zeros(big, dtype=torch.uint8)} if part == "state" else {}
     with pytest.raises(CheckpointError, match=r"disk is full.*step-000001 is intact"):
         checkpoints.save(2, model, tensors, {})

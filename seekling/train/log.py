@@ -197,7 +197,7 @@ class Progress:
     def say(self, text: str) -> None:
         """One line above the bar."""
         if self.console is not None:
-            self.console.print(text, markup=False, highlight=False)
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """Show that ``step`` steps are done."""

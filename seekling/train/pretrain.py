@@ -160,7 +160,11 @@ def check_fresh(run: Path) -> None:
 
 
 def _say(console: Any) -> Callable[[str], None]:
-    return (lambda text: console.print(text, markup=False, highlight=False)) if console is not None else (lambda text: None)
+    def say(text: str) -> None:
+        if console is not None:
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    return say
 
 
 def prepare_data(recipe: Recipe, run: Path, say: Callable[[str], None] = lambda text: None) -> "Prepared":

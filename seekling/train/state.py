@@ -137,7 +137,7 @@ class Checkpoints:
             os.replace(part, final)
             flush(self.folder)
             replace_text(self.folder / LATEST, final.name + "\n")
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, CheckpointError) as error:
             shutil.rmtree(part, ignore_errors=True)
             raise CheckpointError(self._explain(error, step)) from error
         self._prune(final)
@@ -154,7 +154,7 @@ class Checkpoints:
         newest = self.newest()
         old = f"the checkpoint {newest.name} is intact" if newest else "there is no earlier checkpoint"
         code = error.errno if isinstance(error, OSError) else None
-        full = code in _FULL or any(word in text for word in ("StorageFull", "os error 28", "os error 122", "os error 27"))
+        full = code in _FULL or any(word in text for word in ("disk is full", "StorageFull", "os error 28", "os error 122"))
         what = "the disk is full or over its quota" if full else "the folder cannot be written"
         remedy = "free some space" if full else "mend that"
         after = f"{remedy}, then go on with --resume {self.folder.parent}"
