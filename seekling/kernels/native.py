@@ -1,7 +1,8 @@
 """The native library: which build of it fits this processor, loading it, and calling it with tensors.
 
-There is one library a processor level (setup.py).  They are found beside this file; where none is built, or where
-SEEKLING_NATIVE=0 says so, everything runs on plain torch and ``status()`` tells why.
+There is one library a processor level (setup.py).  They are found beside this file; where none is built everything runs on
+plain torch and ``status()`` tells why.  The environment can say so too: SEEKLING_NATIVE=0 for plain torch, =avx2 (or another
+level) for that library.
 """
 
 import ctypes
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from seekling.errors import MachineError
 
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 # Best first: the flags of /proc/cpuinfo that a level needs.
@@ -39,11 +42,17 @@ def cpu_flags() -> frozenset[str]:
 @cache
 def _library() -> tuple[ctypes.CDLL | None, str]:
     """(library, one line that says which path runs and why)."""
-    if os.environ.get("SEEKLING_NATIVE") == "0":
+    wish = os.environ.get("SEEKLING_NATIVE", "")
+    if wish == "0":
         return None, "torch (SEEKLING_NATIVE=0)"
+    if wish and wish not in _LEVELS:
+        raise MachineError(f"SEEKLING_NATIVE={wish!r} is no kernel level; use 0 for plain torch or one of {', '.join(_LEVELS)}")
     reason = "no native library is built; with a C++ compiler `pip install -e .` builds it"
     for level, needs in _LEVELS.items():
+        if wish not in ("", level):
+            continue
         if not needs <= cpu_flags():
+            reason = f"this processor lacks {', '.join(sorted(needs - cpu_flags()))} for level {level}" if wish else reason
             continue
         for path in glob.glob(str(Path(__file__).parent / f"_native_{level}.*")):
             try:
