@@ -97,6 +97,25 @@ def test_a_hook_the_stop_came_before_runs_after_the_resume(tmp_path):
     assert [(r["kind"], r["step"]) for r in records(tmp_path)][2:4] == [("eval", 2), ("step", 3)]
 
 
+def test_generators_stay_in_step_when_a_run_is_stopped_and_killed_around_the_same_hook(tmp_path):
+    """Saved before the sample of step 3, resumed, sampled, killed, resumed: the sample must be drawn again."""
+    how = dict(steps=7, save_every=100, hooks=[drawing()])
+    torch.manual_seed(1), random.seed(1)
+    whole = saving_loop(tmp_path / "whole", **how)
+    whole.run()
+    torch.manual_seed(1), random.seed(1)
+    first = saving_loop(tmp_path / "cut", **how)
+    for _ in range(3):
+        first.one_step()
+    first.save()
+    second = resumed_loop(tmp_path / "cut", **how)
+    second._run_hooks()
+    second.one_step()  # and is killed here
+    third = resumed_loop(tmp_path / "cut", **how)
+    third.run()
+    assert records(tmp_path / "cut") == records(tmp_path / "whole")
+
+
 def test_another_recipe_is_refused(tmp_path):
     saving_loop(tmp_path, steps=2).run()
     loop = saving_loop(tmp_path, steps=4, log_step=2)

@@ -107,11 +107,11 @@ def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert different == []
 
 
-def saving_loop(folder, steps=8, log_step=0, save_every=2, keep=3, warn=lambda line: None, **kw) -> Loop:
+def saving_loop(folder, steps=8, log_step=0, keep_hooks=True, save_every=2, keep=3, warn=lambda line: None, **kw) -> Loop:
     """A tiny loop that logs to and saves in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     loop = tiny_loop(
-        steps, save_every=save_every, log=RunLog(folder / "log.jsonl", log_step), pinned={"recipe": "tiny"},
+        steps, save_every=save_every, log=RunLog(folder / "log.jsonl", log_step, (), keep_hooks), pinned={"recipe": "tiny"},
         checkpoints=Checkpoints(folder / "checkpoints", keep, warn), **kw,
     )  # fmt: skip
     loop.write_model = lambda f: save_file(loop.optimizer.weights.full_state(loop.model), f / "model.safetensors")
@@ -123,7 +123,8 @@ def resumed_loop(folder, warn=lambda line: None, **kw) -> Loop:
     checkpoints = Checkpoints(folder / "checkpoints", warn=warn)
     checkpoints.clean()
     saved = checkpoints.load()
-    loop = saving_loop(folder, log_step=saved.step, weights=load_file(saved.path / "model.safetensors"), warn=warn, **kw)
+    kw |= dict(log_step=saved.step, keep_hooks=saved.values["hooks_done"], warn=warn)
+    loop = saving_loop(folder, weights=load_file(saved.path / "model.safetensors"), **kw)
     loop.restore(saved)
     return loop
 

@@ -56,12 +56,15 @@ class RunLog:
     Args:
         path: the file; its folder must exist.
         keep_to_step: lines of later steps are dropped (0 empties the log of a run that starts).
+        keep_hooks: False drops evaluations and samples of that very step too: the checkpoint was made before them.
         trackers: further writers, see :func:`open_trackers`.
     """
 
-    def __init__(self, path: Path, keep_to_step: int = 0, trackers: Sequence["Tracker"] = ()) -> None:
+    def __init__(self, path: Path, keep_to_step: int = 0, trackers: Sequence["Tracker"] = (), keep_hooks: bool = True) -> None:
         self.trackers = trackers
         kept = [r for r in read_log(path) if r["step"] <= keep_to_step] if keep_to_step > 0 else []
+        if not keep_hooks:
+            kept = [r for r in kept if r["step"] < keep_to_step or r["kind"] in ("step", "event")]
         replace_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
         self.seen = {(r["kind"], r["step"]) for r in kept}
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed in close()

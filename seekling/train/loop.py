@@ -131,6 +131,7 @@ class Loop:
         self.elapsed = 0.0
         self.skipped = 0
         self.skipped_in_a_row = 0
+        self.hooks_done = True  # whether evaluations and samples due after this step have run
         self.saved_step: int | None = None
         self._last_tick: float | None = None
         self._outside: dict[str, float] = {}  # seconds spent saving, evaluating … since the last step line
@@ -148,8 +149,8 @@ class Loop:
         with stop_signals() as asked:
             self.progress.open()
             try:
-                if self.step > 0:
-                    self._run_hooks(only_missing=True)
+                if self.step > 0 and not self.hooks_done:  # the stop came before them
+                    self._run_hooks()
                 while self.step < self.settings.steps and not asked:
                     self.one_step()
                     if asked:
@@ -189,6 +190,7 @@ class Loop:
                 self.model.update_router_bias(total.loads_LE, s.router_speed(step))
         clock.done("optimizer")
         self.step += 1
+        self.hooks_done = False
         self.tokens += total.positions
         self.targets += total.targets
         self._tick()
@@ -235,11 +237,11 @@ class Loop:
         self._outside = {}
         self.log.write("step", self.step, **record)
 
-    def _run_hooks(self, only_missing: bool = False) -> None:
-        """Hooks due after the step just done; on resume those that the stop came before."""
+    def _run_hooks(self) -> None:
+        """Hooks due after the step just done."""
+        self.hooks_done = True
         for hook in self.hooks:
-            due = hook.every > 0 and self.step % hook.every == 0 and self.step < self.settings.steps
-            if not due or (only_missing and self.log is not None and (hook.kind, self.step) in self.log.seen):
+            if hook.every <= 0 or self.step % hook.every or self.step == self.settings.steps:
                 continue
             began = time.monotonic()
             values = hook.run(self.step)
@@ -271,6 +273,7 @@ class Loop:
             "tokens": self.tokens,
             "targets": self.targets,
             "elapsed": self.elapsed,
+            "hooks_done": self.hooks_done or self.step == self.settings.steps,
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
             "random": generators,
@@ -300,6 +303,7 @@ class Loop:
         self.optimizer.load_state(tensors, v["optimizer_steps"])
         self.step = self.saved_step = saved.step
         self.tokens, self.targets, self.elapsed = v["tokens"], v["targets"], v["elapsed"]
+        self.hooks_done = v["hooks_done"]
         self.skipped, self.skipped_in_a_row = v["skipped"], v["skipped_in_a_row"]
         set_random_state(torch_state, v["random"])
         self.progress.resumed(self.step)

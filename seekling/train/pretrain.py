@@ -190,7 +190,8 @@ def _train(recipe: Recipe, config: ModelConfig, run: Path, saved: Saved | None, 
     )
     model = start_model(config, recipe, saved)
     optimizer = Optimizer(model, optim_settings(recipe), getattr(torch, train.dtype))
-    log = RunLog(run / "log.jsonl", saved.step if saved else 0, open_trackers(train.trackers, run))
+    trackers = open_trackers(train.trackers, run)
+    log = RunLog(run / "log.jsonl", saved.step if saved else 0, trackers, saved is None or saved.values["hooks_done"])
     loop = build_loop(recipe, model, optimizer, packed, prepared, run, log, console)
     check_room(run, loop.model_bytes + optimizer.state_bytes())
     if saved is not None:
