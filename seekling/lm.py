@@ -54,7 +54,7 @@ class LM:
         """Write a checkpoint folder that ``load`` and ``transformers`` open; ``dtype`` None keeps the model's."""
         save_model(self.model, folder, dtype, max_shard_bytes)
         if self.tokenizer is not None:
-            self.tokenizer.save(folder)
+            self.tokenizer.save(Path(folder))
 
 
 def load(path_or_name: str | os.PathLike, dtype: str | torch.dtype = "float32") -> LM:
@@ -82,7 +82,10 @@ def resolve(path_or_name: str | os.PathLike) -> Path:
     if not path.exists() and len(path.parts) == 1 and Path("runs", path).is_dir():
         path = Path("runs", path)
     if not path.exists():
-        raise CheckpointError(f"{path} does not exist; {_REMEDY}")
+        hub = (
+            "" if path.is_absolute() or len(path.parts) != 2 else f" (a model of that name: hf download {path} --local-dir DIR)"
+        )
+        raise CheckpointError(f"{path} does not exist; {_REMEDY}{hub}")
     if not path.is_dir():
         raise CheckpointError(f"{path} is a file; give the folder that holds it, with its config.json")
     if (path / CONFIG).exists():
