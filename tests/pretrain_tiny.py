@@ -1,10 +1,11 @@
 """A run of seconds: the smallest recipe, and text made in memory in place of the data room (its own tests cover that)."""
 
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
 from seekling.data import stream_of
+from seekling.data.prepare import Prepared
 from seekling.recipe import Recipe
 from seekling.text.bpe import SMALLEST, train_tokenizer
 from seekling.train import pretrain as room
@@ -39,8 +40,12 @@ def prepared():
         "ducks": stream(stories(100, 6), "ducks"),
         "geese": stream([s.replace("ducks", "geese") for s in stories(50, 3)], "geese"),
     }
-    return SimpleNamespace(
-        tokenizer=tokenizer, train=stream(stories(0, 14), "ducks"), heldout=heldout, manifest={"sources": ["made for the test"]}
+    return Prepared(
+        tokenizer=tokenizer,
+        folder=Path(),
+        train=stream(stories(0, 14), "ducks"),
+        heldout=heldout,
+        manifest={"sources": ["made for the test"]},
     )
 
 

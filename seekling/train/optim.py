@@ -166,7 +166,8 @@ class AdamW:
         self.square = {n: torch.zeros_like(v) for n, v in values.items()}
 
     def step(self, grads: dict[str, Tensor], lr: float, count: int) -> None:
-        t = torch.tensor(float(count))
+        device = next((v.device for v in self.values.values()), None)
+        t = torch.tensor(float(count), device=device)
         for decays in (True, False):
             names = [n for n in grads if (self.owner[n] != NO_DECAY) == decays]
             if not names:
@@ -194,7 +195,7 @@ class AdamW:
 class Muon:
     """Momentum made orthogonal; matrices of one shape, experts included, run through Newton–Schulz as one batch."""
 
-    CHUNK_ELEMENTS = 1 << 22  # one batch's scratch stays near the caches instead of doubling the model's memory
+    CHUNK_ELEMENTS = 1 << 20  # one batch and its scratch stay near the caches
 
     def __init__(self, values: dict[str, Tensor], settings: OptimSettings) -> None:
         self.values, self.settings = values, settings

@@ -12,7 +12,6 @@ Shapes: B rows, T positions, S = T + 1 + MTP depth.
 """
 
 import functools
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +35,7 @@ from seekling.train.optim import Optimizer, OptimSettings
 from seekling.train.rundir import claim, data_fingerprint, text_fingerprint
 from seekling.train.sample import Sampler
 from seekling.train.schedule import Schedules, piecewise
-from seekling.train.state import Checkpoints, Saved, replace_text
+from seekling.train.state import Checkpoints, Saved, replace_text, seed_everything
 
 if TYPE_CHECKING:
     from seekling.data.prepare import Prepared
@@ -168,19 +167,35 @@ def _say(console: Any) -> Callable[[str], None]:
 
 
 def prepare_data(recipe: Recipe, run: Path, say: Callable[[str], None] = lambda text: None) -> "Prepared":
-    """Text, tokenizer and token streams of a run, from the cache when they are there."""
-    from seekling.data import prepare
+    """Text, tokenizer and token streams of a run: those its manifest names when they are in the cache, else made (again).
 
-    return prepare(recipe.data, recipe.data.vocab_size, run, say)
+    Raises:
+        DataError: no usable text, or too little of it for the vocabulary.
+    """
+    from seekling.data.prepare import prepare
+
+    data = recipe.data
+    return prepare(
+        data.corpus,
+        data.data,
+        vocab_size=data.vocab_size,
+        seed=data.data_seed or 0,
+        heldout=data.heldout,
+        fim_rate=data.fim_rate,
+        generated_share=data.generated_share,
+        progress=say,
+    )
 
 
 def _train(recipe: Recipe, config: ModelConfig, run: Path, saved: Saved | None, console: Any) -> Path:
     train, say = recipe.train, _say(console)
     torch.set_num_threads(recipe.run.threads or torch.get_num_threads())
+    seed_everything(recipe.run.seed)
     prepared = prepare_data(recipe, run, say)
-    prepared.tokenizer.save(run / "tokenizer")
     if saved is None:
-        replace_text(run / "data_manifest.json", json.dumps(prepared.manifest, ensure_ascii=False, indent=1) + "\n")
+        prepared.save(run)
+        for note in prepared.notes:
+            say(note)
     packed = Packed(
         prepared.train,
         recipe.data.seq_len,

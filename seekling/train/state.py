@@ -217,6 +217,13 @@ def random_state() -> tuple[Tensor, dict[str, Any]]:
     }
 
 
+def seed_everything(seed: int) -> None:
+    """Start torch's, Python's and NumPy's global generators from one seed, so that a run depends on nothing before it."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+
+
 def set_random_state(torch_state: Tensor, other: Mapping[str, Any]) -> None:
     """Put back what :func:`random_state` returned."""
     torch.set_rng_state(torch_state)
