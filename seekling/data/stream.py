@@ -19,7 +19,7 @@ import numpy as np
 from seekling.errors import DataError
 
 INDEX = "index.json"
-PARTS = {"offsets": np.dtype("<i8"), "bytes": np.dtype("<i8"), "sources": np.dtype("<u2")}
+PARTS: dict[str, np.dtype] = {"offsets": np.dtype("<i8"), "bytes": np.dtype("<i8"), "sources": np.dtype("<u2")}
 
 
 @dataclass(frozen=True)
