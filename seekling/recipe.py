@@ -89,7 +89,7 @@ class DataPart:
         "share of generated simple text in the training tokens",
         low=0,
         high=1,
-        derived="0.25 with the default corpus, else 0",
+        derived="the corpus: 0.25 in the default, 0 with --data",
     )
     vocab_size: int = knob(None, "tokens in the vocabulary", low=280, high=2**20, derived="size")
     seq_len: int = knob(None, "tokens in a training sequence", low=8, high=2**20, derived="size")
@@ -135,11 +135,11 @@ class TrainPart:
         "auto", "compute type", choices=("auto", "bfloat16", "float32"), derived="what the machine multiplies natively"
     )
     loss_chunk: int = knob(1024, "tokens whose logits are held at once", low=1)
-    save_every: int = knob(None, "steps between checkpoints", low=1, derived="steps / 5, 1000 at most")
+    save_every: int = knob(None, "steps between checkpoints", low=1, derived="steps / 5, 10 to 1000")
     keep: int = knob(3, "checkpoints kept; 0 = all", low=0)
-    eval_every: int = knob(None, "steps between evaluations", low=1, derived="steps / 8")
+    eval_every: int = knob(None, "steps between evaluations", low=1, derived="steps / 8, at least 20")
     eval_tokens: int = knob(16384, "held-out tokens a source used while training (the final evaluation uses all)", low=1)
-    sample_every: int = knob(None, "steps between samples", low=1, derived="steps / 4")
+    sample_every: int = knob(None, "steps between samples", low=1, derived="steps / 4, at least 20")
     log_every: int = knob(1, "steps between log lines", low=1)
     trackers: tuple[str, ...] = knob((), "further log writers", choices=("tensorboard", "wandb"))
 

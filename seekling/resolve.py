@@ -66,6 +66,8 @@ def _basics(recipe: Recipe, machine: "Machine") -> dict[str, Any]:
     own_text = bool(recipe.data.data)
     corpus = recipe.data.corpus or ("none" if own_text else "default")
     share = {"default": 0.25, "generated": 1.0}.get(corpus, 0.0)
+    if any(path.endswith(".toml") for path in recipe.data.data):
+        share = max(share, _declared_share(recipe.data.data, corpus))
     dtype = recipe.train.dtype
     if dtype == "auto":
         dtype = "bfloat16" if recipe.run.device == "cuda" or machine.native_bfloat16 else "float32"
@@ -81,6 +83,16 @@ def _basics(recipe: Recipe, machine: "Machine") -> dict[str, Any]:
         data_seed=recipe.run.seed,
         dtype=dtype,
     )
+
+
+def _declared_share(paths: tuple[str, ...], corpus: str) -> float:
+    """Share of generated text where the user's own source files declare some."""
+    from seekling.data.sources import own_sources
+
+    kinds = {source.kind for source in own_sources(paths)}
+    if "generated" not in kinds:
+        return 0.0
+    return 0.25 if len(kinds) > 1 or corpus != "none" else 1.0
 
 
 def _model(recipe: Recipe) -> dict[str, Any]:
@@ -137,9 +149,9 @@ def _rhythm(recipe: Recipe) -> dict[str, Any]:
         warmup=min(2000, round(0.04 * steps)),
         # A bias must be able to travel the spread of the scores (a few tenths) within the run, yet 0.01 already oscillates.
         bias_update_speed=min(0.01, max(0.001, 5 / steps)),
-        save_every=min(1000, max(1, steps // 5)),
-        eval_every=max(1, steps // 8),
-        sample_every=max(1, steps // 4),
+        save_every=min(1000, max(10, steps // 5)),
+        eval_every=max(20, steps // 8),
+        sample_every=max(20, steps // 4),
     )
 
 

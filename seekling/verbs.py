@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seekling.errors import CheckpointError, MachineError, RecipeError, raise_all
+from seekling.errors import CheckpointError, DataError, MachineError, RecipeError, raise_all
 from seekling.recipe import Recipe, from_args, resolve
 from seekling.resolve import explain, free_folder
 
@@ -59,7 +59,9 @@ def asked_recipe(args: argparse.Namespace) -> Recipe:
     if base is not None and base.run.resolved and not hasattr(args, "out"):
         args.out = str(free_folder(Path("runs"), base.run.size or "run"))  # a repeated run gets its own folder
     command = shlex.join(["seekling", *args.argv]).encode("utf-8", "replace").decode()
-    return from_args(args, base).override(dict(command=command))
+    recipe = from_args(args, base)
+    places = [str(Path(path).absolute()) for path in recipe.data.data]  # a run is resumed from any folder
+    return recipe.override(dict(command=command, data=places))
 
 
 def train(recipe: Recipe, args: argparse.Namespace) -> Path:
@@ -70,6 +72,13 @@ def train(recipe: Recipe, args: argparse.Namespace) -> Path:
 
     if recipe.run.out is not None:
         check_fresh(Path(recipe.run.out))  # before anything takes time
+    raise_all(
+        DataError, [f"there is no folder or file {path}: check --data" for path in recipe.data.data if not Path(path).exists()]
+    )
+    if recipe.data.corpus not in (None, "none"):
+        from seekling.data.sources import corpus_named
+
+        corpus_named(recipe.data.corpus)
     machine = look(recipe.run.out or ".")
     if recipe.run.minutes is not None and not recipe.run.resolved:
         print(f"Measuring this machine for a budget of {recipe.run.minutes:g} minutes …", flush=True)

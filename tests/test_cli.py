@@ -107,6 +107,8 @@ def test_version(capsys):
         ("run --minutes -1", "minutes must be more than 0"),
         ("pretrain --steps 5 --seq-len 100000", "raise --max-position-embeddings"),
         ("pretrain --steps 5 --corpus none", "add --data DIR"),
+        ("run --data nowhere", "nowhere: check --data"),
+        ("run --corpus defualt", "did you mean default?"),
         ("pretrain --steps 5 --device cuba", "did you mean cuda?"),
         ("pretrain --resume here --steps 9", "drop --steps"),
         ("pretrain --resume nowhere", "nowhere does not exist; give the folder"),
@@ -257,8 +259,10 @@ def test_pretrain_prints_every_derived_value_and_the_folder_last(training, capsy
     assert out.splitlines()[-1] == "here"
 
 
-def test_the_command_is_kept_in_the_recipe(training):
+def test_the_command_is_kept_and_paths_hold_from_anywhere(training, tmp_path):
+    (tmp_path / "my texts").mkdir()
     cli.main(["pretrain", "--size", "nano", "--steps", "7", "--data", "my texts"])
+    assert training["recipe"].data.data == (str(tmp_path / "my texts"),)
     assert training["recipe"].run.command == "seekling pretrain --size nano --steps 7 --data 'my texts'"
 
 
