@@ -88,7 +88,7 @@ def choose(
     names = [recipe.run.size] if recipe.run.size else list(SIZES)
     rates: list[tuple[str, int, float]] = []
     lines: list[str] = []
-    per_step = 1
+    least = 0  # tokens of MIN_STEPS steps of the smallest candidate
     for name in names:
         probe = resolve(recipe.override(dict(minutes=None, size=name, steps=MIN_STEPS, out=recipe.run.out or "probe")), machine)
         if rates and not fits_in_memory(probe, machine):
@@ -96,21 +96,24 @@ def choose(
             break
         active = model_config(probe).parameters().active
         rate = rate_of(probe)
+        needed = MIN_STEPS * (probe.train.batch_size or 1) * (probe.data.seq_len or 1)
+        if not rates and rate * seconds < needed:  # before the budget is refused: somebody else may have been busy
+            rate = max(rate, rate_of(probe))
+        if not rates:
+            least = needed
         rates.append((name, active, rate))
         share = rate * seconds / active
         lines.append(f"{name}: {rate:,.0f} tokens/s, {count(rate * seconds)} tokens, {share:.1f} an active parameter")
         if say:
             say(lines[-1])
-        if len(rates) == 1:
-            per_step = (probe.train.batch_size or 1) * (probe.data.seq_len or 1)
         if share < MIN_TOKENS_PER_PARAMETER:
             break
     size, tokens, rate = pick(rates, seconds)
-    if tokens < MIN_STEPS * per_step:
-        needed = MIN_STEPS * per_step / rates[0][2] / (1 - EVALUATION_SHARE) / (1 - SETUP_SHARE) / 60
+    if tokens < least:
+        enough = least / rates[0][2] / (1 - EVALUATION_SHARE) / (1 - SETUP_SHARE) / 60
         raise MachineError(
             f"{minutes:g} minutes are too short for {MIN_STEPS} steps of {rates[0][0]} here; "
-            f"give --minutes {max(0.1, round(needed * 1.1, 1)):g} or more, or --steps N"
+            f"give --minutes {max(0.1, round(enough * 1.1, 1)):g} or more, or --steps N"
         )
     return Choice(size, tokens, rate, seconds, tuple(lines))
 

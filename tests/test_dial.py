@@ -99,6 +99,12 @@ def test_a_budget_too_short_names_one_that_is_long_enough():
     assert dial.choose(Recipe.of(minutes=enough, size="nano"), machine(), lambda _: 1000.0).tokens > 0
 
 
+def test_a_budget_is_refused_only_after_a_second_measurement():
+    rates = iter([1.0, 5000.0])
+    choice = dial.choose(Recipe.of(minutes=2, size="nano"), machine(), lambda _: next(rates))
+    assert choice.rate == 5000.0
+
+
 def test_setup_and_evaluation_are_part_of_the_budget():
     assert dial.training_seconds(10) == pytest.approx((600 - 60) * 0.95)
     assert dial.training_seconds(1) == pytest.approx(60 * 0.6 * 0.95)
