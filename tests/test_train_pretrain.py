@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import torch
-from pretrain_tiny import PREPARED, made_text, recipe  # noqa: F401
+from pretrain_tiny import PREPARED, made_text, recipe, stories  # noqa: F401
 from safetensors.torch import load_file
 from train_tiny import one_thread  # noqa: F401
 
@@ -14,7 +14,7 @@ from seekling.data import Packed
 from seekling.errors import CheckpointError, DataError, MachineError, RecipeError
 from seekling.recipe import Recipe
 from seekling.train import pretrain as room
-from seekling.train.evaluate import byte_lengths, evaluate
+from seekling.train.evaluate import byte_lengths, evaluate, evaluate_run
 from seekling.train.log import TIMES, read_log
 from seekling.train.loop import Interrupted, Loop
 from seekling.train.pretrain import measure_step_rate, pretrain, resume
@@ -264,3 +264,38 @@ def test_the_measured_rate_is_tokens_over_seconds(tmp_path, monkeypatch):
     monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
     rate = measure_step_rate(resolve(recipe(tmp_path / "x", micro_batch=4)), seconds=30.0)
     assert rate == 4 * 16 / 2  # a micro-batch lasts one tick of this clock and an optimizer step another
+
+
+# ---- with the data room ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_on_the_user_s_own_folder_survives_a_stop_from_text_to_checkpoint(tmp_path, monkeypatch):
+    """No stand-in: documents on disk, split, tokenizer, cache, training, resume."""
+    monkeypatch.undo()  # the text made in memory
+    monkeypatch.setenv("SEEKLING_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text").mkdir()
+    for i, text in enumerate(stories(0, 60)):
+        (tmp_path / "text" / f"{i}.txt").write_text(text * 3)
+    asked = dict(data=(str(tmp_path / "text"),), heldout=0.1)
+    whole = pretrain(recipe(tmp_path / "whole", **asked))
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        interrupted_at(2, patch)
+        pretrain(recipe(tmp_path / "cut", **asked))
+    resume(tmp_path / "cut")
+    same_checkpoint(tmp_path / "cut", whole)
+    assert log_of(tmp_path / "cut") == log_of(whole)
+    manifest = json.loads((whole / "data_manifest.json").read_text())
+    assert manifest["train"]["documents"] + manifest["heldout"]["documents"] == 60
+    scores = evaluate_run(whole, tokens=100)
+    assert set(scores) == {"text", "total"} and scores["total"] > 0
+
+
+def test_a_vocabulary_larger_than_the_text_allows_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setenv("SEEKLING_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text").mkdir()
+    for i in range(20):
+        (tmp_path / "text" / f"{i}.txt").write_text(f"only {i} words")
+    with pytest.raises(DataError, match="vocab"):
+        pretrain(recipe(tmp_path / "run", data=(str(tmp_path / "text"),), vocab_size=4000))
+    assert not (tmp_path / "run" / "recipe.toml").exists()

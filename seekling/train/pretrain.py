@@ -12,6 +12,7 @@ Shapes: B rows, T positions, S = T + 1 + MTP depth.
 """
 
 import functools
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -167,14 +168,16 @@ def _say(console: Any) -> Callable[[str], None]:
 
 
 def prepare_data(recipe: Recipe, run: Path, say: Callable[[str], None] = lambda text: None) -> "Prepared":
-    """Text, tokenizer and token streams of a run: those its manifest names when they are in the cache, else made (again).
+    """Text, tokenizer and token streams of a run, from the cache or made (again).
+
+    Sources that could not be had when the run began stay left out, so that a resumed run reads the same text.
 
     Raises:
         DataError: no usable text, or too little of it for the vocabulary.
     """
     from seekling.data.prepare import prepare
 
-    data = recipe.data
+    data, manifest = recipe.data, run / "data_manifest.json"
     return prepare(
         data.corpus,
         data.data,
@@ -183,6 +186,7 @@ def prepare_data(recipe: Recipe, run: Path, say: Callable[[str], None] = lambda 
         heldout=data.heldout,
         fim_rate=data.fim_rate,
         generated_share=data.generated_share,
+        like=json.loads(manifest.read_text("utf-8")) if manifest.is_file() else None,
         progress=say,
     )
 
