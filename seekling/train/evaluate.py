@@ -76,11 +76,12 @@ class Evaluation:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """What the log line holds: the total's numbers, MaxVio of every router that ran, and the sources."""
+        """What the log line holds: the total's numbers, MaxVio and expert loads of every router that ran, and the sources."""
         total = self.total
         out = total.to_dict()
         if total.loads_LE.numel():
             out["maxvio"] = max_violation(total.loads_LE)
+            out["loads"] = total.loads_LE.tolist()
         return out | {"sources": {name: score.to_dict() for name, score in self.sources.items()}}
 
 

@@ -1,0 +1,51 @@
+"""The report of a run: ``report.md`` for people, ``report.json`` for programs, ``figures/*.png`` for both.
+
+Run: ``seekling report RUN``. It only reads the run; what is missing (an evaluation, the end of training, a readable line of the
+log) is said in the report instead of stopping it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from seekling.release.facts import gather, open_run
+from seekling.release.headline import ten_numbers
+from seekling.release.markdown import render
+from seekling.train.log import plain
+from seekling.train.state import replace_text
+
+
+def write_report(run_dir: str | Path, watts: float | None = None, price: float | None = None) -> Path:
+    """Write the report into the run folder and return the path of ``report.md``. Files are replaced at once, never half.
+
+    Args:
+        watts: what the machine draws while training, for the energy; None assumes a figure a core and says so.
+        price: dollars an hour of this machine; None takes the planner's.
+
+    Raises:
+        CheckpointError: the folder is no run. RecipeError: its recipe is damaged.
+    """
+    run = open_run(run_dir)
+    facts = gather(run, watts, price)
+    facts["ten_numbers"] = ten_numbers(run, facts)
+    try:
+        from seekling.release.figures import draw
+
+        facts["figures"] = draw(run, facts, run.folder / "figures")
+    except ImportError:
+        facts["figures"] = None
+    replace_text(run.folder / "report.json", json.dumps(plain(facts), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+    replace_text(run.folder / "report.md", render(facts))
+    return run.folder / "report.md"
+
+
+def terminal_summary(run_dir: str | Path) -> list[str]:
+    """The ten numbers as aligned lines, and where the report is, for the end of a command.
+
+    Raises:
+        CheckpointError, RecipeError: as :func:`write_report`.
+    """
+    run = open_run(run_dir)
+    rows: list[dict[str, Any]] = ten_numbers(run, gather(run))
+    width = max(len(row["name"]) for row in rows)
+    return [f"{row['name']:<{width}}  {row['text']}" for row in rows] + [f"{'report':<{width}}  {run.folder / 'report.md'}"]
