@@ -109,8 +109,8 @@ class TrainPart:
     micro_batch: int = knob(
         None, "sequences computed at once (gradients accumulate)", low=1, derived="batch_size, 8192 tokens at most"
     )
-    optimizer: str = knob("adamw", "optimizer of the matrices; the rest is always AdamW", choices=("adamw", "muon"))
-    lr: float = knob(None, "peak learning rate", above=0, high=1, derived="size")
+    optimizer: str = knob("muon", "optimizer of the matrices; the rest is always AdamW", choices=("adamw", "muon"))
+    lr: float = knob(None, "peak learning rate", above=0, high=1, derived="size and optimizer")
     schedule: str = knob(
         "wsd",
         "after warm-up: wsd = constant, then cosine decay; v3 = V3's very shape",
