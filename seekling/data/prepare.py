@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ def prepare(
     generated_share: float | None = None,
     cache_dir: str | Path | None = None,
     offline: bool = False,
+    like: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Prepared:
     """Make text ready to train on.
@@ -74,6 +75,8 @@ def prepare(
         fim_rate: share of the training documents (not conversations) that is re-ordered for fill-in-the-middle.
         generated_share: of the training tokens; None: what the corpus says, 0 for own data.
         offline: ask no package index.
+        like: manifest of an earlier preparation; sources that were missing then are left out again, so a resumed run reads
+            the same text although an index may be in reach now.
         progress: is told what is being done, a line at a time.
 
     Raises:
@@ -82,12 +85,16 @@ def prepare(
     clock = time.perf_counter()
     cache = cache_root(cache_dir)
     plan = _plan(corpus, data, vocab_size, tokenizer, seed, heldout, fim_rate, generated_share)
+    notes: list[str] = []
+    if like is not None and like.get("missing"):
+        plan, notes = _without(plan, set(like["missing"])), list(like["notes"])
     prepared = _from_cache(cache, plan)
     if prepared is None:
         fetched = fetch(plan.sources, cache, offline=offline, progress=progress)
-        notes: list[str] = []
         if fetched.missing:
-            plan, notes = _without_missing(plan, fetched, bool(data))
+            gone = {source.name for source in plan.sources if source.archive in fetched.missing}
+            plan = _without(plan, gone)
+            notes += _about_missing(plan, "; ".join(dict.fromkeys(fetched.missing.values())))
             prepared = _from_cache(cache, plan)
         if prepared is None:
             prepared = _build(cache, plan, fetched, notes, progress)
@@ -116,18 +123,21 @@ def _plan(corpus, data, vocab_size, tokenizer, seed, heldout, fim_rate, generate
     return Plan(sources, generated if share else (), share, vocab_size, tokenizer, seed, heldout, fim_rate)
 
 
-def _without_missing(plan: Plan, fetched: Fetched, own_data: bool) -> tuple[Plan, list[str]]:
-    """The plan for what could be had, and what to tell the user."""
-    left = tuple(source for source in plan.sources if source.archive not in fetched.missing)
-    gone = [source.name for source in plan.sources if source.archive in fetched.missing]
-    reasons = "; ".join(dict.fromkeys(fetched.missing.values()))
-    notes = [f"could not be fetched and are left out: {', '.join(gone)} ({reasons})"]
-    generated, share = plan.generated, plan.generated_share
-    if not left:
-        generated, share = generated or corpora()["generated"].generated, 1.0
+def _without(plan: Plan, gone: set[str]) -> Plan:
+    """The plan for what is left; where that is nothing, generated text alone."""
+    left = tuple(source for source in plan.sources if source.name not in gone)
+    missing = tuple(sorted(gone.union(plan.missing)))
+    if left:
+        return dataclasses.replace(plan, sources=left, missing=missing)
+    generated = plan.generated or corpora()["generated"].generated
+    return dataclasses.replace(plan, sources=(), generated=generated, generated_share=1.0, missing=missing)
+
+
+def _about_missing(plan: Plan, reasons: str) -> list[str]:
+    notes = [f"could not be fetched and are left out: {', '.join(plan.missing)} ({reasons})"]
+    if not plan.sources:
         notes.append("no source of real text is in reach: training on generated simple stories, numbers and talk alone")
-    plan = dataclasses.replace(plan, sources=left, generated=generated, generated_share=share, missing=tuple(sorted(gone)))
-    return plan, notes
+    return notes
 
 
 # ---- the cache -------------------------------------------------------------------------------------------------------
