@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from seekling.release.escape import visible
+from seekling.release.runlog import median
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,17 +100,35 @@ def short(n: float, _position: object = None) -> str:
 
 
 def name_axes(axes: "Axes", title: str, x: str, y: str, whole: bool = True) -> None:
-    """Title and axis labels with units; large numbers shortened; few, round ticks (``whole``: x has only whole numbers)."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    """Title and axis labels with units; large numbers shortened; few, round ticks (``whole``: x has only whole numbers).
+
+    The x axis begins at 0, so that panels side by side can be compared and a single point has a place.
+    """
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
     axes.set_title(title)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.xaxis.set_major_formatter(FuncFormatter(short))
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=ROUND, integer=whole))
+    axes.set_xlim(0, right_edge(axes))
+    axes.yaxis.set_major_formatter(FuncFormatter(short))
     if axes.get_yscale() == "linear":
-        axes.yaxis.set_major_formatter(FuncFormatter(short))
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND))
+    else:
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def right_edge(axes: "Axes") -> float:
+    """A little to the right of the last value."""
+    end = axes.dataLim.x1
+    return 1.03 * end if math.isfinite(end) and end > 0 else 1.0
+
+
+def from_zero(axes: "Axes") -> None:
+    """Let the y axis begin at 0 and end a little above the largest value."""
+    top = axes.dataLim.y1
+    axes.set_ylim(0, 1.08 * top if math.isfinite(top) and top > 0 else 1.0)
 
 
 def label(text: str, longest: int = 22) -> str:
@@ -123,31 +142,25 @@ def has(values: Sequence[float]) -> bool:
     return any(not math.isnan(v) for v in values)
 
 
-def smooth(values: Sequence[float], parts: int = 40) -> list[float]:
-    """Moving mean over 1/parts of the series, NaN left out, centred; few values stay as they are."""
-    half = len(values) // parts // 2
+def smooth(values: Sequence[float], parts: int = 40, most: int = 250) -> tuple[list[int], list[float]]:
+    """(positions, moving medians over 1/parts of the series), at ``most`` positions at most; few values stay as they are.
+
+    The median, so that a single spike stays a spike of the raw line and does not become a plateau.
+    """
+    half, n = len(values) // parts // 2, len(values)
     if half == 0:
-        return list(values)
-    sums, counts = [0.0], [0]
-    for v in values:
-        ok = not math.isnan(v)
-        sums.append(sums[-1] + (v if ok else 0.0))
-        counts.append(counts[-1] + ok)
-    out = []
-    for i in range(len(values)):
-        low, high = max(0, i - half), min(len(values), i + half + 1)
-        n = counts[high] - counts[low]
-        out.append((sums[high] - sums[low]) / n if n else math.nan)
-    return out
+        return list(range(n)), list(values)
+    centres = sorted({round(i * (n - 1) / (most - 1)) for i in range(most)}) if n > most else list(range(n))
+    return centres, [median(list(values[max(0, i - half) : i + half + 1])) for i in centres]
 
 
 def curve(axes: "Axes", x: Sequence[float], y: Sequence[float], color: str, raw: bool = True) -> float:
     """A smoothed line over its pale raw values; returns the smoothed end. A single value is a dot."""
-    line = smooth(y)
+    at, line = smooth(y)
     if raw and line != list(y):
         axes.plot(x, y, color=color, alpha=0.22, linewidth=0.9)
     alone = sum(not math.isnan(v) for v in line) == 1
-    axes.plot(x, line, color=color, marker="o" if alone else None, markersize=5)
+    axes.plot([x[i] for i in at], line, color=color, marker="o" if alone else None, markersize=5)
     return next((v for v in reversed(line) if not math.isnan(v)), math.nan)
 
 

@@ -13,6 +13,7 @@ from seekling.release.figstyle import (
     BLUE,
     DPI,
     GREEN,
+    GROUND,
     INK,
     ORANGE,
     PALETTE,
@@ -22,6 +23,7 @@ from seekling.release.figstyle import (
     curve,
     drawing,
     end_labels,
+    from_zero,
     has,
     label,
     name_axes,
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from seekling.release.facts import Run
 
 TOKENS = "training tokens"
-MOST_BARS = 24
+MOST_BARS = 40
 
 
 def draw(run: "Run", facts: dict[str, Any], folder: Path) -> dict[str, str]:
@@ -47,7 +49,6 @@ def draw(run: "Run", facts: dict[str, Any], folder: Path) -> dict[str, str]:
     Raises:
         ImportError: there is no matplotlib.
     """
-    folder.mkdir(exist_ok=True)
     made = {}
     with drawing():
         for name, make in FIGURES.items():
@@ -56,6 +57,7 @@ def draw(run: "Run", facts: dict[str, Any], folder: Path) -> dict[str, str]:
             if figure is None:
                 path.unlink(missing_ok=True)  # of an earlier report
                 continue
+            folder.mkdir(exist_ok=True)
             part = folder / f".unfinished-{name}.png"
             figure.savefig(part, dpi=DPI, metadata={"Software": None})  # equal numbers, equal file
             os.replace(part, path)
@@ -129,8 +131,8 @@ def optimisation_figure(run: "Run", facts: dict[str, Any]) -> "Figure | None":
     if not has(lr) and not has(norm):
         return None
     figure, (left, right) = canvas(2)
-    curve(left, x, lr, BLUE, raw=False)
-    left.set_ylim(bottom=0)
+    left.plot(x, lr, color=BLUE, marker="o" if len(x) == 1 else None)
+    from_zero(left)
     name_axes(left, "Learning rate", TOKENS, "learning rate")
     positive = [v for v in norm if v > 0]
     if positive and max(positive) > 30 * min(positive):
@@ -160,7 +162,7 @@ def speed_figure(run: "Run", facts: dict[str, Any]) -> "Figure | None":
         rows.append((axes[1], percent, "Utilisation", "% of the measured matrix peak", ORANGE))
     for panel, values, title, unit, color in rows:
         curve(panel, x, values, color)
-        panel.set_ylim(bottom=0)
+        from_zero(panel)
         typical = median(values)
         panel.axhline(typical, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
         name_axes(panel, title, TOKENS, unit)
@@ -178,25 +180,19 @@ def sources_figure(run: "Run", facts: dict[str, Any]) -> "Figure | None":
     if found is None or not scores:
         return None
     ranked = sorted(scores.items(), key=lambda pair: pair[1])[:MOST_BARS]
-    figure, (axes,) = canvas(1, 1.2 + 0.34 * len(ranked))
+    figure, (axes,) = canvas(1, 1.1 + 0.3 * len(ranked))
     places = range(len(ranked))
-    axes.barh(places, [bits for _, bits in ranked], height=0.62, color=BLUE)
+    axes.barh(places, [bits for _, bits in ranked], height=0.66, color=BLUE)
     for y, (_, bits) in zip(places, ranked, strict=True):
-        axes.annotate(f"{bits:.3f}", (bits, y), xytext=(5, 0), textcoords="offset points", va="center")
+        ground = {"facecolor": GROUND, "edgecolor": "none", "pad": 1}  # the dashed line must not strike a number out
+        axes.annotate(f"{bits:.3f}", (bits, y), xytext=(5, 0), textcoords="offset points", va="center", bbox=ground, zorder=4)
     axes.axvline(found["bits_per_byte"], color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
-    axes.annotate(
-        f"all text {found['bits_per_byte']:.3f}",
-        (found["bits_per_byte"], 1.0),
-        xycoords=("data", "axes fraction"),
-        xytext=(0, 3),
-        textcoords="offset points",
-        ha="center",
-        fontsize=9,
-    )
     shown = f" (the {MOST_BARS} easiest of {len(scores)})" if len(scores) > MOST_BARS else ""
-    name_axes(axes, f"Held-out text by source{shown}", "bits per byte (lower is better)", "", whole=False)
+    title = f"Held-out text by source{shown}; dashed: all text, {found['bits_per_byte']:.3f}"
+    name_axes(axes, title, "bits per byte (lower is better)", "", whole=False)
+    axes.set_xlim(0, 1.12 * max(found["bits_per_byte"], ranked[-1][1], 1e-9))
     axes.set_yticks(places, [label(name, 30) for name, _ in ranked])
-    axes.invert_yaxis()
+    axes.set_ylim(len(ranked) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     return figure
 

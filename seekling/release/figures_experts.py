@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from seekling.release.figstyle import INK, VERMILION, canvas, curve, end_labels, has, name_axes
+from seekling.release.figstyle import INK, VERMILION, canvas, curve, end_labels, from_zero, has, name_axes
 from seekling.release.runlog import numbers
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def balance_figure(run: "Run", facts: dict[str, Any]) -> "Figure | None":
         end = curve(axes, steps, line, color, raw=len(names) <= 4)
         if len(names) <= 12 or mtp or i == 0 or (i + 1 < len(names) and names[i + 1].startswith("MTP")):
             marks.append((end, name, color))
-    axes.set_ylim(bottom=0)
+    from_zero(axes)
     name_axes(
         axes,
         "Imbalance of the experts: 0 = every expert gets the same share",
@@ -63,7 +63,8 @@ def load_figure(run: "Run", facts: dict[str, Any]) -> "Figure | None":
             for x, value in enumerate(row):
                 dark = value > 1 + 0.6 * (peak - 1) or value < 0.3
                 axes.text(x, y, f"{value:.1f}", ha="center", va="center", fontsize=size, color="white" if dark else INK)
-    name_axes(axes, "Expert load in the last evaluation, relative to the even load", "expert", "")
+    axes.set_title("Expert load in the last evaluation, relative to the even load")
+    axes.set_xlabel("expert")
     axes.set_yticks(range(len(names)), names)
     axes.set_xticks(range(0, experts, max(1, experts // 16)))
     figure.colorbar(image, ax=axes, pad=0.015, fraction=0.03, ticks=[0, 1, peak], format="%.3g×").outline.set_visible(False)

@@ -20,7 +20,9 @@ def limits_of(run: "Run", facts: dict[str, Any]) -> list[str]:
         "refuse or to say that it does not know; there was no safety training. Do not put it before people who take its word."
     )
     each = done / max(1, p.active)
-    if each < BALANCED / 2:
+    if done == 0:
+        out.append("It has not been trained: what it writes is noise.")
+    elif each < BALANCED / 2:
         out.append(
             f"It is under-trained: it saw {each:.2g} tokens an active parameter; about {BALANCED} is where a longer run stops "
             "being the cheapest way to a better model."
