@@ -122,6 +122,7 @@ class TrainPart:
     beta1: float = knob(0.9, "AdamW first-moment decay", low=0, below=1)
     beta2: float = knob(0.95, "AdamW second-moment decay", low=0, below=1)
     momentum: float = knob(0.95, "Muon momentum", low=0, below=1)
+    ns_steps: int = knob(5, "Muon's Newton-Schulz steps (V4: 10)", low=1, high=20)
     weight_decay: float = knob(0.1, "decoupled weight decay of matrices", low=0, high=10)
     clip: float = knob(1.0, "largest gradient norm; 0 = no clipping", low=0)
     mtp_weight: float = knob(0.3, "λ of the MTP loss", low=0)

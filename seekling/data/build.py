@@ -57,7 +57,7 @@ class Builder:
         self.fetched, self.cache, self.folder = fetched, cache, folder
         self.notes: list[str] = notes
         self.progress = progress
-        self.kept_out: set[int] = set()
+        self.forced: set[int] = set()
 
     def build(self) -> tuple[list[str], dict[str, Any]]:
         plan = self.plan
@@ -79,10 +79,8 @@ class Builder:
         streams = {name: StreamWriter(self.folder, name, tokenizer.vocab_size) for name in ("train", "heldout")}
         rows = [self._write(shelf, number, tokenizer, streams) for number, shelf in enumerate(shelves)]
         counts = self._generated_counts(probe, tokenizer, streams["train"].tokens)
-        for source in plan.generated:
-            shelf = self._shelf(source, counts[source.name])
-            rows.append(self._write(shelf, len(rows), tokenizer, streams))
-            shelves.append(shelf)
+        shelves += [self._shelf(source, counts[source.name]) for source in plan.generated]
+        rows += [self._write(shelf, len(rows) + n, tokenizer, streams) for n, shelf in enumerate(shelves[len(rows) :])]
         for stream in streams.values():
             stream.close()
         if streams["train"].tokens < 2:
@@ -94,13 +92,12 @@ class Builder:
         read, notes = documents_of(source, self.fetched, self.cache, self.plan.seed, count)
         shelf = Shelf(source, read, self.plan.seed, notes=list(notes))
         shelf.survey(self.plan.heldout)
+        self.forced |= shelf.forced
         return shelf
 
     def _is_held_out(self, shelf: Shelf, drawn: Draw) -> bool:
-        """Held out of its own source, or equal to a document that was held out of an earlier one."""
-        if shelf.held_out(drawn):
-            self.kept_out.add(drawn.key)
-        return drawn.key in self.kept_out
+        """Held out of its own source, or equal to a document that had to be held out of another."""
+        return shelf.held_out(drawn)
 
     def _sample(self, shelves: list[Shelf], probe: dict[str, Shelf]) -> list[str]:
         """Training text for the tokenizer: at most so many bytes, chosen by draw, generated text in its share."""
@@ -194,7 +191,7 @@ class Builder:
             },
             "sources": {row["name"]: source_row(row, total) for row in rows},
             "missing": list(plan.missing),
-            "notes": self.notes,
+            "notes": list(dict.fromkeys(self.notes)),
         }
 
 

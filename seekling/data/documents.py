@@ -50,13 +50,15 @@ def text_bytes(content: Content) -> int:
 class Shelf:
     """A source whose documents can be walked through as often as needed, each with its draw.
 
-    ``held_out`` says which of them are kept from training; ``notes`` what a user should know.
+    ``held_out`` says which of them are kept from training; ``forced`` has the keys of those that are although their draw alone
+    would not have it so; ``notes`` what a user should know.
     """
 
     source: Source
     read: Callable[[], Iterable[Content]]
     seed: int
     held_out: Callable[[Draw], bool] = lambda draw: False
+    forced: frozenset[int] = frozenset()
     notes: list[str] = field(default_factory=list)
     documents: int = 0
     distinct: int = 0
@@ -79,8 +81,8 @@ class Shelf:
             if self.bytes > KEPT_BYTES:
                 kept = None
         self.distinct, self._kept = len(seen), kept
-        chosen = smallest[1] if not any_below and self.distinct > 1 else None
-        self.held_out = lambda d: d.split < share or d.key == chosen
+        self.forced = frozenset() if any_below or self.distinct < 2 else frozenset({smallest[1]})
+        self.held_out = lambda d: d.split < share or d.key in self.forced
         if self.distinct == 1 and kept is not None:
             self._cut_the_only_one(kept, share)
 
@@ -92,10 +94,10 @@ class Shelf:
             self.notes.append(f"{self.source.name}: a single short document; nothing of it is held out for evaluation")
             return
         head, end = ((part, draw(part, self.seed), text_bytes(part)) for part in parts)
-        tail = end[1].key
+        self.forced = frozenset({end[1].key})
         self._kept = [*[head] * len(kept), end]
         self.documents, self.distinct, self.bytes = len(kept) + 1, 2, head[2] * len(kept) + end[2]
-        self.held_out = lambda d: d.key == tail
+        self.held_out = lambda d: d.key in self.forced
 
     def walk(self) -> Iterator[tuple[Content, Draw, int]]:
         """(document, draw, bytes of text), in order."""

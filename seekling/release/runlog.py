@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 NAN = float("nan")
+LARGEST = 1e60  # no quantity of a run comes near it; sums and axis margins of what lies below stay finite
 
 
 @dataclass
@@ -75,14 +76,14 @@ def number(record: Mapping[str, Any], key: str) -> float:
 
 
 def finite(value: Any) -> float:
-    """A finite number as it is, anything else as NaN."""
+    """A finite number as it is, anything else as NaN; so is what no computation here can mean."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return NAN
     try:
         value = float(value)
     except OverflowError:
         return NAN
-    return value if math.isfinite(value) else NAN
+    return value if abs(value) < LARGEST else NAN  # False for NaN too
 
 
 def numbers(value: Any) -> list[float]:

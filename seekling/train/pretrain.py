@@ -256,7 +256,7 @@ def start_model(config: ModelConfig, recipe: Recipe, saved: Saved | None) -> Dec
 
 def optim_settings(recipe: Recipe) -> OptimSettings:
     t = recipe.train
-    return OptimSettings(t.optimizer, t.beta1, t.beta2, weight_decay=t.weight_decay, momentum=t.momentum)
+    return OptimSettings(t.optimizer, t.beta1, t.beta2, weight_decay=t.weight_decay, momentum=t.momentum, ns_steps=t.ns_steps)
 
 
 def build_loop(
