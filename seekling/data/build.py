@@ -97,7 +97,7 @@ class Builder:
 
     def _is_held_out(self, shelf: Shelf, drawn: Draw) -> bool:
         """Held out of its own source, or equal to a document that had to be held out of another."""
-        return shelf.held_out(drawn)
+        return shelf.held_out(drawn) or drawn.key in self.forced
 
     def _sample(self, shelves: list[Shelf], probe: dict[str, Shelf]) -> list[str]:
         """Training text for the tokenizer: at most so many bytes, chosen by draw, generated text in its share."""
