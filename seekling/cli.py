@@ -113,6 +113,12 @@ def _eval_arguments(parser: Parser) -> None:
     parser.add_argument("--threads", type=int, default=None, metavar="N", help="worker threads [usable cores]")
 
 
+def _report_arguments(parser: Parser) -> None:
+    _path_argument(parser, "run folder")
+    parser.add_argument("--watts", type=float, default=None, metavar="X", help="what this machine draws [10 a core]")
+    parser.add_argument("--price", type=float, default=None, metavar="X", help="dollars an hour of this machine [0.05]")
+
+
 # fmt: off
 VERBS: dict[str, Verb] = {
     "run": Verb("text, tokenizer, training, evaluation, report in ten minutes", _recipe_arguments, "seekling.verbs:run"),
@@ -120,7 +126,7 @@ VERBS: dict[str, Verb] = {
     "chat": Verb("talk to a model", _chat_arguments, "seekling.verbs:chat"),
     "generate": Verb("continue a prompt", _generate_arguments, "seekling.verbs:generate"),
     "eval": Verb("bits per byte of a run on its held-out text", _eval_arguments, "seekling.verbs:evaluate"),
-    "report": Verb("rebuild a run's report and figures", lambda p: _path_argument(p, "run folder"), "seekling.verbs:report"),
+    "report": Verb("rebuild a run's report and figures", _report_arguments, "seekling.verbs:report"),
     "plan": Verb("parameters, FLOPs, memory, cache, time and money before training", _plan_arguments, "seekling.verbs:plan"),
     "doctor": Verb("what this machine offers and what Seekling will use", _doctor_arguments, "seekling.verbs:doctor"),
 }

@@ -126,12 +126,12 @@ def run_folder(path: str | Path) -> Path:
     return path
 
 
-def report_folder(folder: Path) -> None:
-    """Write the report and say where it is."""
-    from seekling.release.report import write_report
+def report_folder(folder: Path, **costs: float | None) -> None:
+    """Write the report; print its ten numbers and where it is."""
+    from seekling.release.report import terminal_summary, write_report
 
-    write_report(folder)
-    print(f"report: {folder / 'report.md'}")
+    write_report(folder, **costs)
+    print("\n".join(terminal_summary(folder, **costs)))
 
 
 def samples_text(folder: Path) -> str:
@@ -145,7 +145,7 @@ def samples_text(folder: Path) -> str:
 
 def report(args: argparse.Namespace) -> int:
     """Rebuild report.md, report.json and the figures from the run's log."""
-    report_folder(run_folder(args.path))
+    report_folder(run_folder(args.path), watts=args.watts, price=args.price)
     return 0
 
 

@@ -228,7 +228,11 @@ def training(room, monkeypatch, tmp_path):
         return 5000.0
 
     room("seekling.train.pretrain", pretrain=pretrain, resume=resume, measure_step_rate=rate, check_fresh=check_fresh)
-    room("seekling.release.report", write_report=lambda folder: calls.update(report=folder))
+    room(
+        "seekling.release.report",
+        write_report=lambda folder: calls.update(report=folder),
+        terminal_summary=lambda folder: ["parameters  7", f"report  {folder / 'report.md'}"],
+    )
     monkeypatch.chdir(tmp_path)
     return calls
 
@@ -236,7 +240,7 @@ def training(room, monkeypatch, tmp_path):
 def test_run_defaults_to_ten_minutes_and_ends_with_the_chat_line(training, capsys):
     assert cli.main(["run"]) == 0
     lines = capsys.readouterr().out.rstrip().splitlines()
-    assert "[tales] Once| upon a time" in lines
+    assert "[tales] Once| upon a time" in lines and "parameters  7" in lines
     recipe = training["recipe"]
     assert recipe.run.minutes == 10 and recipe.run.resolved
     assert recipe.train.tokens == pytest.approx(5000 * dial.training_seconds(10), rel=0.01)

@@ -238,6 +238,17 @@ def test_the_verb_writes_the_report(run, no_figures, capsys):
     assert str(folder / "report.md") in capsys.readouterr().out and (folder / "report.md").is_file()
 
 
+def test_the_verb_takes_wattage_and_price(run, no_figures, capsys):
+    folder = run()
+    assert cli.main(["report", str(folder), "--watts", "60", "--price", "0"]) == 0
+    assert "about 0.2 Wh at 60 W (given" in capsys.readouterr().out and "\\$0 an hour" in (folder / "report.md").read_text(
+        "utf-8"
+    )
+    assert cli.main(["report", str(folder), "--watts", "nan", "--price", "-1"]) == 2
+    error = capsys.readouterr().err
+    assert "--watts must be a number of at least 0" in error and "--price must be" in error
+
+
 def test_the_terminal_gets_ten_lines_and_the_place_of_the_report(run):
     folder = run()
     lines = terminal_summary(folder)
@@ -275,7 +286,7 @@ def test_a_run_without_log_or_manifest_is_reported(run, no_figures):
 
 
 @pytest.mark.parametrize(
-    "value", [math.nan, "nan", "inf", "-inf", None, "text", [], {}, True, 10**400], ids=lambda v: str(v)[:6]
+    "value", [math.nan, "nan", "inf", "-inf", None, "text", [], {}, True, 10**400, 1e300], ids=lambda v: str(v)[:6]
 )
 def test_numbers_that_are_none_neither_crash_nor_appear(run, value):
     odd = {k: value for k in ("tokens", "ce", "mtp_ce", "lr", "grad_norm", "tokens_per_second", "utilisation", "elapsed")}

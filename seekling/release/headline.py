@@ -24,7 +24,7 @@ def ten_numbers(run: "Run", facts: dict[str, Any]) -> list[dict[str, Any]]:
             "arithmetic",
             cost["flops"],
             "FLOP",
-            f"{cost['flops']:.3g} FLOP ({count(cost['flops_per_token'])}FLOP a token)",
+            f"{cost['flops']:.3g} FLOP ({count(cost['flops_per_token'])} FLOP a token)",
         ),
         ("utilisation", "utilisation", training["utilisation"], "share", utilisation_text(run, training["utilisation"])),
         ("kv_bytes", "cache a token", cost["kv_bytes_per_token"], "bytes", cache_text(cost)),

@@ -73,7 +73,7 @@ def cost(facts: dict[str, Any]) -> list[str]:
         table(["phase", "seconds", "share"], rows),
         f"- Wall time of training: {c['seconds']:,.1f} s in all sessions; preparing the text and the final evaluation "
         "come on top.\n"
-        f"- Arithmetic: {c['flops']:.4g} FLOP, {count(c['flops_per_token'])}FLOP a token "
+        f"- Arithmetic: {c['flops']:.4g} FLOP, {count(c['flops_per_token'])} FLOP a token "
         "(6 × active weights + attention + MTP).\n"
         f"- Energy: {energy}.\n- Money: {money}.".replace("$", "\\$"),
     ]

@@ -5,10 +5,12 @@ log) is said in the report instead of stopping it.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-from seekling.release.facts import gather, open_run
+from seekling.errors import RecipeError, raise_all
+from seekling.release.facts import Run, gather, open_run
 from seekling.release.headline import ten_numbers
 from seekling.release.markdown import render
 from seekling.train.log import plain
@@ -23,29 +25,42 @@ def write_report(run_dir: str | Path, watts: float | None = None, price: float |
         price: dollars an hour of this machine; None takes the planner's.
 
     Raises:
-        CheckpointError: the folder is no run. RecipeError: its recipe is damaged.
+        CheckpointError: the folder is no run. RecipeError: its recipe is damaged, or ``watts`` or ``price`` is no amount.
     """
-    run = open_run(run_dir)
-    facts = gather(run, watts, price)
-    facts["ten_numbers"] = ten_numbers(run, facts)
+    run, facts = facts_of(run_dir, watts, price)
     try:
         from seekling.release.figures import draw
 
         facts["figures"] = draw(run, facts, run.folder / "figures")
     except ImportError:
         facts["figures"] = None
+    markdown = render(facts)
     replace_text(run.folder / "report.json", json.dumps(plain(facts), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
-    replace_text(run.folder / "report.md", render(facts))
+    replace_text(run.folder / "report.md", markdown)
     return run.folder / "report.md"
 
 
-def terminal_summary(run_dir: str | Path) -> list[str]:
-    """The ten numbers as aligned lines, and where the report is, for the end of a command.
+def terminal_summary(run_dir: str | Path, watts: float | None = None, price: float | None = None) -> list[str]:
+    """The ten numbers as aligned lines, and where the report is, for the end of a command; arguments as for the report.
 
     Raises:
         CheckpointError, RecipeError: as :func:`write_report`.
     """
+    run, facts = facts_of(run_dir, watts, price)
+    rows = [(row["name"], row["text"]) for row in facts["ten_numbers"]] + [("report", run.folder / "report.md")]
+    width = max(len(name) for name, _ in rows)
+    return [f"{name:<{width}}  {text}" for name, text in rows]
+
+
+def facts_of(run_dir: str | Path, watts: float | None, price: float | None) -> tuple[Run, dict[str, Any]]:
+    """The run and everything the report says, figures apart."""
+    bad = [
+        f"{name} must be a number of at least 0, not {value}"
+        for name, value in (("--watts", watts), ("--price", price))
+        if value is not None and not 0 <= value < math.inf
+    ]
+    raise_all(RecipeError, bad)
     run = open_run(run_dir)
-    rows: list[dict[str, Any]] = ten_numbers(run, gather(run))
-    width = max(len(row["name"]) for row in rows)
-    return [f"{row['name']:<{width}}  {row['text']}" for row in rows] + [f"{'report':<{width}}  {run.folder / 'report.md'}"]
+    facts = gather(run, watts, price)
+    facts["ten_numbers"] = ten_numbers(run, facts)
+    return run, facts
