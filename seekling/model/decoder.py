@@ -9,6 +9,7 @@ Shapes: B batch, T time, S cache slots, D hidden, V vocabulary, E experts.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -77,11 +78,11 @@ class Decoder(nn.Module):
 
     @property
     def main_layers(self) -> Sequence[Block]:
-        return list(self.model.layers[: self.config.num_hidden_layers])
+        return cast(Sequence[Block], self.model.layers[: self.config.num_hidden_layers])
 
     @property
     def mtp_layers(self) -> Sequence[MTPLayer]:
-        return list(self.model.layers[self.config.num_hidden_layers :])
+        return cast(Sequence[MTPLayer], self.model.layers[self.config.num_hidden_layers :])
 
     def routers(self) -> list[Router]:
         """Every gate in layer order, those of MTP layers last; the order of ``Trace.routings``."""

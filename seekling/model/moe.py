@@ -35,6 +35,8 @@ class Router(nn.Module):
     ``e_score_correction_bias`` steers the choice only; it is moved by ``update_bias`` and never sees a gradient (V3 §2.1.2).
     """
 
+    e_score_correction_bias: Tensor
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
