@@ -8,6 +8,7 @@ from seekling.data.generate import Dice
 from seekling.text.chat import Mark, chat_pieces
 from seekling.text.special import FIM_BEGIN, FIM_END, FIM_HOLE
 from seekling.text.tokenizer import Tokenizer
+from seekling.text.words import BulkEncoder
 
 CHUNK_CHARS = 2**21
 
@@ -30,20 +31,21 @@ def pieces_of(content: Content, fim: Draw | None = None) -> list[str]:
 
 def encode_documents(tokenizer: Tokenizer, documents: Iterable[list[str]]) -> Iterator[list[int]]:
     """Token ids of each document given as pieces, from the begin token to the end token, in order."""
+    bulk = BulkEncoder(tokenizer)
     chunk: list[list[str]] = []
     chars = 0
     for pieces in documents:
         chunk.append(pieces)
         chars += sum(map(len, pieces))
         if chars > CHUNK_CHARS:
-            yield from _encode_chunk(tokenizer, chunk)
+            yield from _encode_chunk(tokenizer, bulk, chunk)
             chunk, chars = [], 0
-    yield from _encode_chunk(tokenizer, chunk)
+    yield from _encode_chunk(tokenizer, bulk, chunk)
 
 
-def _encode_chunk(tokenizer: Tokenizer, chunk: list[list[str]]) -> Iterator[list[int]]:
+def _encode_chunk(tokenizer: Tokenizer, bulk: BulkEncoder, chunk: list[list[str]]) -> Iterator[list[int]]:
     texts = [piece for pieces in chunk for piece in pieces if not isinstance(piece, Mark)]
-    encoded = iter(tokenizer.encode_batch(texts))
+    encoded = iter(bulk.encode_batch(texts))
     for pieces in chunk:
         ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
         for piece in pieces:

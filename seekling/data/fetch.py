@@ -63,7 +63,7 @@ def fetch(sources: Sequence[Source], cache: Path, *, offline: bool = False, prog
             done.folders[archive] = folder
     todo = [archive for archive in wanted if archive not in done.folders]
     if offline:
-        done.missing.update((archive, "not in the cache, and --offline was asked for") for archive in todo)
+        done.missing.update((archive, "not in the cache, and no index may be asked (offline)") for archive in todo)
         return done
     unreachable = 0
     for archive in todo:

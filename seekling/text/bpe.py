@@ -42,6 +42,14 @@ SETTINGS = {  # tokenizer_config.json
 }
 
 
+def word_splitter() -> pre_tokenizers.PreTokenizer:
+    """The pre-tokenizer: three splits one after the other, then bytes."""
+    return pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in (DIGIT, HAN_KANA, WORDS)]
+        + [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+
+
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Learn a vocabulary of exactly ``vocab_size`` tokens: control marks, the 256 bytes, then merges.
 
@@ -59,10 +67,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             yield text
 
     trained = tokenizers.Tokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in (DIGIT, HAN_KANA, WORDS)]
-        + [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
+    trained.pre_tokenizer = word_splitter()
     trained.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
