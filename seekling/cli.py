@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
         raise RecipeError(f"{message}; see {self.prog} --help")
 
     def parse_all(self, argv: Sequence[str]) -> argparse.Namespace:
-        args, extra = self.parse_known_args(argv)
+        args, extra = self.parse_known_intermixed_args(argv)  # flags may stand between RUN and PROMPT
         if extra:
             flag = extra[0].split("=")[0]
             near = difflib.get_close_matches(flag, self._option_string_actions, n=1)

@@ -443,3 +443,9 @@ def test_doctor_text_has_the_usable_cores(capsys):
 def test_errors_are_gathered_into_one():
     with pytest.raises(errors.RecipeError, match="2 problems"):
         errors.raise_all(errors.RecipeError, ["a", "b"])
+
+
+def test_flags_may_stand_between_the_run_and_the_prompt():
+    for argv in (["generate", "RUN", "--seed", "3", "hi"], ["generate", "--seed", "3", "RUN", "hi"]):
+        args = cli.parse(argv)[1]
+        assert (str(args.path), args.prompt, args.seed) == ("RUN", "hi", 3)
