@@ -6,7 +6,7 @@ Native kernels take bfloat16 or float32 tensors on the CPU, in training and in w
 from torch import Tensor
 
 from seekling.kernels import native, oracle
-from seekling.kernels.attention import MLAAttention, first_visible
+from seekling.kernels.attention import MLAAttention
 from seekling.kernels.cross_entropy import LinearCrossEntropy
 from seekling.kernels.experts import GroupedExperts
 from seekling.kernels.rowwise import AddRMSNorm, RMSNorm, SwiGLU
@@ -60,10 +60,12 @@ def mla_attention(
     kr_BTR: Tensor,
     cos_TR: Tensor,
     sin_TR: Tensor,
-    doc_BT: Tensor | None,
+    first_BT: Tensor | None,
     scale: float,
     interleave: bool,
 ) -> Tensor:
-    """Rotation and causal attention in one: unrotated queries and shared key in, (B, T, H, V) out."""
-    first_BT = first_visible(doc_BT, *q_BTHP.shape[:2])
+    """Rotation and causal attention in one: unrotated queries and shared key in, (B, T, H, V) out.
+
+    ``first_BT``: first key each token may see (``kernels.attention.first_visible``), None = the row's first.
+    """
     return MLAAttention.apply(q_BTHP, kv_BTHE, kr_BTR, cos_TR, sin_TR, first_BT, scale, interleave)

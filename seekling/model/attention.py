@@ -6,16 +6,14 @@ and the output, and attends to the cached latents themselves: decoding (V2 §2.1
 Shapes: B batch, T time, S keys, D hidden, H heads, N nope dim, R rope dim, P = N+R, V value dim, L kv latent, Q q latent.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from seekling.kernels import ops
-from seekling.model.cache import LatentCache
 from seekling.model.config import ModelConfig
 from seekling.model.layers import RMSNorm
 from seekling.model.rope import rotate
+from seekling.model.sight import CachedRows, WholeRows
 
 
 class MLA(nn.Module):
@@ -24,7 +22,7 @@ class MLA(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.interleave = config.rope_interleave or config.model_type == "deepseek_v2"
+        self.interleave = config.rope_interleave or config.rope_arithmetic == "complex"
         d, h = config.hidden_size, config.num_attention_heads
         bias = config.attention_bias
         if config.q_lora_rank is None:
@@ -40,7 +38,7 @@ class MLA(nn.Module):
         self.o_proj = nn.Linear(h * config.v_head_dim, d, bias=bias)
 
     def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        return rotate(x, cos, sin, interleave=self.interleave, in_float32=self.config.model_type == "deepseek_v2")
+        return rotate(x, cos, sin, interleave=self.interleave, arithmetic=self.config.rope_arithmetic)
 
     def project_q(self, x_BTD: Tensor) -> Tensor:
         """Queries (B, T, H, P) before rotation: nope channels first."""
@@ -53,45 +51,40 @@ class MLA(nn.Module):
         c_BTL, kr_BTR = self.kv_a_proj_with_mqa(x_BTD).split([self.config.kv_lora_rank, self.config.qk_rope_head_dim], -1)
         return self.kv_a_layernorm(c_BTL), kr_BTR
 
-    def forward(self, x_BTD: Tensor, cos_TR: Tensor, sin_TR: Tensor, doc_BT: Tensor | None = None) -> Tensor:
-        """Naive form over whole rows: causal, and inside the document where ``doc_BT`` is given."""
+    def forward(self, x_BTD: Tensor, rows: WholeRows) -> Tensor:
+        """Naive form over whole rows: causal, and inside the document where documents are given."""
         config = self.config
         B, T, _ = x_BTD.shape
         q_BTHP = self.project_q(x_BTD)
         c_BTL, kr_BTR = self.project_latent(x_BTD)
         kv_BTHE = self.kv_b_proj(c_BTL).view(B, T, config.num_attention_heads, -1)
         if ops.mla_attention_available(q_BTHP):
-            o_BTHV = ops.mla_attention(q_BTHP, kv_BTHE, kr_BTR, cos_TR, sin_TR, doc_BT, config.softmax_scale, self.interleave)
+            o_BTHV = ops.mla_attention(
+                q_BTHP, kv_BTHE, kr_BTR, rows.cos, rows.sin, rows.first_BT, config.softmax_scale, self.interleave
+            )
         else:
             n = config.qk_nope_head_dim
             q_nope, q_rope = q_BTHP.split([n, config.qk_rope_head_dim], -1)
-            cos, sin = cos_TR[:, None], sin_TR[:, None]  # broadcast over heads
+            cos, sin = rows.cos[:, None], rows.sin[:, None]  # broadcast over heads
             q_BTHP = torch.cat([q_nope, self._rotate(q_rope, cos, sin)], -1)
-            kr_BTR = self._rotate(kr_BTR, cos_TR, sin_TR)
-            o_BTHV = attend(q_BTHP, kv_BTHE, kr_BTR, causal_mask(T, T, doc_BT, x_BTD.device), config.softmax_scale, n)
+            kr_BTR = self._rotate(kr_BTR, rows.cos, rows.sin)
+            o_BTHV = attend(q_BTHP, kv_BTHE, kr_BTR, rows.mask(), config.softmax_scale, n)
         return self.o_proj(o_BTHV.reshape(B, T, -1))
 
-    def extend(
-        self, x_BTD: Tensor, cos: Tensor, sin: Tensor, cache: LatentCache, layer: int, rows: Sequence[int], mask: Tensor
-    ) -> Tensor:
-        """Append T tokens to each cache row in ``rows`` and attend to all that the row then holds.
+    def extend(self, x_BTD: Tensor, rows: CachedRows, layer: int) -> Tensor:
+        """Append T tokens to each cached row and attend to all that the row then holds.
 
-        ``cos``/``sin`` are (B, T, R/2) at the tokens' own positions; ``mask`` (B, T, S) says which slots a token may see.
-        One token a row takes the absorbed form, more take the naive one.  ``cache.lengths`` is moved by the caller, once
-        for all layers.
+        One token a row takes the absorbed form, more take the naive one.
         """
         config = self.config
         B, T, _ = x_BTD.shape
-        S, n = mask.shape[-1], config.qk_nope_head_dim
+        S, n = rows.end, config.qk_nope_head_dim
         q_nope, q_rope = self.project_q(x_BTD).split([n, config.qk_rope_head_dim], -1)
-        q_rope = self._rotate(q_rope, cos[:, :, None], sin[:, :, None])
+        q_rope = self._rotate(q_rope, rows.cos[:, :, None], rows.sin[:, :, None])
         c_new, kr_new = self.project_latent(x_BTD)
-        kr_new = self._rotate(kr_new, cos, sin)
-        for b, row in enumerate(rows):
-            start = cache.lengths[row]
-            cache.c[layer][row, start : start + T] = c_new[b]
-            cache.kr[layer][row, start : start + T] = kr_new[b]
-        c_BSL, kr_BSR = select_rows(cache.c[layer], rows, S), select_rows(cache.kr[layer], rows, S)
+        rows.cache.append(layer, rows.rows, (c_new, self._rotate(kr_new, rows.cos, rows.sin)))
+        c_BSL, kr_BSR = rows.cache.view(layer, rows.rows, S)
+        mask = rows.mask()
         if T == 1:
             o_BTHV = self._absorbed(q_nope, q_rope, c_BSL, kr_BSR, mask)
         else:
@@ -123,20 +116,3 @@ def attend(q_BTHP: Tensor, kv_BSHE: Tensor, kr_BSR: Tensor, mask: Tensor | None,
     out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
     return out.transpose(1, 2)
 
-
-def causal_mask(T: int, S: int, doc_BT: Tensor | None, device: torch.device) -> Tensor | None:
-    """(B, 1, T, S) for packed documents, None where plain causal attention over S = T says it all."""
-    if doc_BT is None and T == S:
-        return None
-    mask = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
-    if doc_BT is None:
-        return mask[None, None]
-    return (mask & (doc_BT[:, :, None] == doc_BT[:, None, :]))[:, None]
-
-
-def select_rows(store: Tensor, rows: Sequence[int], S: int) -> Tensor:
-    """(B, S, ·) of the given rows; a view where they are consecutive."""
-    first = rows[0]
-    if list(rows) == list(range(first, first + len(rows))):
-        return store[first : first + len(rows), :S]
-    return store[list(rows), :S]

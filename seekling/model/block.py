@@ -1,15 +1,14 @@
 """One pre-norm decoder layer: x + attention(norm(x)), then x + feed-forward(norm(x)).  Shapes: B batch, T time, D hidden."""
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from seekling.kernels import ops
 from seekling.model.attention import MLA
-from seekling.model.cache import LatentCache
 from seekling.model.config import ModelConfig
+from seekling.model.gqa import GQA
 from seekling.model.layers import MLP, RMSNorm
 from seekling.model.moe import MoE, Trace
+from seekling.model.sight import CachedRows, WholeRows
 
 
 class Block(nn.Module):
@@ -18,33 +17,21 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = MLA(config)
+        self.self_attn = MLA(config) if config.attention == "mla" else GQA(config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MoE(config) if config.is_moe(layer) else MLP(config, config.intermediate_size)
 
     def feed_forward(self, x_BTD: Tensor, trace: Trace | None) -> Tensor:
         return self.mlp(x_BTD, trace) if isinstance(self.mlp, MoE) else self.mlp(x_BTD)
 
-    def forward(
-        self, x_BTD: Tensor, cos_TR: Tensor, sin_TR: Tensor, doc_BT: Tensor | None = None, trace: Trace | None = None
-    ) -> Tensor:
-        attended = self.self_attn(self.input_layernorm(x_BTD), cos_TR, sin_TR, doc_BT)
+    def forward(self, x_BTD: Tensor, rows: WholeRows, trace: Trace | None = None) -> Tensor:
+        attended = self.self_attn(self.input_layernorm(x_BTD), rows)
         x_BTD, normed = self._add_and_norm(x_BTD, attended)
         return x_BTD + self.feed_forward(normed, trace)
 
-    def extend(
-        self,
-        x_BTD: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        cache: LatentCache,
-        layer: int,
-        rows: Sequence[int],
-        mask: Tensor,
-        trace: Trace | None = None,
-    ) -> Tensor:
+    def extend(self, x_BTD: Tensor, rows: CachedRows, layer: int, trace: Trace | None = None) -> Tensor:
         """The same over new tokens of cached rows (see MLA.extend)."""
-        attended = self.self_attn.extend(self.input_layernorm(x_BTD), cos, sin, cache, layer, rows, mask)
+        attended = self.self_attn.extend(self.input_layernorm(x_BTD), rows, layer)
         x_BTD, normed = self._add_and_norm(x_BTD, attended)
         return x_BTD + self.feed_forward(normed, trace)
 

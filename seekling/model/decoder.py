@@ -2,7 +2,7 @@
 
 >>> model = Decoder.build(config, seed=0)
 >>> logits_BTV = model(ids_BT)                                   # whole rows
->>> cache = LatentCache(config, rows=1, capacity=256)
+>>> cache = Cache(config, rows=1, capacity=256)
 >>> h_BTD = model.extend(ids_BT, cache, rows=[0])                # prefill, then one token at a time
 
 Shapes: B batch, T time, S cache slots, D hidden, V vocabulary, E experts.
@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from seekling.errors import SeeklingError
 from seekling.model.block import Block
-from seekling.model.cache import LatentCache
+from seekling.model.cache import Cache
 from seekling.model.config import ModelConfig
 from seekling.model.init import init_weights
 from seekling.model.layers import RMSNorm
 from seekling.model.moe import MoE, Router, Trace
 from seekling.model.mtp import MTPLayer
 from seekling.model.rope import RopeTable
+from seekling.model.sight import CachedRows, WholeRows
 
 
 class Backbone(nn.Module):
@@ -112,11 +113,10 @@ class Decoder(nn.Module):
 
     def states(self, ids_BT: Tensor, doc_BT: Tensor | None = None, trace: Trace | None = None) -> Tensor:
         """Output of the last main layer before the final norm (B, T, D)."""
-        self._check_length(ids_BT.shape[1])
-        cos_TR, sin_TR = self.rope_tables(ids_BT.shape[1], ids_BT.device)
+        rows = self._whole_rows(ids_BT.shape, ids_BT.device, doc_BT)
         x_BTD = self.model.embed_tokens(ids_BT)
         for layer in self.main_layers:
-            x_BTD = layer(x_BTD, cos_TR, sin_TR, doc_BT, trace)
+            x_BTD = layer(x_BTD, rows, trace)
         return x_BTD
 
     def mtp_states(
@@ -129,24 +129,28 @@ class Decoder(nn.Module):
             next_ids_BTk: (B, T, depth), at [.., k] the token k+1 places after each position.
         """
         h_BTD = self.model.norm(x_BTD) if self.config.mtp_after_norm else x_BTD
-        cos_TR, sin_TR = self.rope_tables(x_BTD.shape[1], x_BTD.device)
+        rows = self._whole_rows(x_BTD.shape[:2], x_BTD.device, doc_BT)
         out = []
         for k, layer in enumerate(self.mtp_layers):
             embedding_BTD = self.model.embed_tokens(next_ids_BTk[..., k])
-            h_BTD, normed = layer.predict(h_BTD, embedding_BTD, cos_TR, sin_TR, doc_BT, trace)
+            h_BTD, normed = layer.predict(h_BTD, embedding_BTD, rows, trace)
             out.append(normed)
         return out
 
-    def rope_tables(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """cos and sin (T, R/2), float32."""
-        cos, sin = self.rope.upto(length, device)
-        return cos[:length], sin[:length]
+    def _whole_rows(self, shape: Sequence[int], device: torch.device, doc_BT: Tensor | None) -> WholeRows:
+        """Rotation and masks of rows (B, T), shared by all layers; the tables are float32 (T, R/2)."""
+        B, T = shape
+        longest = self.config.max_row
+        if T > longest:
+            raise SeeklingError(f"a row of {T} tokens is longer than the model's {longest} positions")
+        cos, sin = self.rope.upto(T, device)
+        return WholeRows((B, T), cos[:T], sin[:T], doc_BT)
 
     # ---- cached rows ---------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def extend(
-        self, ids_BT: Tensor, cache: LatentCache, rows: Sequence[int] | None = None, trace: Trace | None = None
+        self, ids_BT: Tensor, cache: Cache, rows: Sequence[int] | None = None, trace: Trace | None = None
     ) -> Tensor:
         """Append T tokens to each of ``rows`` (each at its own length) and return their final-normed states (B, T, D).
 
@@ -163,16 +167,10 @@ class Decoder(nn.Module):
             raise SeeklingError(f"a row would hold {end} tokens, but the cache ends at {cache.capacity}")
         positions_BT = starts[:, None] + torch.arange(T, device=device)
         cos, sin = self.rope.at(positions_BT)
-        mask_BTS = torch.arange(end, device=device)[None, None, :] <= positions_BT[..., None]
+        cached = CachedRows(cache, rows, positions_BT, end, cos, sin)
         x_BTD = self.model.embed_tokens(ids_BT)
         for i, layer in enumerate(self.main_layers):
-            x_BTD = layer.extend(x_BTD, cos, sin, cache, i, rows, mask_BTS, trace)
+            x_BTD = layer.extend(x_BTD, cached, i, trace)
         for row in rows:
             cache.lengths[row] += T
         return self.model.norm(x_BTD)
-
-    def _check_length(self, length: int) -> None:
-        if length > self.config.max_position_embeddings:
-            raise SeeklingError(
-                f"a row of {length} tokens is longer than the model's {self.config.max_position_embeddings} positions"
-            )

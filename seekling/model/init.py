@@ -21,11 +21,11 @@ def init_weights(model: nn.Module, seed: int, std: float) -> None:
     """
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         leaf = name.rsplit(".", 1)[-1]
-        if leaf in ("bias", "e_score_correction_bias"):
+        if leaf.endswith("bias"):
             tensor.zero_()
         elif tensor.dim() == 1 and name.endswith("norm.weight"):
             tensor.fill_(1.0)
-        elif tensor.dim() >= 2:
+        elif tensor.dim() >= 2 or leaf == "sinks":
             values = torch.empty(tensor.shape, dtype=torch.float32)
             values.normal_(0.0, std, generator=seeded_generator(seed, name))
             tensor.copy_(values)

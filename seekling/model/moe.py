@@ -1,4 +1,4 @@
-"""DeepSeekMoE: shared plus fine-grained routed experts, no token dropped (DeepSeekMoE §3, V2 §2.2, V3 §2.1.2).
+"""Mixture of experts: DeepSeekMoE (DeepSeekMoE §3, V2 §2.2, V3 §2.1.2) and its relatives; no token is ever dropped.
 
 Shapes: N tokens, D hidden, E routed experts, K experts a token, G groups, M expert width.
 """
@@ -30,7 +30,7 @@ class Trace:
 
 
 class Router(nn.Module):
-    """The gate.  V3: sigmoid scores, chosen by score + bias under a group limit.  V2: softmax scores, greedy or group-limited.
+    """The gate; ``config.scoring_func`` and ``config.topk_method`` name its kind (see ``ModelConfig``).
 
     ``e_score_correction_bias`` steers the choice only; it is moved by ``update_bias`` and never sees a gradient (V3 §2.1.2).
     """
@@ -41,25 +41,32 @@ class Router(nn.Module):
         super().__init__()
         self.config = config
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
-        if config.model_type == "deepseek_v3":
+        self.bias = nn.Parameter(torch.empty(config.n_routed_experts)) if config.router_bias else None
+        if config.topk_method in ("noaux_tc", "bias"):
             self.register_buffer("e_score_correction_bias", torch.empty(config.n_routed_experts, dtype=torch.float32))
 
     def forward(self, x_ND: Tensor) -> Routing:
-        config = self.config
-        logits_NE = nn.functional.linear(x_ND.float(), self.weight.float())
-        if config.scoring_func == "sigmoid":
-            scores_NE = logits_NE.sigmoid()
-            choice_NE = group_limit(scores_NE.detach() + self.e_score_correction_bias, config, best=2)
-            indices_NK = choice_NE.topk(config.num_experts_per_tok, dim=-1, sorted=False)[1]
+        config, K = self.config, self.config.num_experts_per_tok
+        if config.router_float32:
+            logits_NE = nn.functional.linear(x_ND.float(), self.weight.float())
         else:
-            scores_NE = logits_NE.softmax(-1)
-            choice_NE = scores_NE.detach()
-            if config.topk_method == "group_limited_greedy":
-                choice_NE = group_limit(choice_NE, config, best=1)
-            indices_NK = choice_NE.topk(config.num_experts_per_tok, dim=-1, sorted=False)[1]
+            logits_NE = nn.functional.linear(x_ND, self.weight, self.bias)
+        if config.topk_method == "topk_first":  # gpt-oss: only the chosen logits take part in the softmax
+            logits_NE = logits_NE.to(torch.promote_types(logits_NE.dtype, torch.float32))
+            top_NK, indices_NK = logits_NE.topk(K, dim=-1)
+            return Routing(top_NK.softmax(-1), indices_NK, logits_NE.softmax(-1))
+        logits_NE = logits_NE.float()
+        scores_NE = logits_NE.sigmoid() if config.scoring_func == "sigmoid" else logits_NE.softmax(-1)
+        choice_NE = scores_NE.detach()
+        if config.topk_method in ("noaux_tc", "bias"):
+            choice_NE = group_limit(choice_NE + self.e_score_correction_bias, config, best=2)
+        elif config.topk_method == "group_limited_greedy":
+            choice_NE = group_limit(choice_NE, config, best=1)
+        indices_NK = choice_NE.topk(K, dim=-1, sorted=False)[1]
         weights_NK = scores_NE.gather(1, indices_NK)
-        if config.norm_topk_prob and config.scoring_func == "sigmoid":
-            weights_NK = weights_NK / (weights_NK.sum(-1, keepdim=True) + 1e-20)
+        if config.renormalises:
+            total = weights_NK.sum(-1, keepdim=True)
+            weights_NK = weights_NK / (total + 1e-20 if config.router_norm_min is None else total.clamp(min=config.router_norm_min))
         return Routing(weights_NK * config.routed_scaling_factor, indices_NK, scores_NE)
 
     @torch.no_grad()
@@ -86,24 +93,43 @@ class Experts(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        self.config = config
         e, m, d = config.n_routed_experts, config.moe_intermediate_size, config.hidden_size
         self.gate_up_proj = nn.Parameter(torch.empty(e, 2 * m, d))
         self.down_proj = nn.Parameter(torch.empty(e, d, m))
+        if config.expert_bias:
+            self.gate_up_proj_bias = nn.Parameter(torch.empty(e, 2 * m))
+            self.down_proj_bias = nn.Parameter(torch.empty(e, d))
 
     def forward(self, x_ND: Tensor, routing: Routing) -> Tensor:
-        return ops.grouped_experts(x_ND, routing.weights_NK, routing.indices_NK, self.gate_up_proj, self.down_proj)
+        if self.config.swiglu_limit is None and not self.config.expert_bias:
+            return ops.grouped_experts(x_ND, routing.weights_NK, routing.indices_NK, self.gate_up_proj, self.down_proj)
+        return self._clamped(x_ND, routing)
+
+    def _clamped(self, x_ND: Tensor, routing: Routing) -> Tensor:
+        """Experts with biases and gpt-oss's activation: (up + 1)·gate·σ(α·gate), gate ≤ limit, |up| ≤ limit."""
+        limit, alpha = self.config.swiglu_limit, self.config.swiglu_alpha
+        out_ND = torch.zeros_like(x_ND)
+        for e in routing.indices_NK.unique().tolist():
+            token_J, place_J = torch.where(routing.indices_NK == e)
+            bias, down_bias = (self.gate_up_proj_bias[e], self.down_proj_bias[e]) if self.config.expert_bias else (None, None)
+            gate, up = nn.functional.linear(x_ND[token_J], self.gate_up_proj[e], bias).chunk(2, -1)
+            gate, up = gate.clamp(max=limit), up.clamp(min=-limit, max=limit)
+            hidden = (up + 1) * gate * torch.sigmoid(gate * alpha)
+            y_JD = nn.functional.linear(hidden, self.down_proj[e], down_bias) * routing.weights_NK[token_J, place_J, None]
+            out_ND = out_ND.index_add(0, token_J, y_JD.to(out_ND.dtype))
+        return out_ND
 
 
 class MoE(nn.Module):
-    """Σ_shared E(x) + Σ_chosen g_i E_i(x)."""
+    """Σ_shared E(x) + Σ_chosen g_i E_i(x); Qwen2-MoE scales its shared expert by σ(w·x)."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.gate = Router(config)
         self.experts = Experts(config)
-        self.shared_experts = (
-            MLP(config, config.n_shared_experts * config.moe_intermediate_size) if config.n_shared_experts else None
-        )
+        self.shared_experts = MLP(config, config.shared_width) if config.shared_width else None
+        self.shared_expert_gate = nn.Linear(config.hidden_size, 1, bias=False) if config.shared_expert_gate else None
 
     def forward(self, x: Tensor, trace: Trace | None = None) -> Tensor:
         x_ND = x.reshape(-1, x.shape[-1])
@@ -112,5 +138,8 @@ class MoE(nn.Module):
             trace.routings.append(routing)
         out_ND = self.experts(x_ND, routing)
         if self.shared_experts is not None:
-            out_ND = out_ND + self.shared_experts(x_ND)
+            shared_ND = self.shared_experts(x_ND)
+            if self.shared_expert_gate is not None:
+                shared_ND = shared_ND * self.shared_expert_gate(x_ND).sigmoid()
+            out_ND = out_ND + shared_ND
         return out_ND.view_as(x)

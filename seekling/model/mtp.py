@@ -13,6 +13,7 @@ from seekling.model.block import Block
 from seekling.model.config import ModelConfig
 from seekling.model.layers import RMSNorm
 from seekling.model.moe import Trace
+from seekling.model.sight import WholeRows
 
 
 class SharedHead(nn.Module):
@@ -43,11 +44,9 @@ class MTPLayer(Block):
         self,
         h_BTD: Tensor,
         embedding_BTD: Tensor,
-        cos_TR: Tensor,
-        sin_TR: Tensor,
-        doc_BT: Tensor | None = None,
+        rows: WholeRows,
         trace: Trace | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One depth over whole rows: (state for the next depth, normed state for the shared head), both (B, T, D)."""
-        h_BTD = self(self.join(h_BTD, embedding_BTD), cos_TR, sin_TR, doc_BT, trace)
+        h_BTD = self(self.join(h_BTD, embedding_BTD), rows, trace)
         return h_BTD, self.shared_head.norm(h_BTD)
