@@ -1,0 +1,66 @@
+"""What the scheduler asks of a model: one call a step, over sequences whose cache lives in pages.
+
+A runner owns the weights and one pool of pages. A page holds what `PAGE` tokens leave behind in every layer (keys and values,
+or MLA's latents), so a sequence is nothing but its token ids and the numbers of its pages. The scheduler decides which
+tokens run and where their pages are; the runner computes. There are two: `TorchRunner` over `Decoder.forward`'s own
+mathematics (the oracle), `NativeRunner` over packed weights (fast on CPUs).
+
+>>> runner.allocate(64)
+>>> logits_RV = runner.step([Chunk(ids=[5, 9, 2], start=0, pages=[7])])          # (1, V): after the last token
+
+Shapes: R rows of logits asked for, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from torch import Tensor
+
+PAGE = 32  # tokens a page
+
+
+@dataclass
+class Chunk:
+    """Tokens ``start .. start + len(ids)`` of one sequence, to be appended to its cache in this step.
+
+    Attributes:
+        ids: the new token ids, at least one.
+        start: how many tokens of the sequence its pages hold already.
+        pages: the sequence's page table, enough for ``start + len(ids)`` tokens; token t lies in ``pages[t // PAGE]``.
+        want: for which tokens the step returns logits: the last, all of them, or none.
+    """
+
+    ids: list[int]
+    start: int
+    pages: list[int]
+    want: Literal["last", "all", "none"] = "last"
+
+    @property
+    def end(self) -> int:
+        """Tokens the sequence holds after the step."""
+        return self.start + len(self.ids)
+
+    @property
+    def rows(self) -> int:
+        """Rows of logits this chunk asks for."""
+        return {"last": 1, "all": len(self.ids), "none": 0}[self.want]
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """See the module's docstring. One step runs at a time; a runner is not re-entrant."""
+
+    page_tokens: int
+
+    def allocate(self, pages: int) -> None:
+        """Create the pool: pages 0 .. pages - 1, replacing any earlier pool. Their content is undefined until written."""
+
+    def step(self, chunks: Sequence[Chunk]) -> Tensor:
+        """Append every chunk to its sequence; return the float32 logits asked for (R, V), in the order of the chunks.
+
+        No two chunks of a step may write to the same page. A chunk sees what earlier steps wrote and its own tokens.
+        """
+
+    def copy_page(self, src: int, dst: int) -> None:
+        """Copy the content of one page over another (copy on write)."""
