@@ -25,6 +25,7 @@ from types import SimpleNamespace
 
 import torch
 
+from seekling.formats.families import write_config
 from seekling.kernels import status
 from seekling.machine_speed import gemm_gflops
 from seekling.model import Decoder, ModelConfig
@@ -80,7 +81,7 @@ def transformers_step(config: ModelConfig, experts: str) -> Callable[[], float]:
     """The same step by transformers: bf16 autocast, SDPA, fused AdamW."""
     from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
-    model = DeepseekV3ForCausalLM(DeepseekV3Config(**config.to_dict())).train()
+    model = DeepseekV3ForCausalLM(DeepseekV3Config(**write_config(config))).train()
     model.set_experts_implementation(experts)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     ids = tokens(config)

@@ -124,13 +124,13 @@ def named_config(name: str) -> tuple[str, "ModelConfig"]:
     Raises:
         ConfigError: nothing of that name, or the file is not a config Seekling can read.
     """
-    from seekling.model.config import ModelConfig
+    from seekling.formats.families import read_config
 
     if name in SIZES:
         return name, size_config(name)
     if name in PUBLISHED:
         text = resources.files("seekling").joinpath("published", f"{name}.json").read_text(encoding="utf-8")
-        return name, ModelConfig.from_dict(json.loads(text))
+        return name, read_config(json.loads(text))
     path = Path(name)
     if path.is_dir():
         path = path / "config.json"
@@ -145,4 +145,5 @@ def named_config(name: str) -> tuple[str, "ModelConfig"]:
         raise ConfigError(f"{path} cannot be read as JSON ({error}); give a Hugging Face config.json") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no JSON object; give a Hugging Face config.json")
-    return str(path), ModelConfig.from_dict(raw)
+    raw.pop("quantization_config", None)  # how weights are stored is no matter of the shape
+    return str(path), read_config(raw)

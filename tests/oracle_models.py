@@ -80,9 +80,17 @@ def draw_config(family: str, seed: int) -> ModelConfig:
     )
 
 
+# Fields of DeepSeek's own configs; the rest belong to other families.
+OTHERS = set(
+    "attention num_key_value_heads head_dim rotary_dim qkv_bias o_bias qk_norm attention_sinks sliding_window layer_types "
+    "moe_layers shared_expert_intermediate_size shared_expert_gate router_norm_min router_float32 router_bias expert_bias "
+    "head_bias swiglu_alpha swiglu_limit".split()
+)
+
+
 def hf_config(config: ModelConfig):
-    """The same shape for transformers, made without ``ModelConfig.to_dict``: an error there cannot hide itself."""
-    values = dataclasses.asdict(config)
+    """The same shape for transformers, made without ``families.write_config``: an error there cannot hide itself."""
+    values = {k: v for k, v in dataclasses.asdict(config).items() if k not in OTHERS}
     scaling = values.pop("rope_scaling")
     rope = {"rope_type": "default"} if scaling is None else {k: v for k, v in scaling.items() if v is not None}
     values["rope_parameters"] = {**rope, "rope_theta": values.pop("rope_theta")}

@@ -5,6 +5,7 @@ import torch
 from engine_tiny import config, one_thread  # noqa: F401
 
 from seekling import Engine, Sampling
+from seekling.formats.families import write_config
 from seekling.model.decoder import Decoder
 
 transformers = pytest.importorskip("transformers")
@@ -12,7 +13,7 @@ transformers = pytest.importorskip("transformers")
 
 def hf_twin(model):
     """The same weights in transformers' module."""
-    cfg = {k: v for k, v in model.config.to_dict().items() if k not in ("architectures", "torch_dtype", "dtype")}
+    cfg = {k: v for k, v in write_config(model.config).items() if k not in ("architectures", "torch_dtype", "dtype")}
     with torch.random.fork_rng():
         hf = transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(**cfg))
     missing, unexpected = hf.load_state_dict(model.state_dict(), strict=False)

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seekling.kernels import native, ops, oracle
-from seekling.model.attention import attend, causal_mask
+from seekling.kernels.attention import first_visible
+from seekling.model.attention import attend
 from seekling.model.rope import rotate
+from seekling.model.sight import causal_mask
 
 TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 2.5e-2}
 LEVELS = [level for level, needs in native._LEVELS.items() if needs <= native.cpu_flags()]
@@ -125,7 +127,12 @@ def test_mla_attention_agrees_with_torch_attention(size, dims, interleave, packe
         mask = causal_mask(T, T, doc, q.device)
         return attend(turned, kv, rotate(kr, cos, sin, interleave=interleave), mask, 0.3, N)
 
-    agree(lambda q, kv, kr: ops.mla_attention(q, kv, kr, cos, sin, doc, 0.3, interleave), slow, [q, kv, kr], dtype)
+    agree(
+        lambda q, kv, kr: ops.mla_attention(q, kv, kr, cos, sin, first_visible(doc, *q.shape[:2]), 0.3, interleave),
+        slow,
+        [q, kv, kr],
+        dtype,
+    )
 
 
 @needs_native
@@ -136,7 +143,7 @@ def test_results_do_not_depend_on_the_number_of_threads():
         q, kv, kr = leaf(g, 2, 70, 3, 24), leaf(g, 2, 70, 3, 40), leaf(g, 2, 70, 8)
         angle = torch.rand(70, 4, generator=g)
         out = ops.RMSNorm.apply(x, w, 1e-6).sum() * 1e-2
-        out = out + ops.mla_attention(q, kv, kr, angle.cos(), angle.sin(), None, 0.2, True).sum()
+        out = out + ops.mla_attention(q, kv, kr, angle.cos(), angle.sin(), first_visible(None, *q.shape[:2]), 0.2, True).sum()
         return torch.autograd.grad(out, [x, w, q, kv, kr])
 
     threads = torch.get_num_threads()

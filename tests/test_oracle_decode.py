@@ -12,7 +12,7 @@ import torch
 from oracle_models import CLASSES, draw_config, draw_ids, fill, one_thread  # noqa: F401
 
 from seekling.errors import SeeklingError
-from seekling.model.cache import LatentCache
+from seekling.model.cache import Cache
 from seekling.model.decoder import Decoder
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -39,8 +39,8 @@ def whole(model: Decoder, ids):
     return model.hidden(ids)
 
 
-def cache_of(model: Decoder, rows: int = 1, capacity: int = 32) -> LatentCache:
-    return LatentCache(model.config, rows, capacity, dtype=model.lm_head.weight.dtype)
+def cache_of(model: Decoder, rows: int = 1, capacity: int = 32) -> Cache:
+    return Cache(model.config, rows, capacity, dtype=model.lm_head.weight.dtype)
 
 
 def worst(a, b) -> float:
@@ -84,9 +84,9 @@ def test_rows_that_are_not_named_keep_what_they_hold():
     model = drawn("deepseek_v3", 5)
     cache = cache_of(model, rows=3)
     model.extend(torch.ones(3, 4, dtype=torch.long), cache)
-    before = [t[1].clone() for t in (*cache.c, *cache.kr)]
+    before = [t[1].clone() for t in (t for stores in cache.layers for t in stores)]
     model.extend(torch.full((2, 3), 2), cache, [0, 2])
-    assert all(torch.equal(a, t[1]) for a, t in zip(before, (*cache.c, *cache.kr), strict=True))
+    assert all(torch.equal(a, t[1]) for a, t in zip(before, (t for stores in cache.layers for t in stores), strict=True))
     assert cache.lengths == [7, 4, 7]
 
 
@@ -112,7 +112,7 @@ def test_a_reset_row_starts_anew():
 @pytest.mark.parametrize(("family", "seed"), [(f, s) for f in CLASSES for s in range(6)])
 def test_the_cache_holds_latent_and_rotated_key_of_every_layer_and_nothing_else(family, seed):
     config = draw_config(family, seed)
-    cache = LatentCache(config, rows=3, capacity=10)
+    cache = Cache(config, rows=3, capacity=10)
     tensors = [t for value in vars(cache).values() if isinstance(value, list) for t in value if torch.is_tensor(t)]
     assert not any(torch.is_tensor(v) for v in vars(cache).values())
     per_token = config.num_hidden_layers * (config.kv_lora_rank + config.qk_rope_head_dim)

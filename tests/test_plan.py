@@ -5,6 +5,7 @@ import json
 import pytest
 
 from seekling.errors import ConfigError, RecipeError
+from seekling.formats.families import write_config
 from seekling.plan import (
     cost_from_speed,
     flops_per_token,
@@ -115,7 +116,7 @@ def test_more_tokens_than_reported_leave_the_reports_extra_hours_out():
 
 
 def test_a_config_folder_can_be_planned(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(size_config("micro").to_dict()))
+    (tmp_path / "config.json").write_text(json.dumps(write_config(size_config("micro"))))
     assert named_config(str(tmp_path))[1] == size_config("micro")
 
 

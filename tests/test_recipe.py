@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seekling.errors import RecipeError
+from seekling.formats.families import read_config, write_config
 from seekling.knobs import read_number, toml_value
 from seekling.machine import Machine
 from seekling.recipe import Recipe, add_flags, from_args, knobs, model_config, resolve
@@ -347,4 +348,4 @@ def test_an_unknown_size_names_the_nearest():
 @pytest.mark.parametrize("name", [*SIZES, *PUBLISHED])
 def test_every_named_config_can_be_written_and_read(name):
     config = named_config(name)[1]
-    assert type(config).from_dict(config.to_dict()) == config
+    assert read_config(write_config(config)) == config

@@ -133,7 +133,7 @@ class Engine:
         ]
 
     def _end_ids(self) -> set[int]:
-        found = [self.config.eos_token_id, None if self.tokenizer is None else self.tokenizer.eos_id]
+        found = [*self.config.eos_token_ids, None if self.tokenizer is None else self.tokenizer.eos_id]
         return {i for i in found if i is not None}
 
     def _run(self, requests: list[Request]) -> Iterator[tuple[Request, Delta]]:

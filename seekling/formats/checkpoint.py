@@ -11,7 +11,7 @@ import os
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,7 +20,10 @@ from torch import Tensor
 from seekling.errors import CheckpointError, raise_all
 from seekling.formats import folder as files
 from seekling.formats import hf
-from seekling.formats.safetensors_io import TORCH_DTYPE, Entry, ToWrite, open_tensors, write_safetensors
+from seekling.formats.safetensors_io import ToWrite, write_safetensors
+from seekling.formats.safetensors_source import SafetensorsSource
+from seekling.formats.source import TensorSource
+from seekling.formats.weights import weights_of
 from seekling.model.config import ModelConfig
 from seekling.model.decoder import Decoder
 
@@ -46,56 +49,61 @@ def load_model(folder: str | os.PathLike, dtype: str | torch.dtype = torch.float
     """
     path = files.checkpoint_folder(folder)
     to_dtype = files.dtype_of(dtype)
-    config = files.read_config(path)
-    found = files.weight_files(path)
-    held = {name: (file, entry) for file, entries in found.items() for name, entry in entries.items()}
-    config = _without_absent_mtp(config, held, path)
-    _check(config, held, path)
-    model = Decoder.empty(config, dtype=to_dtype, device="cpu")
+    return model_from(files.read_config(path), weights_of(path), to_dtype)
+
+
+def model_from(config: ModelConfig, source: TensorSource, dtype: str | torch.dtype = torch.float32) -> Decoder:
+    """A model in evaluation mode, filled from any store of weights, one tensor at a time.
+
+    Raises:
+        CheckpointError: one that lists every missing, unexpected, misshaped or unreadable tensor.
+    """
+    config = _without_absent_mtp(config, source)
+    _check(config, source)
+    model = Decoder.empty(config, dtype=files.dtype_of(dtype), device="cpu")
     by_name = {piece.name: piece for piece in hf.pieces(model)}
     memory = model.state_dict()
-    for file, entries in found.items():
-        with open_tensors(path / file) as read, torch.no_grad():
-            for name in sorted(entries, key=lambda n: entries[n].start):
-                if name in by_name:
-                    piece = by_name[name]
-                    piece.of(memory[piece.target]).copy_(read(name))
-    _check_copies(config, held, path)
+    with torch.no_grad():
+        for name in source.shapes:  # in the store's order, which is the disk's
+            if name in by_name:
+                by_name[name].put(memory[by_name[name].target], source.read(name))
+    _check_copies(config, source)
     return model.eval()
 
 
-def _without_absent_mtp(config: ModelConfig, held: Iterable[str], path: Path) -> ModelConfig:
+def _without_absent_mtp(config: ModelConfig, source: TensorSource) -> ModelConfig:
     depth = config.num_nextn_predict_layers
-    if depth == 0 or any(hf.is_mtp(name, config) for name in held):
+    if depth == 0 or any(hf.is_mtp(name, config) for name in source.shapes):
         return config
     warnings.warn(
-        f"{path} announces {depth} MTP layer(s) but holds no weights of them (transformers drops them); loaded without MTP",
-        stacklevel=3,
+        f"{source.where} announces {depth} MTP layer(s) but holds no weights of them (transformers drops them); "
+        "loaded without MTP",
+        stacklevel=4,
     )
     return dataclasses.replace(config, num_nextn_predict_layers=0)
 
 
-def _check(config: ModelConfig, held: dict[str, tuple[str, Entry]], path: Path) -> None:
-    """Compare what the folder holds with what the model needs; raise one error with every difference."""
+def _check(config: ModelConfig, source: TensorSource) -> None:
+    """Compare what the store holds with what the model needs; raise one error with every difference."""
     plan = hf.pieces(Decoder.empty(config))
     shapes = {piece.name: piece.shape for piece in plan}
     optional = {name: shapes[main] for name, main in {**hf.copies(config), **hf.tied(config)}.items()}
     optional.update(hf.empty_tensors(config))
+    held = source.shapes
     missing = [name for name in shapes if name not in held]
-    unexpected, misshaped, unreadable = [], [], []
-    for name, (_, entry) in held.items():
+    unexpected, misshaped = [], []
+    for name, shape in held.items():
         wanted = shapes.get(name, optional.get(name))
         if wanted is None:
             if not hf.DERIVED.search(name):
                 unexpected.append(name)
-        elif entry.shape != tuple(wanted):
-            misshaped.append(f"{name} has shape {list(entry.shape)}, config.json makes it {list(wanted)}")
-        elif entry.dtype not in TORCH_DTYPE:
-            unreadable.append(f"{name} is stored as {entry.dtype}; only {', '.join(TORCH_DTYPE)} can be read")
+        elif tuple(shape) != tuple(wanted):
+            misshaped.append(f"{name} has shape {list(shape)}, config.json makes it {list(wanted)}")
     few = len(missing) + len(unexpected) < _MANY
     bad = [f"missing {line}" for line in (missing if few else _by_layer(missing))]
     bad += [f"unexpected {line}" for line in (unexpected if few else _by_layer(unexpected))]
-    raise_all(CheckpointError, bad + misshaped + unreadable, f"{path}: the weights do not fit config.json")
+    unreadable: list[str] = source.unreadable() if isinstance(source, SafetensorsSource) else []
+    raise_all(CheckpointError, bad + misshaped + unreadable, f"{source.where}: the weights do not fit config.json")
 
 
 def _by_layer(names: list[str]) -> list[str]:
@@ -106,16 +114,14 @@ def _by_layer(names: list[str]) -> list[str]:
     return [n[0] if len(n) == 1 else f"{key} ({len(n)} tensors, {n[0]} … {n[-1]})" for key, n in groups.items()]
 
 
-def _check_copies(config: ModelConfig, held: dict[str, tuple[str, Entry]], path: Path) -> None:
+def _check_copies(config: ModelConfig, source: TensorSource) -> None:
     """The model holds one embedding and one head: copies on disk must be the same numbers."""
-    bad = []
-    for name, main in {**hf.copies(config), **hf.tied(config)}.items():
-        if name not in held:
-            continue
-        with open_tensors(path / held[name][0]) as read_copy, open_tensors(path / held[main][0]) as read_main:
-            if not _same_bits(read_copy(name), read_main(main)):
-                bad.append(f"{name} differs from {main}, which it must repeat; this model shares the two")
-    raise_all(CheckpointError, bad, str(path))
+    bad = [
+        f"{name} differs from {main}, which it must repeat; this model shares the two"
+        for name, main in {**hf.copies(config), **hf.tied(config)}.items()
+        if name in source.shapes and not _same_bits(source.read(name), source.read(main))
+    ]
+    raise_all(CheckpointError, bad, source.where)
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
@@ -170,7 +176,7 @@ def _planned(model: Decoder, dtype: torch.dtype) -> tuple[list[ToWrite], list[To
     plan = hf.pieces(model)
 
     def values_of(piece: hf.Piece) -> Callable[[], Tensor]:
-        return lambda: piece.of(memory[piece.target])
+        return lambda: piece.get(memory[piece.target])
 
     for piece in plan:
         tensors.append(ToWrite(piece.name, hf.disk_dtype(piece, dtype), piece.shape, values_of(piece)))

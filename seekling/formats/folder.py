@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from seekling.errors import CheckpointError, raise_all
+from seekling.formats import families
 from seekling.formats.safetensors_io import DTYPE_NAME, Entry, read_header
 from seekling.model.config import ModelConfig
 
@@ -26,6 +27,7 @@ CONFIG, GENERATION, SINGLE, INDEX = (
 )  # fmt: skip
 # MTP layers of a model that transformers does not expect there go to their own file (see checkpoint.save_model).
 MTP_FILE = "model-mtp.safetensors"
+QUANTISATIONS = ("fp8", "mxfp4")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 STAGING = ".unfinished-weights-"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -84,21 +86,35 @@ def read_config(folder: str | os.PathLike) -> ModelConfig:
     if not (path / CONFIG).exists():
         raise CheckpointError(f"{path} holds no {CONFIG}; give a run folder or a folder with a Hugging Face checkpoint")
     raw = read_json(path, CONFIG)
-    quantisation = raw.pop("quantization_config", None)
-    if quantisation is not None:
-        method = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else quantisation
+    quantisation_of(path, raw)
+    raw.pop("quantization_config", None)
+    return families.read_config(raw)
+
+
+def quantisation_of(folder: Path, raw: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """The ``quantization_config`` of a folder, None where its weights are plain.
+
+    Raises:
+        CheckpointError: a method other than FP8 blocks and MXFP4.
+    """
+    held = (read_json(folder, CONFIG) if raw is None else raw).get("quantization_config")
+    if held is None:
+        return None
+    method = held.get("quant_method", "unknown") if isinstance(held, dict) else held
+    if method not in QUANTISATIONS:
         raise CheckpointError(
-            f"{path / CONFIG}: quantization_config (quant_method {method!r}) is not supported; "
+            f"{folder / CONFIG}: quantization_config (quant_method {method!r}) is not supported; "
             "give the folder with the bfloat16 or float32 weights"
         )
-    return ModelConfig.from_dict(raw)
+    return held
 
 
 def config_files(config: ModelConfig, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
     """``config.json`` and ``generation_config.json`` of a checkpoint whose weights have ``dtype``."""
     tokens = {key: getattr(config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    tokens = {key: list(value) if isinstance(value, tuple) else value for key, value in tokens.items()}
     return {
-        CONFIG: {**config.to_dict(), "dtype": str(dtype).removeprefix("torch.")},
+        CONFIG: {**families.write_config(config), "dtype": str(dtype).removeprefix("torch.")},
         GENERATION: {key: value for key, value in tokens.items() if value is not None},
     }
 

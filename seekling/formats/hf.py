@@ -1,7 +1,7 @@
-"""Names: how the tensors of a ``Decoder`` are called in a Hugging Face checkpoint of the DeepSeek V2/V3 family.
+"""Names: how the tensors of a ``Decoder`` are called in a Hugging Face checkpoint of its family.
 
-In memory a layer's experts are two stacked tensors; on disk every expert has three of its own.  An MTP layer carries copies
-of the embedding and of the head on disk (V3's published layout); in memory it shares the main ones.
+In memory a layer's experts are two stacked tensors; on disk every expert has three of its own (gpt-oss stacks them there too).
+An MTP layer carries copies of the embedding and of the head on disk (V3's published layout); in memory it shares the main ones.
 """
 
 import re
@@ -15,8 +15,21 @@ from seekling.model.decoder import Decoder
 
 _GATE_UP, _DOWN = ".mlp.experts.gate_up_proj", ".mlp.experts.down_proj"
 _BIAS = ".e_score_correction_bias"
-# Tables that old checkpoints carry and that follow from the config.
+# Tables that checkpoints carry and that follow from the config.
 DERIVED = re.compile(r"\.rotary_emb\.inv_freq$")
+
+# What a family calls parts of a layer: (our name, its name), the first that fits.
+_RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
+    "qwen2_moe": ((".mlp.shared_experts.", ".mlp.shared_expert."),),
+    "ernie4_5_moe": ((".mlp.gate.e_score_correction_bias", ".mlp.moe_statics.e_score_correction_bias"),),
+    "minimax_m2": (
+        (".mlp.gate.e_score_correction_bias", ".block_sparse_moe.e_score_correction_bias"),
+        (".mlp.", ".block_sparse_moe."),
+    ),
+    "gpt_oss": ((".mlp.gate.", ".mlp.router."),),
+}
+_EXPERT_NAMES = {"minimax_m2": ("w1", "w3", "w2")}  # gate, up, down
+_STACKED = ("gpt_oss",)  # all experts in one tensor on disk too, inputs before outputs, gate and up rows in turn
 
 
 @dataclass(frozen=True)
@@ -26,10 +39,12 @@ class Piece:
     Attributes:
         name: on disk.
         target: the ``state_dict`` tensor that holds it, or a part of it.
-        shape: on disk, equal to the part's.
+        shape: on disk.
         expert: index into a packed tensor, None for a whole one.
         rows: (first, last) rows of that expert's matrix.
-        keep_float32: router biases stay float32 on disk and in memory.
+        keep_float32: selection biases stay float32 on disk and in memory.
+        layout: "" where the part has the disk's shape; "row" for a vector that is (1, n) there; "transposed" for stacked
+            experts as (E, inputs, outputs); "turns" for the same with gate and up rows in turn.
     """
 
     name: str
@@ -38,33 +53,73 @@ class Piece:
     expert: int | None = None
     rows: tuple[int, int] | None = None
     keep_float32: bool = False
+    layout: str = ""
 
-    def of(self, tensor: Tensor) -> Tensor:
-        """The view of the target tensor that this piece is."""
+    def _view(self, tensor: Tensor) -> Tensor:
+        """The part of the target tensor in the order of the disk; reshaped to ``shape`` it is the disk's tensor."""
         if self.expert is not None:
             tensor = tensor[self.expert]
-        return tensor if self.rows is None else tensor[self.rows[0] : self.rows[1]]
+        if self.rows is not None:
+            tensor = tensor[self.rows[0] : self.rows[1]]
+        if self.layout == "turns":  # (E, 2M, …), gate first -> (E, …, M, 2)
+            tensor = tensor.unflatten(1, (2, -1)).movedim(1, -1)
+            return tensor.movedim(1, -2) if tensor.dim() == 4 else tensor
+        return tensor.transpose(1, 2) if self.layout == "transposed" else tensor
+
+    def get(self, tensor: Tensor) -> Tensor:
+        """The disk's tensor out of the target tensor."""
+        return self._view(tensor).reshape(self.shape)
+
+    def put(self, tensor: Tensor, disk: Tensor) -> None:
+        """Copy the disk's tensor into its part of the target tensor."""
+        part = self._view(tensor)
+        part.copy_(disk.reshape(part.shape))
+
+
+def disk_name(target: str, config: ModelConfig) -> str:
+    """What the family calls a tensor that is whole on disk."""
+    for ours, theirs in _RENAMES.get(config.model_type, ()):
+        if ours in target:
+            return target.replace(ours, theirs)
+    return target
 
 
 def pieces(model: Decoder) -> list[Piece]:
     """Every tensor of the model under its disk name, layer by layer (works on the meta device)."""
     out: list[Piece] = []
+    config = model.config
     for target, tensor in model.state_dict().items():
-        shape = tuple(tensor.shape)
-        if target == "lm_head.weight" and model.config.tie_word_embeddings:
+        if target == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        if target.endswith(_GATE_UP):
-            prefix, width = target.removesuffix("gate_up_proj"), shape[1] // 2
-            for j in range(shape[0]):
-                for i, kind in enumerate(("gate_proj", "up_proj")):
-                    rows = (i * width, (i + 1) * width)
-                    out.append(Piece(f"{prefix}{j}.{kind}.weight", target, (width, shape[2]), j, rows))
-        elif target.endswith(_DOWN):
-            prefix = target.removesuffix("down_proj")
-            out += [Piece(f"{prefix}{j}.down_proj.weight", target, shape[1:], j) for j in range(shape[0])]
+        shape, name = tuple(tensor.shape), disk_name(target, config)
+        if config.model_type in _STACKED and ".mlp.experts." in target:
+            out.append(_stacked(name, target, shape))
+        elif target.endswith((_GATE_UP, _DOWN)):
+            out += _per_expert(name, target, shape, _EXPERT_NAMES.get(config.model_type, ("gate_proj", "up_proj", "down_proj")))
+        elif target.endswith(_BIAS) and config.model_type == "ernie4_5_moe":
+            out.append(Piece(name, target, (1, *shape), keep_float32=True, layout="row"))
         else:
-            out.append(Piece(target, target, shape, keep_float32=target.endswith(_BIAS)))
+            out.append(Piece(name, target, shape, keep_float32=target.endswith(_BIAS)))
     return out
+
+
+def _per_expert(name: str, target: str, shape: tuple[int, ...], names: tuple[str, str, str]) -> list[Piece]:
+    prefix, experts = name.rsplit(".", 1)[0] + ".", range(shape[0])
+    if target.endswith(_DOWN):
+        return [Piece(f"{prefix}{j}.{names[2]}.weight", target, shape[1:], j) for j in experts]
+    width = shape[1] // 2
+    return [
+        Piece(f"{prefix}{j}.{names[i]}.weight", target, (width, shape[2]), j, (i * width, (i + 1) * width))
+        for j in experts
+        for i in (0, 1)
+    ]
+
+
+def _stacked(name: str, target: str, shape: tuple[int, ...]) -> Piece:
+    disk = (shape[0], shape[2], shape[1]) if len(shape) == 3 else shape
+    if "gate_up_proj" in target:
+        return Piece(name, target, disk, layout="turns")
+    return Piece(name, target, disk, layout="transposed" if len(shape) == 3 else "")
 
 
 def copies(config: ModelConfig) -> dict[str, str]:
@@ -85,7 +140,7 @@ def tied(config: ModelConfig) -> dict[str, str]:
 
 def empty_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Tensors without elements that transformers expects where ``n_shared_experts`` is 0 (name -> shape)."""
-    if config.n_shared_experts:
+    if config.n_shared_experts or config.attention != "mla":
         return {}
     out: dict[str, tuple[int, ...]] = {}
     for layer in config.router_layers:

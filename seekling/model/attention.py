@@ -115,4 +115,3 @@ def attend(q_BTHP: Tensor, kv_BSHE: Tensor, kr_BSR: Tensor, mask: Tensor | None,
     q, k, v = (t.transpose(1, 2) for t in (q_BTHP, k_BSHP, v_BSHV))
     out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
     return out.transpose(1, 2)
-

@@ -87,4 +87,5 @@ def select_rows(store: Tensor, rows: Sequence[int], S: int) -> Tensor:
         return store[first : first + len(rows), :S]
     return store[list(rows), :S]
 
+
 LatentCache = Cache  # the name of the spine

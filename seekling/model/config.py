@@ -120,10 +120,10 @@ class ModelConfig:
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
     rope_interleave: bool = True
-    rope_arithmetic: str = "native"
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = False
     mlp_bias: bool = False
+    head_bias: bool = False
     initializer_range: float = 0.02
     bos_token_id: int | None = 0
     eos_token_id: int | tuple[int, ...] | None = 1
@@ -144,6 +144,11 @@ class ModelConfig:
     def rope_dim(self) -> int:
         """Rotated channels of a head."""
         return (self.rotary_dim or self.head_dim) if self.attention == "gqa" else self.qk_rope_head_dim
+
+    @property
+    def rope_arithmetic(self) -> str:
+        """How the family's reference code rounds when it rotates (see ``rope.rotate``)."""
+        return {"deepseek_v2": "complex", "ernie4_5": "float32", "ernie4_5_moe": "float32"}.get(self.model_type, "native")
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -252,7 +257,7 @@ class ModelConfig:
         """Count parameters as the real module holds them (DeepSeek-V3: 671.026B without its MTP module)."""
         layers = [self.layer_parameters(i) for i in range(self.num_hidden_layers)]
         embedding = self.vocab_size * self.hidden_size
-        head = 0 if self.tie_word_embeddings else embedding
+        head = (0 if self.tie_word_embeddings else embedding) + self.vocab_size * self.head_bias
         total = sum(t for t, _ in layers) + embedding + head + self.hidden_size
         active = sum(a for _, a in layers) + embedding + head + self.hidden_size
         per_mtp = self.layer_parameters(self.num_hidden_layers)[0] + 2 * self.hidden_size**2 + 3 * self.hidden_size

@@ -46,7 +46,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.model = Backbone(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
         self.rope = RopeTable(config)
@@ -141,7 +141,7 @@ class Decoder(nn.Module):
         """Rotation and masks of rows (B, T), shared by all layers; the tables are float32 (T, R/2)."""
         B, T = shape
         longest = self.config.max_row
-        if T > longest:
+        if longest < T:
             raise SeeklingError(f"a row of {T} tokens is longer than the model's {longest} positions")
         cos, sin = self.rope.upto(T, device)
         return WholeRows((B, T), cos[:T], sin[:T], doc_BT)
@@ -149,9 +149,7 @@ class Decoder(nn.Module):
     # ---- cached rows ---------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def extend(
-        self, ids_BT: Tensor, cache: Cache, rows: Sequence[int] | None = None, trace: Trace | None = None
-    ) -> Tensor:
+    def extend(self, ids_BT: Tensor, cache: Cache, rows: Sequence[int] | None = None, trace: Trace | None = None) -> Tensor:
         """Append T tokens to each of ``rows`` (each at its own length) and return their final-normed states (B, T, D).
 
         One token a row decodes in the absorbed form, more in the naive one; the two are equal up to rounding.

@@ -4,6 +4,8 @@ partial rotation, a sliding window, attention sinks (gpt-oss: a learned logit a 
 Shapes: B batch, T time, S keys, D hidden, H query heads, G key-value heads, P head dim, R rotated channels.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,11 @@ class GQA(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.config, self.window = config, config.window(layer)
-        d, q, kv = config.hidden_size, config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+        d, q, kv = (
+            config.hidden_size,
+            config.num_attention_heads * config.head_dim,
+            config.num_key_value_heads * config.head_dim,
+        )
         self.q_proj = nn.Linear(d, q, bias=config.qkv_bias)
         self.k_proj = nn.Linear(d, kv, bias=config.qkv_bias)
         self.v_proj = nn.Linear(d, kv, bias=config.qkv_bias)
@@ -41,7 +47,8 @@ class GQA(nn.Module):
         return self._rotate(q, cos, sin), self._rotate(k, cos, sin), v
 
     def _rotate(self, x_BTHP: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        dim, how = self.config.rope_dim, {"interleave": self.config.rope_interleave, "arithmetic": self.config.rope_arithmetic}
+        dim = self.config.rope_dim
+        how: dict[str, Any] = {"interleave": self.config.rope_interleave, "arithmetic": self.config.rope_arithmetic}
         if dim == x_BTHP.shape[-1]:
             return rotate(x_BTHP, cos, sin, **how)
         return torch.cat([rotate(x_BTHP[..., :dim], cos, sin, **how), x_BTHP[..., dim:]], -1)

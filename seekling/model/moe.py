@@ -62,11 +62,13 @@ class Router(nn.Module):
             choice_NE = group_limit(choice_NE + self.e_score_correction_bias, config, best=2)
         elif config.topk_method == "group_limited_greedy":
             choice_NE = group_limit(choice_NE, config, best=1)
-        indices_NK = choice_NE.topk(K, dim=-1, sorted=False)[1]
+        indices_NK = choice_NE.topk(K, dim=-1, sorted=config.scoring_func == "softmax")[1]  # the sum below rounds in this order
         weights_NK = scores_NE.gather(1, indices_NK)
         if config.renormalises:
             total = weights_NK.sum(-1, keepdim=True)
-            weights_NK = weights_NK / (total + 1e-20 if config.router_norm_min is None else total.clamp(min=config.router_norm_min))
+            weights_NK = weights_NK / (
+                total + 1e-20 if config.router_norm_min is None else total.clamp(min=config.router_norm_min)
+            )
         return Routing(weights_NK * config.routed_scaling_factor, indices_NK, scores_NE)
 
     @torch.no_grad()
@@ -108,7 +110,8 @@ class Experts(nn.Module):
 
     def _clamped(self, x_ND: Tensor, routing: Routing) -> Tensor:
         """Experts with biases and gpt-oss's activation: (up + 1)·gate·σ(α·gate), gate ≤ limit, |up| ≤ limit."""
-        limit, alpha = self.config.swiglu_limit, self.config.swiglu_alpha
+        limit = float("inf") if self.config.swiglu_limit is None else self.config.swiglu_limit
+        alpha = 1.0 if self.config.swiglu_alpha is None else self.config.swiglu_alpha
         out_ND = torch.zeros_like(x_ND)
         for e in routing.indices_NK.unique().tolist():
             token_J, place_J = torch.where(routing.indices_NK == e)

@@ -1,4 +1,4 @@
-"""Rotary position embedding, with every context extension the families use (RoFormer §3.4; YaRN §3; DeepSeek-V2 §2.1.3, §3.1.4).
+"""Rotary position embedding, with every context extension the families use (RoFormer §3.4; YaRN §3; V2 §2.1.3, §3.1.4).
 
 Shapes: B batch, T time, H heads, R rotary channels (even).  Tables hold one angle a channel pair: (..., R/2).
 """

@@ -57,9 +57,7 @@ class CachedRows:
         return self._masks[window]
 
 
-def causal_mask(
-    T: int, S: int, doc_BT: Tensor | None, device: torch.device | str, window: int | None = None
-) -> Tensor | None:
+def causal_mask(T: int, S: int, doc_BT: Tensor | None, device: torch.device | str, window: int | None = None) -> Tensor | None:
     """(B, 1, T, S) for packed documents, (1, 1, T, S) otherwise; None where plain causal attention over S = T says it all."""
     if window is not None and window >= S:
         window = None

@@ -46,8 +46,6 @@ def read(raw: dict[str, Any]) -> ModelConfig:
     r = Reader(raw, DEFAULTS[family])
     r.fixed("moe_layer_freq", 1)
     values: dict[str, Any] = {"model_type": family, "attention": "mla", **r.rope()}
-    if family == "deepseek_v2":
-        values["rope_arithmetic"] = "complex"
     for name in NEEDED:
         values[name] = r.need(name)
     for name in (*SAME, "mtp_hidden_first"):

@@ -1,5 +1,5 @@
-"""The families with grouped-query attention: Llama (2, 3, SmolLM2, Yi, R1-Distill-Llama), Qwen2 (R1-Distill-Qwen), Qwen3, both with
-experts, ERNIE 4.5 with and without experts, MiniMax-M2, gpt-oss.  Keys and defaults: their configuration classes in transformers.
+"""The families with grouped-query attention: Llama (2, 3, SmolLM2, Yi, R1-Distill-Llama), Qwen2 (R1-Distill-Qwen) and Qwen3,
+both with and without experts, ERNIE 4.5 likewise, MiniMax-M2, gpt-oss.  Keys and defaults: transformers' configuration classes.
 """
 
 from collections.abc import Callable
@@ -82,9 +82,9 @@ def _common(r: Reader) -> Values:
     names = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads max_position_embeddings"
     values = {name: r.need(name) for name in names.split()}
     values["num_key_value_heads"] = r.take("num_key_value_heads", values["num_attention_heads"])
-    heads = values["num_attention_heads"]
-    whole = values["hidden_size"] // heads if isinstance(heads, int) and heads > 0 and isinstance(values["hidden_size"], int) else 0
-    values["head_dim"] = r.take("head_dim", whole)
+    heads, hidden = values["num_attention_heads"], values["hidden_size"]
+    whole = hidden // heads if isinstance(heads, int) and heads > 0 and isinstance(hidden, int) else 0
+    values["head_dim"] = values["v_head_dim"] = r.take("head_dim", whole)
     values |= dict(
         rms_norm_eps=r.take("rms_norm_eps", 1e-6),
         tie_word_embeddings=r.take("tie_word_embeddings", False),
@@ -94,7 +94,7 @@ def _common(r: Reader) -> Values:
     )
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         values[name] = r.ids(name)
-    return values | r.rope(partial=True)
+    return values | r.rope(partial=r.raw["model_type"] == "minimax_m2")
 
 
 # ---- one reader a family: what differs -----------------------------------------------------------------------------------
@@ -125,8 +125,8 @@ def _qwen2_moe(r: Reader, values: Values) -> Values:
 def _qwen3_moe(r: Reader, values: Values) -> Values:
     bias, layers = r.take("attention_bias", False), values["num_hidden_layers"]
     r.used.add("max_window_layers")  # transformers has no such key here, published files carry it
-    window = r.take("sliding_window") if r.take("use_sliding_window", False) else None
-    windows = {} if window is None else dict(sliding_window=window, layer_types=("sliding_attention",) * layers)
+    use, window = r.take("use_sliding_window", False), r.take("sliding_window")
+    windows = {} if not use else dict(sliding_window=window, layer_types=("sliding_attention",) * layers)
     return dict(qkv_bias=bias, o_bias=bias, qk_norm="head", **windows, **_qwen_moe(r))
 
 
@@ -135,7 +135,9 @@ def _windows(r: Reader, values: Values, slides: Callable[[int, int], bool]) -> V
     use, window, first = r.take("use_sliding_window", False), r.take("sliding_window"), r.take("max_window_layers")
     types = r.take("layer_types")
     if types is None:
-        types = ["sliding_attention" if use and slides(i, first) else "full_attention" for i in range(values["num_hidden_layers"])]
+        types = [
+            "sliding_attention" if use and slides(i, first) else "full_attention" for i in range(values["num_hidden_layers"])
+        ]
     if not use or "sliding_attention" not in types:
         if "sliding_attention" in types:
             r.bad.append("layer_types has sliding_attention but use_sliding_window is false")
@@ -161,7 +163,7 @@ def _qwen_moe(r: Reader) -> Values:
 
 def _ernie(r: Reader, values: Values) -> Values:
     bias = r.take("use_bias", False)
-    return dict(qkv_bias=bias, o_bias=bias, mlp_bias=bias, rope_interleave=True, rope_arithmetic="float32")
+    return dict(qkv_bias=bias, o_bias=bias, mlp_bias=bias, rope_interleave=True)
 
 
 def _ernie_moe(r: Reader, values: Values) -> Values:
@@ -171,6 +173,7 @@ def _ernie_moe(r: Reader, values: Values) -> Values:
     moe = tuple(i for i in range(layers) if (i + 1) % every == 0 and start <= i <= end)
     return dict(
         _ernie(r, values),
+        head_bias=r.take("use_bias", False),
         moe_intermediate_size=r.take("moe_intermediate_size"),
         n_routed_experts=r.take("num_experts", r.take("moe_num_experts")),
         num_experts_per_tok=r.take("num_experts_per_tok", r.take("moe_k")),
@@ -318,7 +321,9 @@ def _write_minimax_m2(config: ModelConfig) -> Values:
 
 def _write_gpt_oss(config: ModelConfig) -> Values:
     types = ["full_attention"] * config.num_hidden_layers if config.layer_types is None else list(config.layer_types)
+    plain = {"rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta}}  # absent would mean YaRN here
     return dict(
+        plain if config.rope_scaling is None else {},
         attention_bias=config.qkv_bias, sliding_window=config.sliding_window, layer_types=types,
         num_local_experts=config.n_routed_experts, num_experts_per_tok=config.num_experts_per_tok,
         swiglu_alpha=config.swiglu_alpha, swiglu_limit=config.swiglu_limit,

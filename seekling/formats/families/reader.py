@@ -102,7 +102,7 @@ def read_rope_scaling(rope: Mapping[str, Any], max_positions: int | None = None)
         return None, [f"rope_scaling key {key!r} means nothing for type default" for key in sorted(given)]
     names = set(RopeScaling.__dataclass_fields__) - {"rope_type"}
     bad = [f"unknown rope_scaling key {key!r}" for key in given if key not in names]
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in names}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in names}
     context = values.get("original_max_position_embeddings")
     if "factor" not in values and kind in ("yarn", "longrope") and context and max_positions:
         values["factor"] = max_positions / context  # as transformers does

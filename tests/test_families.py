@@ -1,0 +1,113 @@
+"""Every open family computes what transformers computes, on random small models over all options of its config."""
+
+import json
+
+import pytest
+import torch
+from family_models import CONTEXT, FAMILIES, draw, hf_family_model, ids_of
+from oracle_models import hf_load, one_thread  # noqa: F401
+
+from seekling.errors import ConfigError
+from seekling.formats import load_model, save_model
+from seekling.formats.families import read_config, write_config
+from seekling.model.cache import Cache
+
+SEEDS = range(24)
+CASES = [(family, seed) for family in FAMILIES for seed in SEEDS]
+
+
+def worst(a: torch.Tensor, b: torch.Tensor) -> float:
+    return (a.double() - b.double()).abs().max().item()
+
+
+def saved(family: str, seed: int, folder, dtype=torch.float64):
+    model = hf_family_model(family, seed, dtype)
+    model.save_pretrained(folder)
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "seed"), CASES)
+def test_logits_equal_transformers_in_float64(family, seed, tmp_path):
+    theirs = saved(family, seed, tmp_path)
+    ours = load_model(tmp_path, "float64")
+    ids = ids_of(theirs.config, seed)
+    want = theirs(ids).logits
+    assert want.std() > 0.05
+    assert worst(ours(ids), want) < 1e-8
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "seed"), [(f, s) for f in FAMILIES for s in range(6)])
+def test_logits_equal_transformers_in_float32(family, seed, tmp_path):
+    theirs = saved(family, seed, tmp_path, torch.float32)
+    ids = ids_of(theirs.config, seed)
+    assert worst(load_model(tmp_path)(ids), theirs(ids).logits) < 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "seed"), [(f, s) for f in FAMILIES for s in range(8)])
+def test_cached_decoding_equals_the_whole_row(family, seed, tmp_path):
+    saved(family, seed, tmp_path)
+    model = load_model(tmp_path, "float64")
+    ids = ids_of(model.config, seed)[:, :8]  # where longrope changes its frequencies a cached row keeps its old keys
+    cache = Cache(model.config, rows=2, capacity=CONTEXT, dtype=torch.float64)
+    parts = [model.extend(ids[:, a:b], cache, [0, 1]) for a, b in [(0, 3), (3, 4), (4, 5), (5, ids.shape[1])] if a < b]
+    assert worst(torch.cat(parts, 1), model.hidden(ids)) < 3e-6  # scores and norms pass through float32
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "seed"), [(f, s) for f in FAMILIES for s in range(8)])
+def test_transformers_loads_what_was_saved(family, seed, tmp_path):
+    theirs = saved(family, seed, tmp_path / "theirs")
+    save_model(load_model(tmp_path / "theirs", "float64"), tmp_path / "ours")
+    again, info = hf_load(tmp_path / "ours", torch.float64)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    ids = ids_of(theirs.config, seed)
+    assert worst(again.eval()(ids).logits, theirs(ids).logits) < 1e-8
+
+
+@pytest.mark.parametrize(("family", "seed"), CASES)
+def test_a_config_survives_writing_and_reading(family, seed):
+    config = read_config({"model_type": family, **draw(family, seed)})
+    assert read_config(json.loads(json.dumps(write_config(config)))) == config
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parameter_counts_are_those_of_the_module(family, tmp_path):
+    for seed in range(6):
+        theirs = saved(family, seed, tmp_path / str(seed))
+        config = load_model(tmp_path / str(seed)).config
+        held = sum(p.numel() for n, p in theirs.named_parameters() if "e_score_correction_bias" not in n)
+        assert config.parameters().total == held
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_unknown_key_is_named(family):
+    with pytest.raises(ConfigError, match="'logit_twist'"):
+        read_config({"model_type": family, **draw(family, 0), "logit_twist": 2})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_another_activation_is_named(family):
+    with pytest.raises(ConfigError, match="hidden_act = 'gelu'"):
+        read_config({"model_type": family, **draw(family, 0), "hidden_act": "gelu"})
+
+
+def test_an_unknown_family_lists_those_that_are_read():
+    with pytest.raises(ConfigError, match="llama, qwen2"):
+        read_config({"model_type": "rwkv"})
+
+
+@torch.no_grad()
+def test_documents_and_windows_hold_together(tmp_path):
+    """A packed row equals its documents alone, also where layers slide."""
+    saved("gpt_oss", 1, tmp_path)
+    model = load_model(tmp_path, "float64")
+    ids = ids_of(model.config, 1)
+    doc = torch.zeros_like(ids, dtype=torch.int32)
+    doc[:, 5:] = 1
+    packed = model.hidden(ids, doc)
+    # each document alone starts at position 0: rotation is relative, so only rounding differs
+    assert worst(packed[:, :5], model.hidden(ids[:, :5])) < 1e-5
+    assert worst(packed[:, 5:], model.hidden(ids[:, 5:])) < 1e-5
