@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from seekling.errors import CheckpointError, raise_all
+from seekling.formats.safetensors_io import DTYPE_NAME
 from seekling.formats.safetensors_source import SafetensorsSource
 
 E4M3 = torch.float8_e4m3fn
@@ -178,6 +179,7 @@ class FP8Source:
 
     Attributes:
         where, shapes: as every TensorSource.
+        dtypes: name -> dtype of what ``read`` gives, as safetensors calls it.
         inner: the folder as it is stored.
         scales: name of each quantised matrix -> name of its scales.
     """
@@ -211,6 +213,7 @@ class FP8Source:
                 bad.append(f"{name}: stored activation scales are not supported")
         raise_all(CheckpointError, bad, f"{self.where}: FP8 weights and scales do not fit")
         self.shapes = {name: shape for name, shape in inner.shapes.items() if name not in used}
+        self.dtypes = {name: DTYPE_NAME[dtype] if name in self.scales else inner.dtypes[name] for name in self.shapes}
 
     def _problems(self, name: str, scale: str) -> list[str]:
         shape, found = self.inner.shapes[name], self.inner.shapes[scale]
