@@ -84,10 +84,20 @@ def _generate_arguments(parser: Parser) -> None:
 
 
 def _chat_arguments(parser: Parser) -> None:
-    _path_argument(parser)
+    parser.add_argument("path", nargs="?", default=None, metavar="MODEL", help="run, checkpoint or pulled model [newest run]")
     parser.add_argument("--system", default=None, metavar="TEXT", help="system message")
     parser.add_argument("--think", action="store_true", help="let the model reason before it answers")
     _sampling_arguments(parser, 512)
+
+
+def _pull_arguments(parser: Parser) -> None:
+    parser.add_argument("name", nargs="?", default=None, metavar="MODEL", help="a short name, or owner/name[@revision]")
+    parser.add_argument("--from", dest="source", choices=("hf", "modelscope"), default=None, help="the model hub [hf]")
+    parser.add_argument("--endpoint", default=None, metavar="URL", help="the hub's address [HF_ENDPOINT, MODELSCOPE_ENDPOINT]")
+    parser.add_argument("--quant", default=None, metavar="TYPE", help="the GGUF file of this type, such as Q4_K_M")
+    parser.add_argument("--file", default=None, metavar="NAME", help="this .gguf or .safetensors file")
+    parser.add_argument("--out", default=None, metavar="DIR", help="pull to this folder instead of the cache")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _plan_arguments(parser: Parser) -> None:
@@ -124,6 +134,7 @@ VERBS: dict[str, Verb] = {
     "run": Verb("text, tokenizer, training, evaluation, report in ten minutes", _recipe_arguments, "seekling.verbs:run"),
     "pretrain": Verb("train a model, or --resume a run", _pretrain_arguments, "seekling.verbs:pretrain"),
     "chat": Verb("talk to a model", _chat_arguments, "seekling.verbs:chat"),
+    "pull": Verb("fetch a model: smollm2, or owner/name of a model hub", _pull_arguments, "seekling.pull_verb:pull"),
     "generate": Verb("continue a prompt", _generate_arguments, "seekling.verbs:generate"),
     "eval": Verb("bits per byte of a run on its held-out text", _eval_arguments, "seekling.verbs:evaluate"),
     "report": Verb("rebuild a run's report and figures", _report_arguments, "seekling.verbs:report"),
@@ -147,7 +158,7 @@ def help_text() -> str:
 
 def usage(name: str) -> str:
     """A usage line without the list of all flags."""
-    positional = {"chat": " RUN", "generate": " RUN [PROMPT]", "eval": " RUN", "report": " RUN"}
+    positional = {"chat": " [MODEL]", "pull": " [MODEL]", "generate": " RUN [PROMPT]", "eval": " RUN", "report": " RUN"}
     return f"seekling {name}{positional.get(name, '')} [flags]"
 
 

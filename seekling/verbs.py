@@ -207,6 +207,10 @@ def generate(args: argparse.Namespace) -> int:
 def chat(args: argparse.Namespace) -> int:
     """Talk to a model in the terminal."""
     wanted = sampling(args)
+    if args.path is None:
+        from seekling.pull_verb import default_model
+
+        args.path = default_model()
     set_threads(args.threads)
     from seekling.engine.chat import chat_loop
 

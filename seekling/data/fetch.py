@@ -113,13 +113,21 @@ def _complete(folder: Path, patterns: Sequence[str]) -> bool:
 # ---- package managers ------------------------------------------------------------------------------------------------
 
 
-def _pip(name: str, version: str, folder: Path) -> str | None:
-    """Download one wheel (a source archive would run its build); the reason when that failed."""
-    if importlib.util.find_spec("pip") is None:
-        return "pip is not installed in this environment (python -m ensurepip adds it)"
+def pip_problem() -> str | None:
+    """Why pip cannot be used here, None when it can."""
+    return None if importlib.util.find_spec("pip") else "pip is not installed in this environment (python -m ensurepip adds it)"
+
+
+def pip_command(name: str, version: str, folder: Path) -> list[str]:
+    """The command that downloads one wheel to a folder (a source archive would run its build)."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet", "--no-input"]
-    command += ["--retries", "2", "--dest", str(folder), f"{name}=={version}"]
-    return _run(command, folder, f"pip download --no-deps {name}=={version}")
+    return [*command, "--retries", "2", "--dest", str(folder), f"{name}=={version}"]
+
+
+def _pip(name: str, version: str, folder: Path) -> str | None:
+    """Download one wheel; the reason when that failed."""
+    shown = f"pip download --no-deps {name}=={version}"
+    return pip_problem() or _run(pip_command(name, version, folder), folder, shown)
 
 
 def _npm(name: str, version: str, folder: Path) -> str | None:
