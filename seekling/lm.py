@@ -15,7 +15,8 @@ import torch
 
 from seekling.errors import CheckpointError
 from seekling.formats import load_model, save_model
-from seekling.formats.checkpoint import DEFAULT_SHARD_BYTES
+from seekling.formats.checkpoint import DEFAULT_SHARD_BYTES, model_from
+from seekling.formats.families import read_config
 from seekling.formats.folder import CONFIG
 from seekling.model.config import ModelConfig
 from seekling.model.decoder import Decoder
@@ -23,6 +24,7 @@ from seekling.model.decoder import Decoder
 if TYPE_CHECKING:
     from seekling.text.tokenizer import Tokenizer
 
+GGUF = ".gguf"
 _REMEDY = "run `seekling run` first or give a folder that holds config.json"
 
 
@@ -58,7 +60,7 @@ class LM:
 
 
 def load(path_or_name: str | os.PathLike, dtype: str | torch.dtype = "float32") -> LM:
-    """Open a run folder, the name of a run under ``runs/``, or a checkpoint folder.
+    """Open a run folder, the name of a run under ``runs/``, a checkpoint folder, a GGUF file, or a pulled model by its name.
 
     Args:
         path_or_name: a run gives its newest complete checkpoint.
@@ -68,12 +70,16 @@ def load(path_or_name: str | os.PathLike, dtype: str | torch.dtype = "float32") 
         CheckpointError: no such folder, not a run, or weights that do not fit; ConfigError: from config.json.
     """
     path = resolve(path_or_name)
-    model = load_model(path, dtype)
-    return LM(model, _tokenizer_of(path), path)
+    if path.suffix == GGUF:
+        from seekling.formats.gguf_file import open_gguf
+
+        file = open_gguf(path)
+        return LM(model_from(read_config(file.raw_config), file.source, dtype), file.tokenizer(), path)
+    return LM(load_model(path, dtype), _tokenizer_of(path), path)
 
 
 def resolve(path_or_name: str | os.PathLike) -> Path:
-    """The checkpoint folder behind a path or the name of a run.
+    """The checkpoint folder or GGUF file behind a path, the name of a run, or the name of a pulled model.
 
     Raises:
         CheckpointError: when there is none.
@@ -82,14 +88,25 @@ def resolve(path_or_name: str | os.PathLike) -> Path:
     if not path.exists() and len(path.parts) == 1 and Path("runs", path).is_dir():
         path = Path("runs", path)
     if not path.exists():
-        hub = (
-            "" if path.is_absolute() or len(path.parts) != 2 else f" (a model of that name: hf download {path} --local-dir DIR)"
-        )
-        raise CheckpointError(f"{path} does not exist; {_REMEDY}{hub}")
-    if not path.is_dir():
-        raise CheckpointError(f"{path} is a file; give the folder that holds it, with its config.json")
+        from seekling.hub.names import find
+
+        pulled = find(path_or_name)
+        if pulled is None:
+            name = str(path_or_name)
+            hint = f" (a model of that name: seekling pull {name})" if len(path.parts) == 2 and not path.is_absolute() else ""
+            raise CheckpointError(f"{path} does not exist; {_REMEDY}{hint}")
+        path = pulled
+    if path.is_file():
+        if path.suffix == GGUF:
+            return path
+        raise CheckpointError(f"{path} is a file; give a .gguf file or the folder that holds a config.json")
     if (path / CONFIG).exists():
         return path
+    ggufs = sorted(path.glob("*" + GGUF))
+    if len(ggufs) == 1:
+        return ggufs[0]
+    if ggufs:
+        raise CheckpointError(f"{path} holds {len(ggufs)} GGUF files; name one, such as {ggufs[0]}")
     checkpoints = path / "checkpoints"
     if not checkpoints.is_dir():
         raise CheckpointError(f"{path} is neither a run nor a checkpoint folder; {_REMEDY}")

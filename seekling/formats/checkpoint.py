@@ -21,9 +21,8 @@ from seekling.errors import CheckpointError, raise_all
 from seekling.formats import folder as files
 from seekling.formats import hf
 from seekling.formats.safetensors_io import ToWrite, write_safetensors
-from seekling.formats.safetensors_source import SafetensorsSource
 from seekling.formats.source import TensorSource
-from seekling.formats.weights import weights_of
+from seekling.formats.stores import FolderSource, open_folder
 from seekling.model.config import ModelConfig
 from seekling.model.decoder import Decoder
 
@@ -49,7 +48,7 @@ def load_model(folder: str | os.PathLike, dtype: str | torch.dtype = torch.float
     """
     path = files.checkpoint_folder(folder)
     to_dtype = files.dtype_of(dtype)
-    return model_from(files.read_config(path), weights_of(path), to_dtype)
+    return model_from(files.read_config(path), open_folder(path), to_dtype)
 
 
 def model_from(config: ModelConfig, source: TensorSource, dtype: str | torch.dtype = torch.float32) -> Decoder:
@@ -102,7 +101,7 @@ def _check(config: ModelConfig, source: TensorSource) -> None:
     few = len(missing) + len(unexpected) < _MANY
     bad = [f"missing {line}" for line in (missing if few else _by_layer(missing))]
     bad += [f"unexpected {line}" for line in (unexpected if few else _by_layer(unexpected))]
-    unreadable: list[str] = source.unreadable() if isinstance(source, SafetensorsSource) else []
+    unreadable = source.unreadable() if isinstance(source, FolderSource) else []
     raise_all(CheckpointError, bad + misshaped + unreadable, f"{source.where}: the weights do not fit config.json")
 
 

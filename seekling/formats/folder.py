@@ -27,7 +27,6 @@ CONFIG, GENERATION, SINGLE, INDEX = (
 )  # fmt: skip
 # MTP layers of a model that transformers does not expect there go to their own file (see checkpoint.save_model).
 MTP_FILE = "model-mtp.safetensors"
-QUANTISATIONS = ("fp8", "mxfp4")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 STAGING = ".unfinished-weights-"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -86,27 +85,8 @@ def read_config(folder: str | os.PathLike) -> ModelConfig:
     if not (path / CONFIG).exists():
         raise CheckpointError(f"{path} holds no {CONFIG}; give a run folder or a folder with a Hugging Face checkpoint")
     raw = read_json(path, CONFIG)
-    quantisation_of(path, raw)
-    raw.pop("quantization_config", None)
+    raw.pop("quantization_config", None)  # how the weights are stored is the matter of `stores.open_folder`
     return families.read_config(raw)
-
-
-def quantisation_of(folder: Path, raw: dict[str, Any] | None = None) -> dict[str, Any] | None:
-    """The ``quantization_config`` of a folder, None where its weights are plain.
-
-    Raises:
-        CheckpointError: a method other than FP8 blocks and MXFP4.
-    """
-    held = (read_json(folder, CONFIG) if raw is None else raw).get("quantization_config")
-    if held is None:
-        return None
-    method = held.get("quant_method", "unknown") if isinstance(held, dict) else held
-    if method not in QUANTISATIONS:
-        raise CheckpointError(
-            f"{folder / CONFIG}: quantization_config (quant_method {method!r}) is not supported; "
-            "give the folder with the bfloat16 or float32 weights"
-        )
-    return held
 
 
 def config_files(config: ModelConfig, dtype: torch.dtype) -> dict[str, dict[str, Any]]:

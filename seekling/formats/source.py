@@ -15,7 +15,9 @@ class TensorSource(Protocol):
     """
 
     where: str
-    shapes: Mapping[str, tuple[int, ...]]
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
 
     def read(self, name: str) -> Tensor:
         """The floating tensor of that name, in whatever float dtype the store gives; mapped or made on demand."""
