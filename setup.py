@@ -8,7 +8,9 @@ import platform
 
 from setuptools import Extension, setup
 
-SOURCES = [f"seekling/kernels/csrc/{name}.cpp" for name in ("rowwise", "experts", "attention")]
+NAMES = ("rowwise", "experts", "attention", "infer_matmul", "infer_pack")
+HEADERS = ("common", "attention", "attention_bf16", "infer_simd", "infer_matmul")
+SOURCES = [f"seekling/kernels/csrc/{name}.cpp" for name in NAMES]
 # -fopenmp without linking libgomp: the symbols come from the OpenMP runtime that torch has loaded, so that both share one
 # pool of threads (seekling/kernels/native.py).
 FLAGS = ["-O3", "-std=c++17", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
@@ -16,14 +18,14 @@ LEVELS = {"base": []}
 if platform.machine() in ("x86_64", "AMD64"):
     LEVELS["avx2"] = ["-march=x86-64-v3"]
     LEVELS["avx512"] = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
-    LEVELS["avx512bf16"] = [*LEVELS["avx512"], "-mavx512bf16"]
+    LEVELS["avx512bf16"] = [*LEVELS["avx512"], "-mavx512bf16", "-mavx512vnni"]
 
 setup(
     ext_modules=[
         Extension(
             f"seekling.kernels._native_{level}",
             sources=SOURCES,
-            depends=[f"seekling/kernels/csrc/{name}.h" for name in ("common", "attention", "attention_bf16")],
+            depends=[f"seekling/kernels/csrc/{name}.h" for name in HEADERS],
             extra_compile_args=[*FLAGS, *march],
             language="c++",
             optional=True,

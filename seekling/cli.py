@@ -100,6 +100,23 @@ def _pull_arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def _export_arguments(parser: Parser) -> None:
+    parser.add_argument("path", metavar="MODEL", help="run, checkpoint folder, pulled model or .gguf file")
+    parser.add_argument("--to", choices=("hf", "fp8", "gguf"), required=True, help="Hugging Face folder, FP8 blocks, GGUF file")
+    parser.add_argument("--out", required=True, metavar="DIR", help="new folder (or a name ending in .gguf)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default=None, help="of the weights [as they are]"
+    )
+    parser.add_argument(
+        "--quant", choices=("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1"), default=None, help="GGUF type [bf16]"
+    )
+    parser.add_argument(
+        "--scales", choices=("float", "ue8m0"), default=None, help="of FP8 blocks; ue8m0 = powers of two [float]"
+    )
+    parser.add_argument("--shard-gb", type=float, default=None, metavar="X", help="largest file in GB [5]")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def _plan_arguments(parser: Parser) -> None:
     parser.add_argument("--config", metavar="NAME", help="a size, v2-lite, v2, v3, a config.json or its folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -135,6 +152,7 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb("train a model, or --resume a run", _pretrain_arguments, "seekling.verbs:pretrain"),
     "chat": Verb("talk to a model", _chat_arguments, "seekling.verbs:chat"),
     "pull": Verb("fetch a model: smollm2, or owner/name of a model hub", _pull_arguments, "seekling.pull_verb:pull"),
+    "export": Verb("write a model as Hugging Face folder, FP8 or GGUF", _export_arguments, "seekling.export_verb:export"),
     "generate": Verb("continue a prompt", _generate_arguments, "seekling.verbs:generate"),
     "eval": Verb("bits per byte of a run on its held-out text", _eval_arguments, "seekling.verbs:evaluate"),
     "report": Verb("rebuild a run's report and figures", _report_arguments, "seekling.verbs:report"),
@@ -158,7 +176,14 @@ def help_text() -> str:
 
 def usage(name: str) -> str:
     """A usage line without the list of all flags."""
-    positional = {"chat": " [MODEL]", "pull": " [MODEL]", "generate": " RUN [PROMPT]", "eval": " RUN", "report": " RUN"}
+    positional = {
+        "chat": " [MODEL]",
+        "pull": " [MODEL]",
+        "export": " MODEL",
+        "generate": " RUN [PROMPT]",
+        "eval": " RUN",
+        "report": " RUN",
+    }
     return f"seekling {name}{positional.get(name, '')} [flags]"
 
 

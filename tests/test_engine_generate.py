@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 import seekling
 from seekling import Engine, Sampling, SeeklingError
-from seekling.engine import engine as engine_module
 from seekling.lm import LM
 
 GREEDY = Sampling(max_tokens=20, temperature=0, ignore_eos=True)
@@ -24,7 +23,8 @@ def lm():
 
 @pytest.fixture(scope="module")
 def engine(lm):
-    return Engine(lm)
+    # In torch a cached beginning changes the shapes and with them the last bit; without it equal calls give equal bits.
+    return Engine(lm, prefix_cache=False)
 
 
 def recomputed_greedy(lm, ids, count):
@@ -79,11 +79,10 @@ def test_rows_freed_at_different_times_serve_the_queue(lm):
     assert [c.token_ids for c in out] == [recomputed_greedy(lm, p, len(c.token_ids)) for p, c in zip(prompts, out, strict=True)]
 
 
-def test_a_prompt_longer_than_the_prefill_chunk_gives_the_same_answer(lm, engine, monkeypatch):
+def test_a_prompt_longer_than_a_step_gives_the_same_answer(lm, engine):
     prompt = list(range(30, 70))
     whole = engine.generate([prompt], GREEDY)[0].token_ids
-    monkeypatch.setattr(engine_module, "PREFILL_CHUNK", 13)
-    assert engine.generate([prompt], GREEDY)[0].token_ids == whole == recomputed_greedy(lm, prompt, 20)
+    assert Engine(lm, step_tokens=13).generate([prompt], GREEDY)[0].token_ids == whole == recomputed_greedy(lm, prompt, 20)
 
 
 # ---- repeatability ---------------------------------------------------------------------------------------------------

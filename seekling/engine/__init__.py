@@ -1,6 +1,8 @@
-"""Generation: the engine and what it takes and gives. A walk through one request is in `engine.py`."""
+"""Generation: the engine and what it takes and gives. A walk through one request is in ``docs/walk-of-a-request.md``."""
 
 from seekling.engine.engine import Engine
+from seekling.engine.handle import Handle
+from seekling.engine.loop import QueueFull
 from seekling.engine.sampling import Completion, Delta, Sampling
 
-__all__ = ["Completion", "Delta", "Engine", "Sampling"]
+__all__ = ["Completion", "Delta", "Engine", "Handle", "QueueFull", "Sampling"]

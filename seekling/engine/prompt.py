@@ -21,7 +21,7 @@ def as_prompts(prompts: Any) -> list[Any]:
 
 
 def encode_prompts(
-    prompts: Sequence[Prompt], tokenizer: Any, config: Any, *, thinking: bool, must_fit: bool = True
+    prompts: Sequence[Prompt], tokenizer: Any, config: Any, *, thinking: bool, must_fit: bool = True, context: int | None = None
 ) -> list[list[int]]:
     """Token ids of each prompt, every one short enough to leave room for at least one new token.
 
@@ -33,12 +33,14 @@ def encode_prompts(
         config: `ModelConfig`: vocab_size, max_position_embeddings, bos_token_id.
         thinking: open a thinking part in chat prompts.
         must_fit: False lets too long prompts pass (to count them).
+        context: tokens that fit, where the cache is smaller than the model's context.
 
     Raises:
         SeeklingError: lists every prompt that cannot be used.
     """
     encoded: list[list[int]] = []
     problems: list[str] = []
+    context = context or config.max_position_embeddings
     for number, prompt in enumerate(prompts):
         where = f"prompt {number} " if len(prompts) > 1 else "the prompt "
         try:
@@ -49,7 +51,7 @@ def encode_prompts(
         except SeeklingError as error:
             problems.append(f"{where}{error}")
             continue
-        problems.extend(where + line for line in _id_problems(ids, config, must_fit))
+        problems.extend(where + line for line in _id_problems(ids, config, context if must_fit else None))
         encoded.append(ids)
     raise_all(SeeklingError, problems, "generate" if len(problems) > 1 else "")
     return encoded
@@ -77,14 +79,14 @@ def _encode(prompt: Any, tokenizer: Any, config: Any, thinking: bool) -> list[in
     raise SeeklingError(f"is a list of {kinds}: give text, a list of token ids or a list of chat messages")
 
 
-def _id_problems(ids: list[int], config: Any, must_fit: bool) -> Iterator[str]:
+def _id_problems(ids: list[int], config: Any, limit: int | None) -> Iterator[str]:
     bad = sorted({i for i in ids if not 0 <= i < config.vocab_size})
     if bad:
         shown = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
         yield f"has token ids outside 0…{config.vocab_size - 1}: {shown}"
-    limit = config.max_position_embeddings
-    if must_fit and len(ids) >= limit:
-        yield f"has {len(ids)} tokens, the model's context holds {limit} and one must stay free: shorten it"
+    if limit is not None and len(ids) >= limit:
+        whose = "the model's context" if limit == config.max_position_embeddings else "the engine's cache"
+        yield f"has {len(ids)} tokens, {whose} holds {limit} and one must stay free: shorten it"
 
 
 def _need(tokenizer: Any) -> Any:

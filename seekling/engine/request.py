@@ -1,15 +1,17 @@
-"""One request on its way: what it was given, what it has drawn, and when it is over."""
+"""One answer on its way: what it was given, what it has drawn, and when it is over."""
 
 import contextlib
-import random
-from collections.abc import Collection
+import hashlib
+import secrets
+from collections.abc import Collection, Hashable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from seekling.engine.sampling import Completion, Delta, FinishReason, Sampling
+from seekling.engine.sampling import Completion, Delta, FinishReason, Sampling, Top
 from seekling.engine.stop import StopFilter
+from seekling.engine.thinking import ThinkingGuard, in_a_loop
 from seekling.errors import DataError
 
 
@@ -21,16 +23,33 @@ class TextDecoder(Protocol):
     def flush(self) -> str: ...
 
 
+class Matcher(Protocol):
+    """Which tokens may come next (`seekling.engine.constrain.Matcher`)."""
+
+    def allowed(self) -> Tensor: ...
+
+    def push(self, token_id: int) -> None: ...
+
+
 class Request:
-    """State of one prompt being answered. The engine feeds it a token a step with `accept`.
+    """State of one answer. The engine feeds it a token at a time with `accept`.
 
     Args:
         prompt_ids: the prompt, at least one token.
         sampling: its settings.
-        room: tokens the model's context still holds after the prompt, at least 1.
+        room: tokens the context still holds after the prompt, at least 1.
         end_ids: the model's own end tokens.
         decoder: makes text of tokens; None where there is no tokenizer (the text stays empty).
         vocab_size: length of a logits row.
+        guard: watches the reasoning, where the prompt opened one.
+        matcher: of the constraint, if any.
+        index: which of the n answers it is.
+        priority: larger goes first.
+        salt: who may share its cache (tenant, adapter).
+
+    Attributes (the scheduler's, beside the arguments):
+        ids: prompt and answer so far; computed: how many of them the cache holds, in `pages`.
+        after: another request whose prompt must be in the cache first (the n answers of one prompt).
     """
 
     def __init__(
@@ -41,63 +60,149 @@ class Request:
         end_ids: Collection[int],
         decoder: TextDecoder | None,
         vocab_size: int,
+        *,
+        guard: ThinkingGuard | None = None,
+        matcher: Matcher | None = None,
+        index: int = 0,
+        priority: int = 0,
+        salt: Hashable = None,
     ):
-        self.prompt_ids = prompt_ids
-        self.sampling = sampling
+        self.prompt_ids, self.sampling, self.index = prompt_ids, sampling, index
         self.limit = min(sampling.max_tokens, room)
         self.token_ids: list[int] = []
         self.logprobs: list[float] = []
+        self.top_logprobs: list[Top] = []
+        self.prompt_logprobs: list[float | None] = [None]
+        self.prompt_top_logprobs: list[Top] = [[]]
         self.finish_reason: FinishReason | None = None
+        self.guard, self.matcher = guard, matcher
+        self.cached_tokens = self.drafted = self.accepted = 0
+        # penalties
         self.seen_V: Tensor | None = None
         if sampling.repetition_penalty != 1:
             self.seen_V = torch.zeros(vocab_size, dtype=torch.bool)
             self.seen_V[prompt_ids] = True
+        self.counts_V: Tensor | None = None
+        if sampling.presence_penalty or sampling.frequency_penalty:
+            self.counts_V = torch.zeros(vocab_size)
+        # the scheduler's
+        self.ids = list(prompt_ids)
+        self.computed = 0
+        self.pages: list[int] = []
+        self.priority, self.salt, self.arrival = priority, salt, 0
+        self.after: Request | None = None
+        self.prefilled = self.cancelled = False
+        self.version: object = None
+        # text
         self._stop_ids = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else end_ids)}
-        self._random = random.Random(None if sampling.seed is None else int(sampling.seed))
+        self._seed = secrets.randbits(62) if sampling.seed is None else int(sampling.seed) + index
         self._decoder = decoder
         self._filter = StopFilter(sampling.stop)
         self._text: list[str] = []
 
     @property
-    def slots(self) -> int:
-        """Cache slots it may need: the last token is never fed back."""
-        return len(self.prompt_ids) + self.limit - 1
+    def remaining(self) -> int:
+        """Tokens it holds that the cache does not: 1 while decoding."""
+        return len(self.ids) - self.computed
+
+    @property
+    def may_reuse(self) -> bool:
+        """Whether it may begin with cached tokens, for which there are no logits."""
+        return not self.scoring
+
+    @property
+    def scoring(self) -> bool:
+        """Whether log-probabilities of its prompt are still missing."""
+        return self.sampling.prompt_logprobs and len(self.prompt_logprobs) < len(self.prompt_ids)
 
     def uniform(self) -> float:
-        """The next number of this request's own stream, in [0, 1)."""
-        return self._random.random()
+        """The number in [0, 1) that draws its next token: a function of seed and place, of nothing else."""
+        return uniform(self._seed, len(self.token_ids))
 
-    def accept(self, token_id: int, logprob: float | None) -> Delta:
+    def forced(self) -> int | None:
+        """The token that must come next whatever the model says."""
+        return None if self.guard is None else self.guard.forced()
+
+    def allowed_V(self) -> Tensor | None:
+        """Which tokens the constraint allows next (bool); None where it does not bind: none, or still reasoning."""
+        return None if self.matcher is None or (self.guard is not None and self.guard.active) else self.matcher.allowed()
+
+    def accept(self, token_id: int, logprob: float | None, top: Top | None = None) -> Delta:
         """Take the token just drawn; return what the caller may see of it."""
+        reasoning = self.guard is not None and self.guard.active
+        self.ids.append(token_id)
         self.token_ids.append(token_id)
         if logprob is not None:
             self.logprobs.append(logprob)
+        if top is not None:
+            self.top_logprobs.append(top)
         if self.seen_V is not None:
             self.seen_V[token_id] = True
+        if self.counts_V is not None:
+            self.counts_V[token_id] += 1
         ended = token_id in self._stop_ids
+        if self.matcher is not None and not reasoning and not ended:
+            self.matcher.push(token_id)
         text = ""
         if self._decoder is not None and not ended:
             # A model's vocabulary may be padded beyond its tokenizer's; those ids have no text.
             with contextlib.suppress(DataError):
                 text = self._filter.push(self._decoder.push(token_id))
+        if self.guard is not None:
+            self.guard.push(token_id, text, self.token_ids)
         if ended or self._filter.stopped:
             self.finish_reason = "stop"
         elif len(self.token_ids) >= self.limit:
             self.finish_reason = "length"
-        if self.finish_reason is not None and self._decoder is not None:
-            # The bytes of a character that never completed may still finish a stop string, hence through the filter.
-            text += self._filter.push(self._decoder.flush()) + self._filter.flush()
-            if self._filter.stopped:
-                self.finish_reason = "stop"
+        elif self.sampling.stop_loops and not reasoning and in_a_loop(self.token_ids):
+            self.finish_reason = "loop"
+        if self.finish_reason is not None:
+            text += self._flush()
         self._text.append(text)
-        return Delta(text, [token_id], self.finish_reason, None if logprob is None else [logprob])
+        return Delta(
+            text,
+            [token_id],
+            self.finish_reason,
+            None if logprob is None else [logprob],
+            None if top is None else [top],
+            self.index,
+        )
+
+    def cancel(self) -> Delta:
+        """End it where it is."""
+        self.finish_reason = "cancelled"
+        self._text.append(self._flush())
+        return Delta(self._text[-1], [], "cancelled", index=self.index)
+
+    def _flush(self) -> str:
+        if self._decoder is None:
+            return ""
+        # The bytes of a character that never completed may still finish a stop string, hence through the filter.
+        text = self._filter.push(self._decoder.flush()) + self._filter.flush()
+        if self._filter.stopped and self.finish_reason != "cancelled":
+            self.finish_reason = "stop"
+        return text
 
     def completion(self) -> Completion:
         """The finished answer."""
+        s = self.sampling
         return Completion(
             text="".join(self._text),
             token_ids=self.token_ids,
-            logprobs=self.logprobs if self.sampling.logprobs else None,
+            logprobs=self.logprobs if s.logprobs else None,
             finish_reason=self.finish_reason or "length",
             prompt_tokens=len(self.prompt_ids),
+            top_logprobs=self.top_logprobs if s.top_logprobs else None,
+            prompt_logprobs=self.prompt_logprobs if s.prompt_logprobs else None,
+            prompt_top_logprobs=self.prompt_top_logprobs if s.prompt_logprobs and s.top_logprobs else None,
+            index=self.index,
+            cached_tokens=self.cached_tokens,
+            drafted=self.drafted,
+            accepted=self.accepted,
         )
+
+
+def uniform(seed: int, index: int) -> float:
+    """A uniform number in [0, 1) by counter: 53 bits of a hash of seed and index."""
+    digest = hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 11) * 2.0**-53

@@ -21,6 +21,8 @@ def sample(
     settings: Sequence[Sampling],
     uniform: Sequence[float],
     seen_BV: Sequence[Tensor | None] | None = None,
+    counts_BV: Sequence[Tensor | None] | None = None,
+    allowed_BV: Sequence[Tensor | None] | None = None,
 ) -> Tensor:
     """Draw one token a row.
 
@@ -29,6 +31,8 @@ def sample(
         settings: one `Sampling` a row.
         uniform: one number in [0, 1) a row; greedy rows ignore theirs.
         seen_BV: for rows with a repetition penalty a bool (V,) of the tokens to penalise, else None.
+        counts_BV: for rows with a presence or frequency penalty how often the answer holds each token (V,), else None.
+        allowed_BV: for rows under a constraint a bool (V,) of the tokens that may come, else None.
 
     Returns:
         int64 (B,) token ids.
@@ -36,12 +40,13 @@ def sample(
     Raises:
         SeeklingError: where a row's largest logit is not a finite number.
     """
-    if not bool(torch.isfinite(logits_BV.amax(-1)).all()):
+    best_B = logits_BV.amax(-1)
+    if not bool(torch.isfinite(best_B).all()):
         raise SeeklingError(
             "the model's output is not a number: its weights are damaged or its training diverged; "
             "use an earlier checkpoint, or dtype='float32' if this was a lower precision"
         )
-    logits_BV = _penalised(logits_BV, settings, seen_BV)
+    logits_BV = adjusted(logits_BV, settings, seen_BV, counts_BV, allowed_BV)
     if all(s.greedy for s in settings):
         return logits_BV.argmax(-1)
     probs_BV = probabilities(logits_BV, settings)
@@ -80,16 +85,53 @@ def token_logprobs(logits_BV: Tensor, token_B: Tensor) -> Tensor:
     return x_BV.gather(-1, token_B[:, None])[:, 0] - x_BV.logsumexp(-1)
 
 
-def _penalised(logits_BV: Tensor, settings: Sequence[Sampling], seen: Sequence[Tensor | None] | None) -> Tensor:
-    rows = [i for i, s in enumerate(settings) if s.repetition_penalty != 1]
-    if not rows or seen is None:
-        return logits_BV
-    logits_BV = logits_BV.clone()
-    for i in rows:
-        row_V, penalty, seen_V = logits_BV[i], settings[i].repetition_penalty, seen[i]
-        if seen_V is not None:
-            logits_BV[i] = torch.where(seen_V, torch.where(row_V > 0, row_V / penalty, row_V * penalty), row_V)
-    return logits_BV
+def top_logprobs(logits_BV: Tensor, counts: Sequence[int]) -> list[list[tuple[int, float]]]:
+    """The likeliest ``counts[b]`` tokens of each row with their log-probabilities under the raw logits, likeliest first."""
+    x_BV = logits_BV.float()
+    values, ids = x_BV.topk(min(max(counts), x_BV.shape[-1]), dim=-1)
+    values = values - x_BV.logsumexp(-1, keepdim=True)
+    return [list(zip(i[:n], v[:n], strict=True)) for i, v, n in zip(ids.tolist(), values.tolist(), counts, strict=True)]
+
+
+Rows = Sequence[Tensor | None] | None
+
+
+def adjusted(logits_BV: Tensor, settings: Sequence[Sampling], seen: Rows, counts: Rows, allowed: Rows) -> Tensor:
+    """The logits after penalties, bias and constraint; the same tensor where nothing changes."""
+    out_BV = logits_BV
+    rows, seen_WV = _present(seen, logits_BV)
+    if seen_WV is not None:
+        out_BV = logits_BV.clone()
+        penalty_W = _column([settings[i].repetition_penalty for i in rows], logits_BV)
+        x_WV = out_BV[rows]
+        out_BV[rows] = torch.where(seen_WV, torch.where(x_WV > 0, x_WV / penalty_W, x_WV * penalty_W), x_WV)
+    rows, counts_WV = _present(counts, logits_BV)
+    if counts_WV is not None:
+        out_BV = logits_BV.clone() if out_BV is logits_BV else out_BV
+        presence_W = _column([settings[i].presence_penalty for i in rows], logits_BV)
+        frequency_W = _column([settings[i].frequency_penalty for i in rows], logits_BV)
+        out_BV[rows] -= presence_W * (counts_WV > 0) + frequency_W * counts_WV
+    biased = [(i, token, value) for i, s in enumerate(settings) for token, value in s.bias]
+    if biased:
+        out_BV = logits_BV.clone() if out_BV is logits_BV else out_BV
+        row, token, value = zip(*biased, strict=True)
+        where = (torch.tensor(row, device=out_BV.device), torch.tensor(token, device=out_BV.device))
+        out_BV.index_put_(where, torch.tensor(value, dtype=out_BV.dtype, device=out_BV.device), accumulate=True)
+    rows, allowed_WV = _present(allowed, logits_BV)
+    if allowed_WV is not None:
+        out_BV = logits_BV.clone() if out_BV is logits_BV else out_BV
+        out_BV[rows] = out_BV[rows].masked_fill(~allowed_WV, float("-inf"))
+    return out_BV
+
+
+def _present(rows: Rows, like: Tensor) -> tuple[list[int], Tensor | None]:
+    """Indices of the rows that have something, and that stacked (W, V)."""
+    found = [(i, row.to(like.device)) for i, row in enumerate(rows or ()) if row is not None]
+    return [i for i, _ in found], torch.stack([row for _, row in found]) if found else None
+
+
+def _column(values: list[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
 
 
 def _truncated(probs_WV: Tensor, settings: Sequence[Sampling]) -> Tensor:

@@ -20,7 +20,7 @@ from seekling.errors import MachineError
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 # Best first: the flags of /proc/cpuinfo that a level needs.
 _LEVELS = {
-    "avx512bf16": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_bf16"},
+    "avx512bf16": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_bf16", "avx512_vnni"},
     "avx512": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
     "avx2": {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"},
     "base": set(),
@@ -103,6 +103,12 @@ def _function(name: str):
     function = getattr(library, f"sk_{name}")
     function.restype = None
     return function
+
+
+def symbol(name: str):
+    """The C function ``sk_{name}`` itself, for callers that pass structures; None where no library is loaded."""
+    library = _library()[0]
+    return None if library is None else getattr(library, f"sk_{name}", None)
 
 
 def _argument(value: Tensor | int | float | None):

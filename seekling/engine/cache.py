@@ -1,0 +1,127 @@
+"""The paged cache of an engine: pages, the prefix tree over them, and the runner that fills them.
+
+A request comes with `begin` (what is cached already is shared or copied), `grow`s while it runs, and `end`s; what it computed
+stays in the tree until the room is needed.
+"""
+
+from dataclasses import dataclass
+
+from seekling.engine.pages import OutOfPages, PagePool
+from seekling.engine.prefix import Miss, PrefixTree
+from seekling.engine.request import Request
+from seekling.engine.runner import Runner
+
+
+@dataclass
+class CacheStats:
+    """Counts since the engine began. ``looked_up`` and ``hit`` are prompt tokens (recomputed ones count again)."""
+
+    looked_up: int = 0
+    hit: int = 0
+    evicted_pages: int = 0
+    copied_pages: int = 0
+    last_miss: Miss | None = None
+
+
+class PagedCache:
+    """Pages of one runner, handed to requests.
+
+    Args:
+        runner: computes into the pages; its pool is allocated here.
+        pages: size of the pool.
+        prefix: keep finished requests' pages for reuse.
+    """
+
+    def __init__(self, runner: Runner, pages: int, prefix: bool = True):
+        self.runner, self.page_tokens, self.prefix = runner, runner.page_tokens, prefix
+        runner.allocate(pages)
+        self.stats = CacheStats()
+        self.version: object = None
+        self.pool = PagePool(pages)
+        self.tree = PrefixTree(self.pool, self.page_tokens)
+
+    def clear_all(self) -> None:
+        """Start anew with every page free, whoever held it."""
+        self.pool = PagePool(self.pool.size)
+        self.tree = PrefixTree(self.pool, self.page_tokens)
+
+    def use_version(self, version: object) -> None:
+        """Forget the tree when the weights are no longer those it was computed with."""
+        if version != self.version:
+            self.version = version
+            self.tree.clear()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens all pages hold together."""
+        return self.pool.size * self.page_tokens
+
+    def pages_for(self, tokens: int) -> int:
+        return -(-tokens // self.page_tokens)
+
+    def begin(self, request: Request) -> None:
+        """Give a request every page its tokens need: shared, copied or new.
+
+        Raises:
+            OutOfPages: there is not room enough; the request then holds nothing.
+        """
+        request.version = self.version
+        match = self.tree.match(request.salt, request.ids) if self.prefix and request.may_reuse else None
+        if match is not None:
+            request.pages = [self.pool.share(page) for page in match.pages]
+            request.computed = len(match.pages) * self.page_tokens
+        try:
+            if match is not None and match.tail is not None:
+                held = self.pool.share(match.tail)  # making room must not take it away
+                try:
+                    self.grow(request, request.computed + 1)
+                    self.runner.copy_page(held, request.pages[-1])
+                    request.computed += match.tail_tokens
+                    self.stats.copied_pages += 1
+                finally:
+                    self.pool.release(held)
+            self.grow(request, len(request.ids))
+        except OutOfPages:
+            self.drop(request)
+            raise
+        self.stats.looked_up += len(request.ids)
+        self.stats.hit += request.computed
+        if match is not None:
+            self.stats.last_miss = match.miss
+        if not request.token_ids:  # what a preempted request finds again is its own
+            request.cached_tokens = request.computed
+
+    def grow(self, request: Request, tokens: int) -> None:
+        """Make sure the request's pages hold ``tokens`` tokens.
+
+        Raises:
+            OutOfPages: no page is free and none can be evicted.
+        """
+        while len(request.pages) < self.pages_for(tokens):
+            request.pages.append(self._take())
+
+    def remember(self, request: Request, *, partial: bool = False) -> None:
+        """Put what the request has computed into the tree: its full pages and, with ``partial``, the one begun."""
+        if not self.prefix or request.version != self.version:
+            return
+        count = request.computed if partial else request.computed // self.page_tokens * self.page_tokens
+        self.tree.insert(request.salt, request.ids[:count], request.pages[: self.pages_for(count)])
+
+    def end(self, request: Request) -> None:
+        """Take the pages back; the tree keeps what may be of use again."""
+        self.remember(request, partial=True)
+        self.drop(request)
+
+    def drop(self, request: Request) -> None:
+        """Take the pages back without remembering them."""
+        for page in request.pages:
+            self.pool.release(page)
+        request.pages, request.computed = [], 0
+
+    def _take(self) -> int:
+        try:
+            return self.pool.take()
+        except OutOfPages:
+            # A few more than needed, since every eviction walks the tree.
+            self.stats.evicted_pages += self.tree.evict(1 + self.pool.size // 64)
+            return self.pool.take()

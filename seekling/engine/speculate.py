@@ -1,0 +1,117 @@
+"""Speculation: somebody cheap proposes tokens, the model checks them all in one step.
+
+Nothing of it changes an answer. The model draws every token itself, at its own place of the request's uniform numbers, and a
+proposed token only counts where it is the one drawn. So the answer is the same token for token, greedy or sampled, and a
+guess is right with exactly the probability the model gives it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from seekling.engine.request import Request
+from seekling.engine.runner import Chunk
+
+
+class Drafter(Protocol):
+    """Proposes the next tokens of decoding requests. ``steps`` counts the proposals, the others their tokens."""
+
+    steps: int
+    drafted: int
+    accepted: int
+
+    def propose(self, requests: Sequence[Request]) -> list[list[int]]:
+        """For each request the tokens expected next, possibly none."""
+
+    def observe(self, chunks: Sequence[Chunk], requests: Sequence[Request]) -> None:
+        """A step of the model has run over these chunks."""
+
+    def learn(self, request: Request, drafted: int, accepted: int) -> None:
+        """What came of a proposal."""
+
+    def forget(self, request: Request) -> None:
+        """The request is over."""
+
+
+@dataclass
+class Gate:
+    """Switches speculation of one request off while it does not pay, and tries again later.
+
+    A step with k drafts costs about 1 + ``cost``·k plain ones, and yields 1 + accepted tokens.
+    """
+
+    cost: float = 0.1
+    gain: float = 1.0  # running mean of (tokens of a step) / (its cost); starts hopeful
+    wait: int = 0
+    pause: int = 16
+
+    def open(self) -> bool:
+        if self.wait:
+            self.wait -= 1
+        return not self.wait
+
+    def learn(self, drafted: int, accepted: int) -> None:
+        self.gain = 0.75 * self.gain + 0.25 * (1 + accepted) / (1 + self.cost * drafted)
+        if self.gain < 0.97:
+            self.wait, self.gain = self.pause, 1.0
+            self.pause = min(2 * self.pause, 512)
+        elif self.gain > 1.1:
+            self.pause = 16
+
+
+class Gated:
+    """What all drafters share: a gate for each request, and counts."""
+
+    def __init__(self, tokens: int = 4):
+        self.tokens = tokens
+        self.drafted = self.accepted = self.steps = 0
+        self._gates: dict[Request, Gate] = {}
+
+    def gate(self, request: Request) -> Gate:
+        return self._gates.setdefault(request, Gate())
+
+    def observe(self, chunks: Sequence[Chunk], requests: Sequence[Request]) -> None:
+        """Nothing to see."""
+
+    def learn(self, request: Request, drafted: int, accepted: int) -> None:
+        self.steps += 1
+        self.drafted += drafted
+        self.accepted += accepted
+        self.gate(request).learn(drafted, accepted)
+
+    def forget(self, request: Request) -> None:
+        self._gates.pop(request, None)
+
+
+class NgramDrafter(Gated):
+    """Prompt look-up: where the last tokens stood before, what followed them follows again (good for quoting and editing).
+
+    Args:
+        tokens: most tokens proposed.
+        longest, shortest: length of the end that is looked up.
+    """
+
+    def __init__(self, tokens: int = 4, longest: int = 4, shortest: int = 2):
+        super().__init__(tokens)
+        self._sizes = range(longest, shortest - 1, -1)
+        self._seen: dict[Request, tuple[int, list[dict[tuple[int, ...], int]]]] = {}
+
+    def propose(self, requests: Sequence[Request]) -> list[list[int]]:
+        return [self._look_up(request) if self.gate(request).open() else [] for request in requests]
+
+    def _look_up(self, request: Request) -> list[int]:
+        ids = request.ids
+        done, tables = self._seen.get(request, (0, [{} for _ in self._sizes]))
+        for size, table in zip(self._sizes, tables, strict=True):
+            for end in range(max(done, size), len(ids)):  # not the end itself
+                table[tuple(ids[end - size : end])] = end
+        self._seen[request] = (len(ids), tables)
+        for size, table in zip(self._sizes, tables, strict=True):
+            after = table.get(tuple(ids[-size:])) if len(ids) >= size else None
+            if after is not None:
+                return ids[after : after + self.tokens]
+        return []
+
+    def forget(self, request: Request) -> None:
+        super().forget(request)
+        self._seen.pop(request, None)

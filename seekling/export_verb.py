@@ -1,0 +1,165 @@
+"""``seekling export``: a model written anew as a Hugging Face folder, in FP8 blocks, or as one GGUF file."""
+
+import argparse
+import importlib
+import json
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from seekling.errors import CheckpointError, MachineError, RecipeError, raise_all
+
+GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1")
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write the model of ``args.path`` to ``args.out`` in the format of ``args.to``."""
+    raise_all(RecipeError, flag_problems(args))
+    path = model_path(args.path)
+    facts = to_gguf(path, args) if args.to == "gguf" else to_folder(path, args)
+    if args.json:
+        print(json.dumps(facts))
+        return 0
+    from seekling.plan import size_text
+
+    what = f", {facts['quantised']} matrices in FP8" if facts.get("quantised") else ""
+    print(f"{facts['path']}\n{size_text(facts['bytes'])}{what}")
+    for name in facts.get("left_out", []):
+        print(f"note: {name} was not copied (code and other weights stay behind)")
+    if args.to == "hf":
+        print(f"\nTalk to it:\n  seekling chat {shlex.quote(str(facts['path']))}")
+    return 0
+
+
+def flag_problems(args: argparse.Namespace) -> list[str]:
+    """Flags that do not belong to ``--to``, or make no sense."""
+    bad = []
+    if args.to == "gguf":
+        bad += [f"{flag} is not for --to gguf; drop it" for flag, value in _folder_flags(args) if value is not None]
+    elif args.quant is not None:
+        bad.append(f"--quant is for --to gguf; with --to {args.to} the weights follow --dtype")
+    if args.scales is not None and args.to == "hf":
+        bad.append("--scales is for --to fp8; drop it")
+    if args.shard_gb is not None and not args.shard_gb > 0:
+        bad.append(f"--shard-gb must be positive, not {args.shard_gb}")
+    return bad
+
+
+def _folder_flags(args: argparse.Namespace) -> list[tuple[str, Any]]:
+    return [("--dtype", args.dtype), ("--scales", args.scales), ("--shard-gb", args.shard_gb)]
+
+
+def model_path(text: str) -> Path:
+    """The checkpoint folder or GGUF file behind a path, the name of a run, or the name of a pulled model.
+
+    Raises:
+        CheckpointError: when there is none.
+    """
+    from seekling.lm import resolve
+
+    path = Path(text)
+    if not path.exists() and not Path("runs", path).is_dir():
+        from seekling.hub.names import find
+
+        path = find(text) or path
+    if path.is_file() and path.suffix == ".gguf":
+        return path
+    return resolve(path)
+
+
+def to_folder(path: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """A Hugging Face folder, plain or FP8; disk to disk where the source is such a folder too."""
+    if path.is_file():
+        return gguf_to_folder(path, args)
+    from seekling.formats.stream import SHARD_BYTES, convert
+
+    shard = SHARD_BYTES if args.shard_gb is None else max(1, int(args.shard_gb * 1e9))
+    with progress(f"writing {args.out}") as tell:
+        fp8 = fp8_format(path, args.scales) if args.to == "fp8" else None
+        done = convert(path, args.out, args.dtype, fp8, shard, on_tensor=tell, also=run_tokenizer(path))
+    return {
+        "path": str(args.out), "to": args.to, "bytes": done.bytes, "tensors": done.tensors, "quantised": done.quantised,
+        "left_out": done.left_out,
+    }  # fmt: skip
+
+
+def fp8_format(path: Path, scales: str | None) -> Any:
+    """The blocks to write: those the folder has, if it is FP8 already, else 128 × 128; ``scales``: float or ue8m0."""
+    from seekling.formats.folder import CONFIG, read_json
+    from seekling.formats.fp8 import FP8Format
+
+    quantised = read_json(path, CONFIG).get("quantization_config")
+    if scales is None and isinstance(quantised, dict) and quantised.get("quant_method") == "fp8":
+        return FP8Format.of_config(quantised, f"{path}: quantization_config")
+    return FP8Format(power_of_two=scales == "ue8m0")
+
+
+def run_tokenizer(path: Path) -> list[Path]:
+    """The tokenizer's files of the run that a checkpoint without its own lies in."""
+    home = path.resolve().parent
+    folder = home.parent / "tokenizer"
+    if (path / "tokenizer.json").is_file() or home.name != "checkpoints" or not folder.is_dir():
+        return []
+    return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in (".json", ".jinja", ".model"))
+
+
+def gguf_to_folder(path: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """A GGUF file unpacked into a Hugging Face folder; the whole model is in memory meanwhile."""
+    if args.to == "fp8":
+        raise RecipeError("a GGUF file is exported to FP8 in two steps: --to hf first, then --to fp8 from that folder")
+    out = Path(args.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} is not an empty folder; give a new one")
+    if args.dtype == "float16":
+        raise RecipeError("--dtype float16 is not written from GGUF files; use bfloat16 or float32")
+    from seekling.formats.stream import SHARD_BYTES
+    from seekling.lm import load
+
+    lm = load(path, args.dtype or "bfloat16")
+    lm.save(out, max_shard_bytes=SHARD_BYTES if args.shard_gb is None else max(1, int(args.shard_gb * 1e9)))
+    return {"path": str(out), "to": "hf", "bytes": sum(f.stat().st_size for f in out.glob("*.safetensors"))}
+
+
+def to_gguf(path: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """One GGUF file in the folder ``args.out`` (or of that name, where it ends in .gguf)."""
+    writer = gguf_writer()
+    from seekling.lm import load
+
+    kind = args.quant or "bf16"
+    out = Path(args.out)
+    file = out if out.suffix == ".gguf" else out / f"{out.resolve().name}-{kind.upper()}.gguf"
+    if file.exists():
+        raise CheckpointError(f"{file} exists; give another --out")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    writer(load(path, "float32" if kind == "f32" else "bfloat16"), file, to=kind)
+    return {"path": str(file), "to": "gguf", "bytes": file.stat().st_size}
+
+
+def gguf_writer() -> Callable[..., Any]:
+    """The function that writes GGUF files. Raises MachineError where this version has none."""
+    try:
+        return importlib.import_module("seekling.formats.gguf_write").write_gguf
+    except ModuleNotFoundError as error:
+        raise MachineError(
+            f"GGUF files cannot be written here ({error.name} is missing); update Seekling or pip install gguf"
+        ) from None
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal; gives a function to be told (bytes done, bytes in all)."""
+    from seekling.hub.progress import shown
+
+    before = 0
+    with shown() as bar:
+
+        def tell(done: int, total: int) -> None:
+            nonlocal before
+            if before == 0:
+                bar.file(what, total)
+            bar.advance(done - before)
+            before = done
+
+        yield tell

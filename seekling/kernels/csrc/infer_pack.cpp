@@ -1,0 +1,231 @@
+// Weights into the layout of infer_matmul.h: from floats (quantising) or from GGUF blocks (bit for bit the same numbers).
+#include "infer_matmul.h"
+
+namespace sk {
+
+namespace {
+
+// A group of 32 weights of one output: numbers as stored, and what belongs to them.
+struct Code { uint8_t q[GROUP]; uint16_t scale, minimum; };
+
+uint16_t to_half(float v) {  // round to nearest even; overflow gives infinity
+    uint32_t u = bits_of(v), sign = (u >> 16) & 0x8000, e = (u >> 23) & 255, m = u & 0x7fffff;
+    if (e >= 143) return (uint16_t)(sign | (e == 255 && m ? 0x7e00 : 0x7c00));
+    if (e >= 113) {
+        uint32_t h = ((e - 112) << 10) | (m >> 13), rest = m & 0x1fff;
+        return (uint16_t)(sign + h + (rest > 0x1000 || (rest == 0x1000 && (h & 1))));
+    }
+    return (uint16_t)(sign + (uint32_t)std::nearbyint(std::fabs(v) * 16777216.0f));  // subnormal: units of 2^-24
+}
+
+template <int F> void place(uint8_t* block, int groups, int lane, int g, const Code& c) {
+    uint8_t* scales = block + Layout<F>::numbers(groups);
+    if constexpr (Layout<F>::nibbles) {
+        for (int i = 0; i < GROUP; i++) {
+            uint8_t& at = block[(g * 4 + i / 8) * 64 + lane * 4 + i % 4];
+            at = i % 8 < 4 ? (uint8_t)((at & 0xf0) | c.q[i]) : (uint8_t)((at & 0x0f) | (c.q[i] << 4));
+        }
+    } else {
+        for (int i = 0; i < GROUP; i++) block[(g * 8 + i / 4) * 64 + lane * 4 + i % 4] = c.q[i];
+    }
+    if constexpr (F == Q8 || F == Q4) ((uint16_t*)scales)[g * 16 + lane] = c.scale;
+    if constexpr (F == Q4M) {
+        ((uint16_t*)scales)[g * 32 + lane] = c.scale;
+        ((uint16_t*)scales)[g * 32 + 16 + lane] = c.minimum;
+    }
+}
+
+// ---- from floats -----------------------------------------------------------------------------------------------------------
+
+void code8(const float* x, float scale, Code& c) {  // 128 + nearest whole number of scales
+    float inverse = scale > 0 ? 1.0f / scale : 0.0f;
+    for (int i = 0; i < GROUP; i++)
+        c.q[i] = (uint8_t)(128 + (int)std::min(127.0f, std::max(-127.0f, std::nearbyint(x[i] * inverse))));
+}
+
+float largest_magnitude(const float* x, int n) {
+    float most = 0;
+    for (int i = 0; i < n; i++) most = std::max(most, std::fabs(x[i]));
+    return most;
+}
+
+// Numbers 0..15 for a given scale and minimum (already rounded to half), and the squared error weighted by `importance`.
+float code4(const float* x, float scale, float minimum, const float* importance, uint8_t* q) {
+    float inverse = scale > 0 ? 1.0f / scale : 0.0f, error = 0;
+    for (int i = 0; i < GROUP; i++) {
+        float n = std::min(15.0f, std::max(0.0f, std::nearbyint((x[i] - minimum) * inverse)));
+        float d = x[i] - (n * scale + minimum);
+        q[i] = (uint8_t)n;
+        error += d * d * (importance ? importance[i] : 1.0f);
+    }
+    return error;
+}
+
+// Scale and minimum that fit given numbers best (weighted least squares); false where the numbers are all equal.
+bool refit(const float* x, const uint8_t* q, const float* importance, float* scale, float* minimum) {
+    double w = 0, wq = 0, wqq = 0, wx = 0, wqx = 0;
+    for (int i = 0; i < GROUP; i++) {
+        double u = importance ? importance[i] : 1.0;
+        w += u; wq += u * q[i]; wqq += u * q[i] * q[i]; wx += u * x[i]; wqx += u * q[i] * x[i];
+    }
+    double det = w * wqq - wq * wq;
+    if (det <= 1e-12 * w * wqq) return false;
+    *scale = (float)((w * wqx - wq * wx) / det);
+    *minimum = (float)((wx - *scale * wq) / w);
+    return *scale > 0;
+}
+
+// The least error over a few shrunken ranges, each refitted once.
+void code_with_minimum(const float* x, const float* importance, Code& best) {
+    float low = x[0], high = x[0], least = INFINITY;
+    for (int i = 1; i < GROUP; i++) { low = std::min(low, x[i]); high = std::max(high, x[i]); }
+    auto consider = [&](float scale, float minimum) {
+        Code c;
+        c.scale = to_half(scale);
+        c.minimum = to_half(minimum);
+        float error = code4(x, half_to_float(c.scale), half_to_float(c.minimum), importance, c.q);
+        if (error < least) { least = error; best = c; }
+        return c;
+    };
+    for (int shrink = 0; shrink < 5; shrink++) {
+        float share = 0.03f * (float)shrink, range = high - low;
+        float scale = range * (1 - 2 * share) / 15, minimum = low + range * share;
+        Code c = consider(scale, minimum);
+        if (refit(x, c.q, importance, &scale, &minimum)) consider(scale, minimum);
+    }
+}
+
+void pack_floats(int format, const float* x, const float* importance, int inputs, int lane, uint8_t* block) {
+    int groups = groups_of(inputs);
+    std::vector<float> row((size_t)groups * GROUP, 0.0f);
+    std::copy(x, x + inputs, row.begin());
+    float channel = largest_magnitude(x, inputs) / 127.0f;
+    if (format == I8) ((float*)(block + Layout<I8>::numbers(groups)))[lane] = channel;
+    for (int g = 0; g < groups; g++) {
+        const float* part = row.data() + g * GROUP;
+        Code c{};
+        if (format == I8) {
+            code8(part, channel, c);
+            place<I8>(block, groups, lane, g, c);
+        } else if (format == Q8) {
+            c.scale = to_half(largest_magnitude(part, GROUP) / 127.0f);
+            code8(part, half_to_float(c.scale), c);
+            place<Q8>(block, groups, lane, g, c);
+        } else if (format == Q4M) {
+            std::vector<float> weight;
+            if (importance && (g + 1) * GROUP > inputs) {  // the padding must not count
+                weight.assign(GROUP, 0.0f);
+                std::copy(importance + g * GROUP, importance + inputs, weight.begin());
+            }
+            code_with_minimum(part, !importance ? nullptr : weight.empty() ? importance + g * GROUP : weight.data(), c);
+            place<Q4M>(block, groups, lane, g, c);
+        } else if (format == BF16) {
+            for (int i = 0; i < GROUP; i++) {
+                int k = g * GROUP + i;
+                ((uint16_t*)block)[(k / 2) * 32 + lane * 2 + k % 2] = to_bf16(part[i]);
+            }
+        } else if (format == F32) {
+            for (int i = 0; i < GROUP; i++) ((float*)block)[(g * GROUP + i) * 16 + lane] = part[i];
+        }
+    }
+}
+
+// ---- from GGUF blocks --------------------------------------------------------------------------------------------------------
+
+uint16_t half_at(const uint8_t* p) { uint16_t v; std::memcpy(&v, p, 2); return v; }
+
+int blocks_bytes(int format, int inputs) {  // bytes of one GGUF row
+    switch (format) {
+        case Q8: return inputs / 32 * 34;
+        case Q4: return inputs / 32 * 18;
+        case Q4M: return inputs / 32 * 20;
+        case Q4K: return inputs / 256 * 144;
+        default: return 0;
+    }
+}
+
+template <int F> void repack_small(const uint8_t* row, int groups, int lane, uint8_t* block) {  // Q8_0, Q4_0, Q4_1
+    constexpr int header = F == Q4M ? 4 : 2, size = header + (F == Q8 ? 32 : 16);
+    for (int g = 0; g < groups; g++, row += size) {
+        Code c{};
+        c.scale = half_at(row);
+        if (F == Q4M) c.minimum = half_at(row + 2);
+        for (int i = 0; i < GROUP; i++) {
+            if (F == Q8) c.q[i] = (uint8_t)(row[header + i] ^ 0x80);
+            else c.q[i] = i < 16 ? row[header + i] & 15 : row[header + i - 16] >> 4;
+        }
+        place<F>(block, groups, lane, g, c);
+    }
+}
+
+void repack_q4k(const uint8_t* row, int groups, int lane, uint8_t* block) {
+    uint8_t* scales = block + Layout<Q4K>::numbers(groups);
+    for (int s = 0; s < groups / 8; s++, row += 144) {
+        uint8_t* super = scales + s * 320;
+        ((uint16_t*)super)[lane] = half_at(row);
+        ((uint16_t*)super)[16 + lane] = half_at(row + 2);
+        const uint8_t* six = row + 4;
+        for (int j = 0; j < 8; j++) {
+            uint8_t scale = j < 4 ? six[j] & 63 : (uint8_t)((six[j + 4] & 15) | (six[j - 4] >> 6 << 4));
+            uint8_t minimum = j < 4 ? six[j + 4] & 63 : (uint8_t)((six[j + 4] >> 4) | (six[j] >> 6 << 4));
+            super[64 + j * 32 + lane] = scale;
+            super[64 + j * 32 + 16 + lane] = minimum;
+            Code c{};
+            const uint8_t* q = row + 16 + j / 2 * 32;
+            for (int i = 0; i < GROUP; i++) c.q[i] = j % 2 ? q[i] >> 4 : q[i] & 15;
+            place<Q4K>(block, groups, lane, s * 8 + j, c);
+        }
+    }
+}
+
+}  // namespace
+
+// Rows first .. first + count of a matrix, from floats (count, inputs); `importance` (inputs) or null weighs the error of Q4M.
+// `first` must be a multiple of 16.  `data` is the whole matrix, zero where nothing was packed.
+SK_API void sk_infer_pack(int64_t format, const float* x, const float* importance, int64_t first, int64_t count, int64_t inputs, uint8_t* data) {
+    int64_t size = block_bytes((int)format, (int)inputs);
+#pragma omp parallel for schedule(static)
+    for (int64_t b = 0; b < (count + LANES - 1) / LANES; b++)
+        for (int64_t lane = 0; lane < LANES && b * LANES + lane < count; lane++)
+            pack_floats((int)format, x + (b * LANES + lane) * inputs, importance, (int)inputs, (int)lane, data + (first / LANES + b) * size);
+}
+
+SK_API void sk_infer_repack(int64_t format, const uint8_t* rows, int64_t first, int64_t count, int64_t inputs, uint8_t* data) {
+    int64_t size = block_bytes((int)format, (int)inputs), row = blocks_bytes((int)format, (int)inputs);
+    int groups = groups_of((int)inputs);
+#pragma omp parallel for schedule(static)
+    for (int64_t b = 0; b < (count + LANES - 1) / LANES; b++)
+        for (int lane = 0; lane < LANES && b * LANES + lane < count; lane++) {
+            const uint8_t* from = rows + (b * LANES + lane) * row;
+            uint8_t* block = data + (first / LANES + b) * size;
+            if (format == Q8) repack_small<Q8>(from, groups, lane, block);
+            else if (format == Q4) repack_small<Q4>(from, groups, lane, block);
+            else if (format == Q4M) repack_small<Q4M>(from, groups, lane, block);
+            else if (format == Q4K) repack_q4k(from, groups, lane, block);
+        }
+}
+
+SK_API int64_t sk_infer_block_bytes(int64_t format, int64_t inputs) { return block_bytes((int)format, (int)inputs); }
+
+SK_API void sk_infer_dequantise(const Matrix* w, float* out) {
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < w->outputs; r++) dequantise_row(*w, (int)r, out + r * w->inputs);
+}
+
+// y (rows, 16·blocks) = x (rows, padded inputs) Wᵀ: for tests and benchmarks.
+SK_API void sk_infer_multiply(const Matrix* w, const float* x, int64_t count, float* y, int64_t repeat) {
+    int64_t bytes = row_bytes(w->format, w->inputs), stride = (int64_t)blocks_of(w->outputs) * LANES;
+    std::vector<uint8_t> memory((size_t)(bytes * count + 64));
+    std::vector<const void*> rows((size_t)count);
+    for (int64_t r = 0; r < count; r++) {
+        rows[(size_t)r] = memory.data() + r * bytes;
+        quantise_row(w->format, x + r * padded(w->inputs), w->inputs, memory.data() + r * bytes);
+    }
+    int64_t items = (blocks_of(w->outputs) + 1) / 2;
+    for (int64_t i = 0; i < repeat; i++)
+#pragma omp parallel for schedule(static)
+        for (int64_t item = 0; item < items; item++)
+            multiply(*w, 0, (int)item * 2, std::min(2, blocks_of(w->outputs) - (int)item * 2), rows.data(), (int)count, y + item * 32, stride);
+}
+
+}  // namespace sk

@@ -1,0 +1,112 @@
+"""Packed matrices of the native runner against torch: every format, odd shapes, every instruction level."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seekling.kernels import infer, native
+
+pytestmark = pytest.mark.skipif(not infer.available(), reason="no native library is built here")
+
+FLOATS = ("int8", "int4", "q8_0", "bf16", "f32")
+SHAPES = [(1, 1), (5, 7), (16, 32), (33, 64), (48, 100), (95, 257)]
+WEIGHT_ERROR = {"int8": 0.012, "int4": 0.11, "q8_0": 0.01, "bf16": 0.004, "f32": 0.0}  # of the weights' own size
+
+
+def matrix(outputs: int, inputs: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(seed))
+
+
+def relative(got: torch.Tensor, want: torch.Tensor) -> float:
+    return float((got - want).norm() / want.norm().clamp_min(1e-9))
+
+
+@pytest.mark.parametrize("format", FLOATS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_packing_keeps_the_weights_to_the_formats_precision(format, shape):
+    w = matrix(*shape)
+    assert relative(infer.dequantise(infer.pack(w, format)), w) <= WEIGHT_ERROR[format]
+
+
+@pytest.mark.parametrize("format", FLOATS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("rows", [1, 2, 6, 7, 13])
+def test_product_is_that_of_the_dequantised_weights_and_activations(format, shape, rows):
+    w = infer.pack(matrix(*shape), format, bias=matrix(1, shape[0], seed=2)[0])
+    x = matrix(rows, shape[1], seed=1)
+    want = quantised_activations(x, format) @ infer.dequantise(w).t() + matrix(1, shape[0], seed=2)[0]
+    torch.testing.assert_close(infer.multiply(w, x), want, rtol=2e-5, atol=2e-5 * shape[1] ** 0.5)
+
+
+def quantised_activations(x: torch.Tensor, format: str) -> torch.Tensor:
+    """What the kernels see: int8 in groups of 32, or bfloat16, or the numbers themselves."""
+    if format in ("bf16", "f32"):
+        return x.bfloat16().float() if format == "bf16" else x
+    groups = torch.nn.functional.pad(x, (0, -x.shape[1] % 32)).unflatten(1, (-1, 32))
+    most = groups.abs().amax(-1, keepdim=True)
+    return ((groups * (127 / most.clamp_min(1e-30))).round() * (most / 127)).flatten(1)[:, : x.shape[1]]
+
+
+@given(st.integers(1, 40), st.integers(1, 80), st.integers(1, 20), st.sampled_from(FLOATS))
+@settings(deadline=None, max_examples=40)
+def test_a_row_is_bit_identical_whatever_rows_are_beside_it(outputs, inputs, rows, format):
+    w, x = infer.pack(matrix(outputs, inputs), format), matrix(rows, inputs, seed=3)
+    alone = torch.cat([infer.multiply(w, x[i : i + 1]) for i in range(rows)])
+    assert torch.equal(infer.multiply(w, x), alone)
+
+
+def test_int4_with_importance_errs_less_where_it_counts():
+    w, importance = matrix(16, 64), torch.tensor([100.0] * 8 + [0.01] * 56)
+    plain, weighed = (infer.dequantise(infer.pack(w, "int4", importance=i)) for i in (None, importance))
+    assert ((weighed - w)[:, :8] ** 2).sum() < 0.8 * ((plain - w)[:, :8] ** 2).sum()
+
+
+@pytest.mark.parametrize("format", ["q8_0", "q4_0", "q4_1", "q4_k"])
+def test_gguf_blocks_keep_every_number(format):
+    gguf = pytest.importorskip("gguf")
+    kind = gguf.GGMLQuantizationType[format.upper()]
+    per, size = infer.BLOCKS[format]
+    rng = torch.Generator().manual_seed(0)
+    blocks = torch.randint(0, 256, (19, 2, size), generator=rng, dtype=torch.uint8)
+    heads = 2 if format in ("q4_1", "q4_k") else 1
+    blocks[:, :, : 2 * heads] = torch.rand(19, 2, heads, generator=rng).half().view(torch.uint8).view(19, 2, -1)
+    want = torch.from_numpy(gguf.dequantize(blocks.reshape(19, -1).numpy(), kind))
+    packed = infer.repack(blocks, format, (19, 2 * per))
+    torch.testing.assert_close(infer.dequantise(packed), want, rtol=1e-6, atol=1e-6)
+    x = matrix(3, 2 * per, seed=5)
+    torch.testing.assert_close(infer.multiply(packed, x), quantised_activations(x, format) @ want.t(), rtol=1e-3, atol=0.5)
+
+
+def test_a_stack_is_packed_matrix_by_matrix():
+    stack = torch.stack([matrix(20, 40, seed=i) for i in range(3)])
+    packed, single = infer.pack(stack, "q8_0"), infer.pack(stack[2], "q8_0")
+    assert torch.equal(packed.data[-single.data.numel() :], single.data)
+
+
+LEVELS = [level for level, needs in native._LEVELS.items() if needs <= native.cpu_flags()]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_instruction_level_gives_the_same_numbers(level, tmp_path):
+    code = (
+        "import sys, torch\nfrom seekling.kernels import infer\n"
+        "g = torch.Generator().manual_seed(0)\nout = []\n"
+        f"for f in {FLOATS!r}:\n"
+        "    for o, i, n in ((5, 7, 3), (33, 70, 1), (64, 96, 8)):\n"
+        "        w = infer.pack(torch.randn(o, i, generator=g), f)\n"
+        "        out.append(infer.multiply(w, torch.randn(n, i, generator=g)))\n"
+        "torch.save(out, sys.argv[1])\n"
+    )
+    results = []
+    for name in (level, LEVELS[0]):
+        path = tmp_path / f"{name}.pt"
+        env = dict(os.environ, SEEKLING_NATIVE=name)
+        subprocess.run([sys.executable, "-c", code, str(path)], check=True, env=env)
+        results.append(torch.load(path))
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
