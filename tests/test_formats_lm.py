@@ -111,5 +111,5 @@ def test_what_is_no_model_is_one_line_with_the_remedy(place, words, tmp_path):
 
 
 def test_the_name_of_a_published_model_is_answered_with_the_way_to_fetch_it():
-    with pytest.raises(CheckpointError, match="hf download deepseek-ai/DeepSeek-V2-Lite --local-dir DIR"):
+    with pytest.raises(CheckpointError, match="seekling pull deepseek-ai/DeepSeek-V2-Lite"):
         seekling.load("deepseek-ai/DeepSeek-V2-Lite")

@@ -237,7 +237,9 @@ class FP8Source:
 
     def unreadable(self) -> list[str]:
         """A line for every tensor that ``read`` would refuse."""
-        return [line for line in self.inner.unreadable() if line.split()[0] in self.shapes]
+        return [
+            line for line in self.inner.unreadable() if line.split()[0] in self.shapes and line.split()[0] not in self.scales
+        ]
 
 
 def _scale_names(name: str) -> list[str]:

@@ -87,6 +87,8 @@ class SafetensorsSource:
                 bad.append(f"{name} is stored as {dtype}, which this torch lacks; update torch")
             elif not ANY_DTYPE[dtype].is_floating_point:
                 bad.append(f"{name} holds {dtype} values, which {_WHOLE_NUMBERS}")
+            elif dtype.startswith("F8"):
+                bad.append(f"{name} holds {dtype} values, but config.json names no quantization_config to scale them by")
         return bad
 
 

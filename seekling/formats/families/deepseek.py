@@ -55,7 +55,7 @@ def read(raw: dict[str, Any]) -> ModelConfig:
         if value is not None or name in NULLABLE:
             values[name] = value
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        values[name] = r.ids(name) if raw.get(name, 0) is not None else None
+        values[name] = r.ids(name)
     r.used |= {"num_key_value_heads", "qk_head_dim", "head_dim"}
     r.finish()
     try:

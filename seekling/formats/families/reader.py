@@ -56,8 +56,10 @@ class Reader:
             self.bad.append(f"{key} = {self.raw[key]!r} is not supported; only {' or '.join(map(repr, allowed))}")
 
     def ids(self, key: str) -> Any:
-        """A token id or several."""
+        """A token id or several; null says that there is none."""
         value = self.take(key)
+        if key in self.raw:
+            value = self.raw[key]
         return tuple(value) if isinstance(value, list) else value
 
     def rope(self, partial: bool = False) -> dict[str, Any]:
