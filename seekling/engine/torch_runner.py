@@ -1,7 +1,7 @@
 """A runner over the model's own mathematics: the oracle of the native one, and what runs where there is none.
 
-The cache lies in pages like everyone's; for a step the pages of its rows are gathered side by side, `Decoder.extend` runs on
-them, and the new slots go back. Any device, any dtype, weights shared with the model object (and read anew at every step).
+The cache lies in pages like everyone's; `Decoder.extend` writes
+new tokens into them and sees the pages of a row side by side. Any device, any dtype, weights shared with the model object (and read anew at every step).
 
 Tensor suffixes: N pages, P tokens a page, B rows, S slots, T new tokens, D hidden, V vocabulary.
 """
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from seekling.engine.runner import PAGE, Chunk
 from seekling.errors import SeeklingError
+from seekling.model.cache import slot_shapes
 
 
 class TorchRunner:
@@ -32,32 +33,33 @@ class TorchRunner:
     def __init__(self, model: Any, config: Any, page_tokens: int = PAGE, keep_states: bool = False):
         self.model, self.config, self.page_tokens, self.keep_states = model, config, page_tokens, keep_states
         self.states: list[Tensor] = []
-        self._layers = config.num_hidden_layers
-        self._widths = (config.kv_lora_rank, config.qk_rope_head_dim)
-        self._limit = 0
-        self._stores: list[list[Tensor]] = []
+        self._shapes = [slot_shapes(config, layer) for layer in range(config.num_hidden_layers)]
+        self._limit = self._held = 0
+        self._stores: list[list[Tensor]] = []  # per layer: tensors (pages, tokens a page, …)
 
     # ---- the pool --------------------------------------------------------------------------------------------------
 
     def allocate(self, pages: int) -> None:
         """Pages 0 … pages - 1. Memory is taken as they come into use."""
-        self._limit = pages
-        self._stores = [[self._empty(0, width) for _ in range(self._layers)] for width in self._widths]
+        self._limit, self._held = pages, 0
+        self._stores = [[self._empty(0, shape) for shape in shapes] for shapes in self._shapes]
 
-    def _empty(self, pages: int, width: int) -> Tensor:
+    def _empty(self, pages: int, shape: tuple[int, ...]) -> Tensor:
         weight = next(self.model.parameters())
-        return torch.zeros(pages, self.page_tokens, width, dtype=weight.dtype, device=weight.device)
+        return torch.zeros(pages, self.page_tokens, *shape, dtype=weight.dtype, device=weight.device)
 
     def _reach(self, page: int) -> None:
         """Make sure the tensors hold ``page``."""
-        held = self._stores[0][0].shape[0]
-        if page < held:
+        if page < self._held:
             return
         if page >= self._limit:
             raise SeeklingError(f"page {page} was asked for, but the cache has {self._limit}")
-        size = min(self._limit, max(page + 1, 2 * held, 8))
-        for store, width in zip(self._stores, self._widths, strict=True):
-            store[:] = [torch.cat([old, self._empty(size - held, width)]) for old in store]
+        size = min(self._limit, max(page + 1, 2 * self._held, 8))
+        for store, shapes in zip(self._stores, self._shapes, strict=True):
+            store[:] = [
+                torch.cat([old, self._empty(size - self._held, shape)]) for old, shape in zip(store, shapes, strict=True)
+            ]
+        self._held = size
 
     def copy_page(self, src: int, dst: int) -> None:
         self._reach(max(src, dst))
@@ -99,11 +101,9 @@ class TorchRunner:
         """Final-normed states (B, T, D) of chunks of equal length, which their pages then hold."""
         device = next(self.model.parameters()).device
         self._reach(max(page for chunk in chunks for page in chunk.pages))
-        cache = _Gathered(self._stores, chunks, self.page_tokens, device)
+        cache: Any = _PagedRows(self._stores, chunks, self.page_tokens, device)
         ids_BT = torch.tensor([chunk.ids for chunk in chunks], dtype=torch.int64, device=device)
-        h_BTD = self.model.extend(ids_BT, cache, rows=list(range(len(chunks))))
-        cache.scatter()
-        return h_BTD
+        return self.model.extend(ids_BT, cache, rows=list(range(len(chunks))))
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -120,8 +120,8 @@ class TorchRunner:
                 self.model.train()
 
 
-class _Gathered:
-    """A `LatentCache` made of the pages of some chunks, for one step. Attributes as there."""
+class _PagedRows:
+    """The cache that `Decoder.extend` sees: rows made of the pages of some chunks (see `seekling.model.cache.Cache`)."""
 
     def __init__(self, stores: list[list[Tensor]], chunks: Sequence[Chunk], page_tokens: int, device: torch.device):
         self._stores, self._chunks, self._page = stores, chunks, page_tokens
@@ -130,15 +130,19 @@ class _Gathered:
         width = -(-self.capacity // page_tokens)
         # Rows with fewer pages repeat one of theirs: what lies behind a row's length is masked, and finite.
         table = [(chunk.pages[:width] + [chunk.pages[0]] * width)[:width] for chunk in chunks]
-        table_BN = torch.tensor(table, device=device)
-        self.c, self.kr = ([layer[table_BN].flatten(1, 2) for layer in store] for store in stores)
+        self._table_BN = torch.tensor(table, device=device)
 
-    def scatter(self) -> None:
-        """Write the new slots back into the pages."""
-        for row, chunk in enumerate(self._chunks):
+    def append(self, layer: int, rows: Sequence[int], values: Sequence[Tensor]) -> None:
+        """Write the new tokens (B, T, …) of the rows into their pages."""
+        for b, row in enumerate(rows):
+            chunk = self._chunks[row]
             for number in range(chunk.start // self._page, -(-chunk.end // self._page)):
                 first, last = max(chunk.start, number * self._page), min(chunk.end, (number + 1) * self._page)
                 inside = slice(first - number * self._page, last - number * self._page)
-                for store, gathered in zip(self._stores, (self.c, self.kr), strict=True):
-                    for layer, wide in zip(store, gathered, strict=True):
-                        layer[chunk.pages[number], inside] = wide[row, first:last]
+                for store, new in zip(self._stores[layer], values, strict=True):
+                    store[chunk.pages[number], inside] = new[b, first - chunk.start : last - chunk.start]
+
+    def view(self, layer: int, rows: Sequence[int], slots: int) -> list[Tensor]:
+        """The first ``slots`` slots of the rows, (B, slots, …) each."""
+        table_BN = self._table_BN[list(rows)]
+        return [store[table_BN].flatten(1, 2)[:, :slots] for store in self._stores[layer]]
