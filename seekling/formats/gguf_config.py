@@ -268,7 +268,7 @@ def _deepseek(meta: Metadata, tensors: Mapping[str, GGUFTensor], raw: dict[str, 
     used = meta.get("expert_used_count", 0)
     # Files of V3 and R1 made before llama.cpp knew about groups do not name them.
     published = (8, 4) if sigmoid and experts == 256 and layers == 61 else (1, 1)
-    groups = meta.get("expert_group_count", published[0]) or 1
+    groups, kept = meta.get("expert_group_count", published[0]) or 1, meta.get("expert_group_used_count", published[1]) or 1
     lite = "blk.0.attn_q_a.weight" not in tensors
     wide = tensors.get("blk.0.attn_q_a.weight")
     meta.get("attention.q_lora_rank", 0)
@@ -286,7 +286,7 @@ def _deepseek(meta: Metadata, tensors: Mapping[str, GGUFTensor], raw: dict[str, 
         num_experts_per_tok=used,
         n_shared_experts=meta.get("expert_shared_count", 0),
         n_group=groups,
-        topk_group=(meta.get("expert_group_used_count", published[1]) or 1) if groups > 1 else 1,
+        topk_group=kept if groups > 1 else 1,
         scoring_func="sigmoid" if sigmoid else "softmax",
         topk_method="noaux_tc" if sigmoid else "group_limited_greedy" if groups > 1 else "greedy",
         norm_topk_prob=meta.get("expert_weights_norm", False, bool),

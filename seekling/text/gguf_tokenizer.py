@@ -4,6 +4,7 @@ The file holds tokens, their types, merges or scores, and the name of a pre-toke
 ``tokenizer.json`` is put together.
 """
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -41,11 +42,51 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], where: str) -> "Tokenizer":
         )
     settings = _settings(metadata, tokens, bos, where)
     spec["post_processor"] = _post_processor(settings, tokens)
+    spec = _own_spec(metadata, tokens, where) or spec
     template = metadata.get("tokenizer.chat_template")
     try:
-        return Tokenizer(spec, settings, template if isinstance(template, str) else None)
-    except DataError as error:
+        return Tokenizer(
+            spec,
+            settings,
+            template if isinstance(template, str) else None,
+            end_ids=_end_ids(metadata, tokens, types),
+            source=where,
+        )
+    except (DataError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{where}: its tokenizer cannot be used ({error}); {_AGAIN}") from None
+
+
+def _own_spec(metadata: Mapping[str, Any], tokens: list[str], where: str) -> dict[str, Any] | None:
+    """The ``tokenizer.json`` that some files carry whole, if it is about the same tokens."""
+    text = metadata.get("tokenizer.huggingface.json")
+    if not isinstance(text, str):
+        return None
+    try:
+        spec = json.loads(text)
+        vocabulary = {**spec["model"]["vocab"], **{token["content"]: token["id"] for token in spec["added_tokens"]}}
+        same = all(tokens[i] == token for token, i in vocabulary.items())
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        same = False
+    if not same:
+        raise CheckpointError(f"{where}: tokenizer.huggingface.json does not fit tokenizer.ggml.tokens; {_AGAIN}")
+    return spec
+
+
+def _end_ids(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> list[int]:
+    """Tokens that end an answer beside the end token: end of turn, of message, and those known by their text."""
+    named = [metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("eot", "eom")]
+    found = {i for i in named if isinstance(i, int) and 0 <= i < len(tokens)}
+    control = {token: i for i, (token, kind) in enumerate(zip(tokens, types, strict=True)) if kind == CONTROL}
+    found |= {control[token] for token in _ENDS if token in control}
+    if "<|return|>" in control and "<|call|>" in control:  # gpt-oss goes on after <|end|>
+        found.discard(control.get("<|end|>", -1))
+    return sorted(found)
+
+
+_ENDS = (
+    "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<EOT>", "<|return|>", "<|call|>",
+    "<｜end▁of▁sentence｜>",
+)  # fmt: skip
 
 
 def _list(metadata: Mapping[str, Any], key: str, kind: type | tuple[type, ...], where: str) -> list[Any] | None:

@@ -10,7 +10,7 @@ from typing import Any
 _ENGLISH = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _SPACES = r"\s+(?!\S)|\s+"
 _LINES = r"[\r\n]*|\s*[\r\n]+|" + _SPACES
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|" + _SPACES
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|" + _SPACES
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _HAN_KANA = "[一-龥\u3040-ゟ゠-ヿ]+"
 _HAN_HANGUL = "[一-龥ࠀ-一가-\ud7ff]+"
@@ -56,16 +56,16 @@ _KINDS: tuple[tuple[str, PreTokenizer], ...] = (
     ("glm4 glm5", PreTokenizer((_words(r"\p{N}{1,3}"),), whole_words=True)),
     ("qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2", PreTokenizer((_words(r"\p{N}"),))),
     ("qwen35", PreTokenizer((_QWEN35,))),
-    ("smollm starcoder refact command-r codeshell exaone minerva-7b mellum2", PreTokenizer((r"\p{N}", _GPT2))),
-    ("gpt-2 phi-2 mpt olmo jais trillion granite-docling gigachat a.x-4.0 mellum modern-bert exaone4", PreTokenizer((_GPT2,))),
+    ("smollm starcoder refact command-r codeshell exaone minerva-7b mellum2", PreTokenizer((r"\p{N}", GPT2))),
+    ("gpt-2 phi-2 mpt olmo jais trillion granite-docling gigachat a.x-4.0 mellum modern-bert exaone4", PreTokenizer((GPT2,))),
     ("deepseek-llm",
      PreTokenizer(("[\r\n]", r"\s?" + _CASED + "+", r"\s?[!-/:-~！-／：-～‘-‟\u3000-。]+", r"\s+$", _HAN_HANGUL, r"\p{N}+"))),
     ("deepseek-coder", PreTokenizer(("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _HAN_HANGUL, r"\p{N}"))),
     ("deepseek-v3 hunyuan-dense joyai-llm hy_v4", PreTokenizer((r"\p{N}{1,3}", _HAN_KANA, _DEEPSEEK_V3))),
     ("gpt-4o llama4 kanana2 talkie minimax-m2", PreTokenizer((_cased_words(r"\p{N}{1,3}", _ENGLISH + "?"),))),
     ("tekken", PreTokenizer((_cased_words(r"\p{N}", ""),), whole_words=True, bos=True)),
-    ("falcon", PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]"))),
-    ("default", PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]"))),
+    ("falcon", PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"))),
+    ("default", PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"))),
 )  # fmt: skip
 PRE_TOKENIZERS: dict[str, PreTokenizer] = {name: kind for names, kind in _KINDS for name in names.split()}
 
