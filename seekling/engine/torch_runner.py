@@ -1,7 +1,7 @@
 """A runner over the model's own mathematics: the oracle of the native one, and what runs where there is none.
 
-The cache lies in pages like everyone's; `Decoder.extend` writes
-new tokens into them and sees the pages of a row side by side. Any device, any dtype, weights shared with the model object (and read anew at every step).
+The cache lies in pages like everyone's; `Decoder.extend` writes new tokens into them and sees the pages of a row side by side.
+Any device, any dtype, weights shared with the model object (and read anew at every step).
 
 Tensor suffixes: N pages, P tokens a page, B rows, S slots, T new tokens, D hidden, V vocabulary.
 """
