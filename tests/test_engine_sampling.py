@@ -8,9 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seekling.engine.sampler import probabilities, sample, token_logprobs
+from seekling.engine import sampler_oracle as oracle
+from seekling.engine.request import uniform
+from seekling.engine.sampler import probabilities, sample, token_logprobs, top_logprobs
 from seekling.engine.sampling import Sampling
 from seekling.engine.stop import StopFilter
+from seekling.engine.thinking import ThinkingGuard, in_a_loop
 from seekling.errors import SeeklingError
 
 
@@ -40,6 +43,10 @@ def test_every_wrong_setting_is_named_in_one_error():
             stop=["a", ""],
             stop_token_ids=["x"],
             ignore_eos=1,
+            presence_penalty=3,
+            logit_bias={"a": 1},
+            n=0,
+            thinking_budget=-1,
         )
     for name in (
         "max_tokens",
@@ -52,9 +59,13 @@ def test_every_wrong_setting_is_named_in_one_error():
         "stop is",
         "stop_token_ids",
         "ignore_eos",
+        "presence_penalty",
+        "logit_bias",
+        "n is",
+        "thinking_budget",
     ):
         assert name in str(error.value)
-    assert "10 problems" in str(error.value)
+    assert "14 problems" in str(error.value)
 
 
 @pytest.mark.parametrize("temperature", [None, "1", math.nan, math.inf, True])
@@ -229,3 +240,118 @@ def test_how_text_is_cut_into_pieces_does_not_change_where_it_stops(text, stops,
     assert stopped == any(stop in text for stop in stops)
     assert not any(stop in shown for stop in stops)
     assert text.startswith(shown)
+
+
+# ---- penalties, bias, constraint, against the oracle -----------------------------------------------------------------
+
+ROW = st.fixed_dictionaries(
+    {
+        "temperature": st.sampled_from([0.0, 0.5, 1.0, 1.7]),
+        "top_k": st.integers(0, 6),
+        "top_p": st.sampled_from([1.0, 0.9, 0.4]),
+        "min_p": st.sampled_from([0.0, 0.1]),
+        "repetition_penalty": st.sampled_from([1.0, 1.5, 0.5]),
+        "presence_penalty": st.sampled_from([0.0, 1.0, -2.0]),
+        "frequency_penalty": st.sampled_from([0.0, 0.5]),
+        "logit_bias": st.dictionaries(st.integers(0, 7), st.sampled_from([-100.0, 3.0, -0.5]), max_size=2),
+    }
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.tuples(ROW, st.lists(st.integers(0, 7), max_size=5), st.floats(0, 0.999), st.booleans()), min_size=1, max_size=4
+    ),
+    st.integers(0, 10**6),
+)
+def test_rows_together_are_drawn_as_the_slow_sampler_draws_each(rows, seed):
+    logits = torch.randn(len(rows), 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2
+    samplings, seen, counts, allowed, expected = [], [], [], [], []
+    for (kw, answer, u, bound), row in zip(rows, logits, strict=True):
+        s = Sampling(**kw)
+        samplings.append(s)
+        count = torch.bincount(torch.tensor(answer, dtype=torch.int64), minlength=8).double()
+        seen.append(count > 0 if s.repetition_penalty != 1 else None)
+        counts.append(count if s.presence_penalty or s.frequency_penalty else None)
+        some = [1, 3, 4] if bound else None
+        allowed.append(None if some is None else torch.isin(torch.arange(8), torch.tensor(some)))
+        p = oracle.distribution(row.tolist(), s, seen=answer, answer=answer, allowed=some)
+        expected.append(oracle.draw(p, u))
+    assert sample(logits, samplings, [r[2] for r in rows], seen, counts, allowed).tolist() == expected
+
+
+def test_a_bias_of_a_hundred_decides_and_of_minus_a_hundred_forbids():
+    logits = torch.tensor([LOGITS])
+    assert sample(logits, [Sampling(logit_bias={3: 100})], [0.1]).item() == 3
+    for u in (0.0, 0.5, 0.99):
+        assert sample(logits, [Sampling(temperature=1.0, logit_bias={0: -100, 1: -100})], [u]).item() in (2, 3)
+
+
+def test_frequency_counts_and_presence_does_not():
+    logits = torch.tensor([[1.0, 0.5]])
+    once, twice = torch.tensor([1.0, 0.0]), torch.tensor([2.0, 0.0])
+    greedy = dict(temperature=0)
+    assert sample(logits, [Sampling(**greedy, frequency_penalty=0.3)], [0], counts_BV=[once]).item() == 0
+    assert sample(logits, [Sampling(**greedy, frequency_penalty=0.3)], [0], counts_BV=[twice]).item() == 1
+    assert sample(logits, [Sampling(**greedy, presence_penalty=0.3)], [0], counts_BV=[twice]).item() == 0
+
+
+def test_top_logprobs_are_the_likeliest_of_the_raw_distribution():
+    logits = torch.tensor([LOGITS, [0.0, 0.0, 0.0, 5.0]])
+    found = top_logprobs(logits, [2, 1])
+    expected = torch.tensor(LOGITS).log_softmax(0)
+    assert [t for t, _ in found[0]] == [0, 1] and [t for t, _ in found[1]] == [3]
+    assert [v for _, v in found[0]] == pytest.approx(expected[:2].tolist())
+
+
+# ---- the counter -----------------------------------------------------------------------------------------------------
+
+
+def test_a_place_s_number_depends_on_seed_and_place_only_and_is_uniform():
+    values = [uniform(seed, i) for seed in range(40) for i in range(50)]
+    assert len(set(values)) == 2000 and all(0 <= v < 1 for v in values)
+    assert uniform(7, 3) == uniform(7, 3)
+    shares = torch.tensor(values).histc(10, 0, 1) / 2000
+    assert shares.tolist() == pytest.approx([0.1] * 10, abs=0.03)
+
+
+# ---- loops and reasoning ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [[5], [1, 2, 3], list(range(20))])
+def test_text_that_only_repeats_itself_is_a_loop(block):
+    ids = [*range(100, 110), *block * 60]
+    assert any(in_a_loop(ids[:n]) for n in range(len(ids)))
+    first = next(n for n in range(len(ids)) if in_a_loop(ids[:n]))
+    assert first >= 10 + 48 - len(block)
+
+
+def test_ordinary_text_is_no_loop():
+    ids = torch.randint(0, 50, (2000,), generator=torch.Generator().manual_seed(0)).tolist()
+    assert not any(in_a_loop(ids[:n]) for n in range(len(ids)))
+    assert not any(in_a_loop(([1, 2, 3, 4] * 3 + [i, i + 1]) * 3) for i in range(9))
+
+
+def test_reasoning_is_closed_softly_at_the_end_of_a_sentence_and_firmly_at_the_budget():
+    guard = ThinkingGuard(9, budget=100)
+    for i in range(89):
+        guard.push(1, "." if i == 50 else "a", [])
+    assert guard.forced() is None  # a sentence ended, but long before
+    guard.push(1, ". ", [])
+    assert guard.forced() == 9
+    guard = ThinkingGuard(9, budget=100)
+    for _ in range(100):
+        assert guard.forced() is None
+        guard.push(1, "a", [])
+    assert guard.forced() == 9
+    guard.push(9, "", [])
+    assert not guard.active and guard.forced() is None
+
+
+def test_reasoning_in_a_loop_is_closed():
+    guard, ids = ThinkingGuard(9, loops=True), []
+    while guard.forced() is None and len(ids) < 200:
+        ids.append(1)
+        guard.push(1, "a", ids)
+    assert len(ids) == 48

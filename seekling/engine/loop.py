@@ -16,7 +16,7 @@ from seekling.engine.cache import PagedCache
 from seekling.engine.handle import Handle
 from seekling.engine.request import Request
 from seekling.engine.runner import Chunk
-from seekling.engine.sampler import sample, token_logprobs, top_logprobs
+from seekling.engine.sampler import DAMAGED, damaged_rows, draw, token_logprobs, top_logprobs
 from seekling.engine.sampling import Delta
 from seekling.engine.scheduler import Scheduler, Work
 from seekling.engine.speculate import Drafter
@@ -198,7 +198,10 @@ class Loop:
     def _speak(self, speakers: list[tuple[Work, int]], logits_RV: Tensor) -> None:
         """Draw a token for every speaker, and one more for each whose draft foretold it."""
         place = 0
-        while speakers:
+        for row in damaged_rows(logits_RV):
+            for request in [work.request for work, first in speakers if first <= row <= first + len(work.draft)]:
+                self._give_up(request, SeeklingError(DAMAGED))
+        while speakers := [(work, row) for work, row in speakers if work.request in self._handles]:
             requests = [work.request for work, _ in speakers]
             rows = [row + place for _, row in speakers]
             whole = rows == list(range(len(logits_RV)))
@@ -211,7 +214,11 @@ class Loop:
             going_on = []
             for (work, row), token, logprob, top in zip(speakers, tokens, logprobs, tops, strict=True):
                 request = work.request
-                delta = request.accept(token, logprob, top)
+                try:
+                    delta = request.accept(token, logprob, top)
+                except SeeklingError as error:  # its constraint failed; the others go on
+                    self._give_up(request, error)
+                    continue
                 self.tokens += 1
                 foretold = place < len(work.draft) and work.draft[place] == token
                 if foretold:
@@ -236,6 +243,17 @@ class Loop:
                 self.drafter.forget(request)
         handle.put(delta, ended=request.finish_reason is not None)
 
+    def _give_up(self, request: Request, error: Exception) -> None:
+        """End one caller's answers with an error; nobody else is concerned."""
+        handle = self._handles.get(request)
+        for other in [] if handle is None else handle.requests:
+            if self._handles.pop(other, None) is not None:
+                self.scheduler.remove(other, remember=False)
+                if self.drafter is not None:
+                    self.drafter.forget(other)
+        if handle is not None:
+            handle.fail(error)
+
     def _fail(self, error: Exception) -> None:
         """Hand the error to everyone who waits and begin anew with an empty cache."""
         handles = list(dict.fromkeys([*self._handles.values(), *self._inbox]))
@@ -252,7 +270,7 @@ class Loop:
 
 
 def _draw(requests: Sequence[Request], logits_BV: Tensor) -> list[int]:
-    return sample(
+    return draw(
         logits_BV,
         [r.sampling for r in requests],
         [0.0 if r.sampling.greedy else r.uniform() for r in requests],

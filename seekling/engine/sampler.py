@@ -15,6 +15,21 @@ from torch import Tensor
 from seekling.engine.sampling import Sampling
 from seekling.errors import SeeklingError
 
+Rows = Sequence[Tensor | None] | None
+FORBIDDEN = -1e9  # what a bias of -100 adds
+
+
+DAMAGED = (
+    "the model's output is not a number: its weights are damaged or its training diverged; "
+    "use an earlier checkpoint, or dtype='float32' if this was a lower precision"
+)
+
+
+def damaged_rows(logits_BV: Tensor) -> list[int]:
+    """Rows whose largest logit is not a finite number."""
+    fine_B = torch.isfinite(logits_BV.amax(-1))
+    return [] if bool(fine_B.all()) else (~fine_B).nonzero()[:, 0].tolist()
+
 
 def sample(
     logits_BV: Tensor,
@@ -40,12 +55,15 @@ def sample(
     Raises:
         SeeklingError: where a row's largest logit is not a finite number.
     """
-    best_B = logits_BV.amax(-1)
-    if not bool(torch.isfinite(best_B).all()):
-        raise SeeklingError(
-            "the model's output is not a number: its weights are damaged or its training diverged; "
-            "use an earlier checkpoint, or dtype='float32' if this was a lower precision"
-        )
+    if damaged_rows(logits_BV):
+        raise SeeklingError(DAMAGED)
+    return draw(logits_BV, settings, uniform, seen_BV, counts_BV, allowed_BV)
+
+
+def draw(
+    logits_BV: Tensor, settings: Sequence[Sampling], uniform: Sequence[float], seen_BV: Rows, counts_BV: Rows, allowed_BV: Rows
+) -> Tensor:
+    """`sample` of rows known to be undamaged."""
     logits_BV = adjusted(logits_BV, settings, seen_BV, counts_BV, allowed_BV)
     if all(s.greedy for s in settings):
         return logits_BV.argmax(-1)
@@ -93,9 +111,6 @@ def top_logprobs(logits_BV: Tensor, counts: Sequence[int]) -> list[list[tuple[in
     return [list(zip(i[:n], v[:n], strict=True)) for i, v, n in zip(ids.tolist(), values.tolist(), counts, strict=True)]
 
 
-Rows = Sequence[Tensor | None] | None
-
-
 def adjusted(logits_BV: Tensor, settings: Sequence[Sampling], seen: Rows, counts: Rows, allowed: Rows) -> Tensor:
     """The logits after penalties, bias and constraint; the same tensor where nothing changes."""
     out_BV = logits_BV
@@ -111,7 +126,8 @@ def adjusted(logits_BV: Tensor, settings: Sequence[Sampling], seen: Rows, counts
         presence_W = _column([settings[i].presence_penalty for i in rows], logits_BV)
         frequency_W = _column([settings[i].frequency_penalty for i in rows], logits_BV)
         out_BV[rows] -= presence_W * (counts_WV > 0) + frequency_W * counts_WV
-    biased = [(i, token, value) for i, s in enumerate(settings) for token, value in s.bias]
+    # Finite, so that a constraint which leaves only forbidden tokens still has its way.
+    biased = [(i, token, FORBIDDEN if value <= -100 else value) for i, s in enumerate(settings) for token, value in s.bias]
     if biased:
         out_BV = logits_BV.clone() if out_BV is logits_BV else out_BV
         row, token, value = zip(*biased, strict=True)

@@ -27,7 +27,7 @@ def distribution(
     for token in set(answer):
         x[token] -= s.presence_penalty + s.frequency_penalty * list(answer).count(token)
     for token, value in dict(s.logit_bias).items():
-        x[token] += value
+        x[token] += value if value > -100 else -1e9
     if allowed is not None:
         x = [value if token in allowed else -math.inf for token, value in enumerate(x)]
     best = max(x)

