@@ -117,6 +117,15 @@ def _export_arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def _reference_arguments(parser: Parser) -> None:
+    parser.add_argument("--arch", default=None, metavar="NAME", help="v2, v3, v32 or v4: the generation of the model to write")
+    parser.add_argument("--out", default=None, metavar="DIR", help="write model, golden numbers and README to this folder")
+    parser.add_argument("--seed", type=int, default=None, metavar="N", help="seed of the weights [0]")
+    parser.add_argument("--check", default=None, metavar="DIR", help="compare this engine with a folder's golden numbers")
+    parser.add_argument("--logits", default=None, metavar="FILE", help="compare another engine's tensors (safetensors) instead")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
 def _plan_arguments(parser: Parser) -> None:
     parser.add_argument("--config", metavar="NAME", help="a size, v2-lite, v2, v3, a config.json or its folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -157,6 +166,7 @@ VERBS: dict[str, Verb] = {
     "eval": Verb("bits per byte of a run on its held-out text", _eval_arguments, "seekling.verbs:evaluate"),
     "report": Verb("rebuild a run's report and figures", _report_arguments, "seekling.verbs:report"),
     "plan": Verb("parameters, FLOPs, memory, cache, time and money before training", _plan_arguments, "seekling.verbs:plan"),
+    "reference": Verb("a tiny model with golden numbers to test engines", _reference_arguments, "seekling.reference_verb:run"),
     "doctor": Verb("what this machine offers and what Seekling will use", _doctor_arguments, "seekling.verbs:doctor"),
 }
 # fmt: on
