@@ -40,6 +40,10 @@ def mla_model(name: str, **changes) -> Decoder:
     return Decoder.build(mla_config(**(MLA[name] | dict(max_position_embeddings=4096) | changes)), seed=1)
 
 
+def dense_mla() -> Decoder:
+    return mla_model("dense, tied, biased")
+
+
 def tokens(model: Decoder, length: int, seed: int = 0) -> list[int]:
     g = torch.Generator().manual_seed(seed)
     return torch.randint(0, model.config.vocab_size, (length,), generator=g).tolist()
@@ -92,9 +96,7 @@ def test_quantised_weights_stay_close(make, quant, most):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    "make", [lambda: family_model("qwen3", 3), lambda: mla_model("dense, tied, biased")], ids=["gqa", "mla"]
-)
+@pytest.mark.parametrize("make", [lambda: family_model("qwen3", 3), lambda: dense_mla()], ids=["gqa", "mla"])
 def test_contexts_of_several_attention_splits_are_right(make):
     model = make()
     ids = tokens(model, 600)

@@ -219,7 +219,10 @@ class NativeRunner:
 
     def step(self, chunks: Sequence[Chunk]) -> Tensor:
         """Float32 logits (R, V) of the rows asked for, in the order of the chunks."""
-        ids, row_ends, starts, offsets, pages, wanted = [], [0], [], [], [], []
+        ids: list[int] = []
+        pages: list[int] = []
+        wanted: list[int] = []
+        row_ends, starts, offsets = [0], [], []
         for chunk in chunks:
             first = len(ids)
             ids += chunk.ids
