@@ -59,6 +59,16 @@ def _pretrain_arguments(parser: Parser) -> None:
     _recipe_arguments(parser)
 
 
+def _sft_arguments(parser: Parser) -> None:
+    from seekling.train.sft_recipe import SftRecipe
+
+    parser.add_argument("--resume", metavar="RUN", help="continue a run exactly where its newest checkpoint is")
+    parser.add_argument("--recipe", metavar="FILE", help="start from this recipe.toml (or run folder); flags override it")
+    shown = "print N conversations with what would be learned from, and stop"
+    parser.add_argument("--show-mask", type=int, nargs="?", const=2, default=0, metavar="N", help=shown)
+    SftRecipe.add_flags(parser)
+
+
 def _path_argument(parser: Parser, what: str = "run folder or checkpoint folder") -> None:
     parser.add_argument("path", metavar="RUN", help=what)
 
@@ -171,6 +181,7 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb("train a model, or --resume a run", _pretrain_arguments, "seekling.verbs:pretrain"),
     "chat": Verb("talk to a model", _chat_arguments, "seekling.verbs:chat"),
     "pull": Verb("fetch a model: smollm2, or owner/name of a model hub", _pull_arguments, "seekling.pull_verb:pull"),
+    "sft": Verb("fine-tune a model on conversations, full or LoRA", _sft_arguments, "seekling.verbs:sft"),
     "export": Verb("write a model as Hugging Face folder, FP8 or GGUF", _export_arguments, "seekling.export_verb:export"),
     "merge": Verb("put a LoRA adapter into its base, or take it out", _merge_arguments, "seekling.merge_verb:merge"),
     "generate": Verb("continue a prompt", _generate_arguments, "seekling.verbs:generate"),
