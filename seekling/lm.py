@@ -90,8 +90,9 @@ def load_tokenizer(path_or_name: str | os.PathLike) -> "Tokenizer":
     if path.suffix == GGUF:
         from seekling.formats.gguf_file import open_gguf
 
-        return open_gguf(path).tokenizer()
-    found = _tokenizer_of(path)
+        found = open_gguf(path).tokenizer()
+    else:
+        found = _tokenizer_of(path)
     if found is None:
         raise CheckpointError(f"{path} has no tokenizer; give a model folder with tokenizer.json")
     return found

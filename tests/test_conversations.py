@@ -13,7 +13,7 @@ from seekling.data.packed_conversations import Example, PackedConversations, exa
 from seekling.errors import DataError
 from seekling.text.bpe import train_tokenizer
 
-TOKENIZER = train_tokenizer(["hello you, what is it? it is a small test of the thing that was told " * 20], 400)
+TOKENIZER = train_tokenizer(["hello you, what is it? it is a small test of the thing that was told " * 20], 300)
 
 
 def said(conversation):

@@ -40,7 +40,9 @@ def test_fresh_adapters_change_nothing():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("settings", [LoraSettings(3, 5.0), LoraSettings(2, 4.0, rank_stabilised=True), LoraSettings(2, shared_a=True)])
+@pytest.mark.parametrize(
+    "settings", [LoraSettings(3, 5.0), LoraSettings(2, 4.0, rank_stabilised=True), LoraSettings(2, shared_a=True)]
+)
 def test_a_merged_adapter_computes_what_the_applied_one_did(settings):
     model = shaken(deepseek(), settings)
     want = model(IDS)

@@ -92,9 +92,10 @@ class LoRAExperts(nn.Module):
         return self.scale * (getattr(self, f"{name}_lora_B").float() @ getattr(self, f"{name}_lora_A").float())
 
     def forward(self, x_ND: Tensor, routing: Routing) -> Tensor:
-        gate_up, down = self.base.gate_up_proj, self.base.down_proj
-        gate_up = gate_up + self.delta("gate_up").to(gate_up.dtype)
-        return self.base.run(x_ND, routing, gate_up, down + self.delta("down").to(down.dtype))
+        base = self.base
+        gate_up = base.gate_up_proj + self.delta("gate_up").to(base.gate_up_proj.dtype)
+        down = base.down_proj + self.delta("down").to(base.down_proj.dtype)
+        return base.run(x_ND, routing, gate_up, down)
 
 
 def add_lora(model: nn.Module, settings: LoraSettings, seed: int = 0) -> list[str]:
