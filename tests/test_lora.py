@@ -20,7 +20,10 @@ def deepseek(seed=5):
     return Decoder.build(draw_config("deepseek_v3", seed), dtype=torch.float64, seed=seed).eval()
 
 
-def shaken(model, settings=LoraSettings(rank=3, alpha=5.0)):
+PLAIN = LoraSettings(rank=3, alpha=5.0)
+
+
+def shaken(model, settings=PLAIN):
     """Adapters on every layer, with B away from zero."""
     add_lora(model, settings, seed=1)
     g = torch.Generator().manual_seed(2)
