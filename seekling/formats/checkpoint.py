@@ -57,8 +57,7 @@ def model_from(config: ModelConfig, source: TensorSource, dtype: str | torch.dty
     Raises:
         CheckpointError: one that lists every missing, unexpected, misshaped or unreadable tensor.
     """
-    config = _without_absent_mtp(config, source)
-    _check(config, source)
+    config = fitted(config, source)
     model = Decoder.empty(config, dtype=files.dtype_of(dtype), device="cpu")
     by_name = {piece.name: piece for piece in hf.pieces(model)}
     memory = model.state_dict()
@@ -68,6 +67,17 @@ def model_from(config: ModelConfig, source: TensorSource, dtype: str | torch.dty
                 by_name[name].put(memory[by_name[name].target], source.read(name))
     _check_copies(config, source)
     return model.eval()
+
+
+def fitted(config: ModelConfig, source: TensorSource) -> ModelConfig:
+    """The config that a store's weights fill completely: without MTP layers of which it holds none.
+
+    Raises:
+        CheckpointError: one that lists every missing, unexpected, misshaped or unreadable tensor.
+    """
+    config = _without_absent_mtp(config, source)
+    _check(config, source)
+    return config
 
 
 def _without_absent_mtp(config: ModelConfig, source: TensorSource) -> ModelConfig:
