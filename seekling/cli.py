@@ -117,6 +117,25 @@ def _export_arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def _reference_arguments(parser: Parser) -> None:
+    parser.add_argument("--arch", default=None, metavar="NAME", help="v2, v3, v32 or v4: the generation of the model to write")
+    parser.add_argument("--out", default=None, metavar="DIR", help="write model, golden numbers and README to this folder")
+    parser.add_argument("--seed", type=int, default=None, metavar="N", help="seed of the weights [0]")
+    parser.add_argument("--check", default=None, metavar="DIR", help="compare this engine with a folder's golden numbers")
+    parser.add_argument("--logits", default=None, metavar="FILE", help="compare another engine's tensors (safetensors) instead")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _merge_arguments(parser: Parser) -> None:
+    parser.add_argument("path", metavar="BASE", help="run, checkpoint folder or pulled model")
+    parser.add_argument("adapter", metavar="ADAPTER", help="folder with adapter_config.json and adapter_model.safetensors")
+    parser.add_argument("--out", required=True, metavar="DIR", help="new folder")
+    parser.add_argument("--unmerge", action="store_true", help="BASE is a merged model: take the adapter out again")
+    parser.add_argument("--any-base", action="store_true", help="merge into other weights than the adapter was trained on")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default=None, help="of the weights [the base's]")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def _plan_arguments(parser: Parser) -> None:
     parser.add_argument("--config", metavar="NAME", help="a size, v2-lite, v2, v3, a config.json or its folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -153,10 +172,12 @@ VERBS: dict[str, Verb] = {
     "chat": Verb("talk to a model", _chat_arguments, "seekling.verbs:chat"),
     "pull": Verb("fetch a model: smollm2, or owner/name of a model hub", _pull_arguments, "seekling.pull_verb:pull"),
     "export": Verb("write a model as Hugging Face folder, FP8 or GGUF", _export_arguments, "seekling.export_verb:export"),
+    "merge": Verb("put a LoRA adapter into its base, or take it out", _merge_arguments, "seekling.merge_verb:merge"),
     "generate": Verb("continue a prompt", _generate_arguments, "seekling.verbs:generate"),
     "eval": Verb("bits per byte of a run on its held-out text", _eval_arguments, "seekling.verbs:evaluate"),
     "report": Verb("rebuild a run's report and figures", _report_arguments, "seekling.verbs:report"),
     "plan": Verb("parameters, FLOPs, memory, cache, time and money before training", _plan_arguments, "seekling.verbs:plan"),
+    "reference": Verb("a tiny model with golden numbers to test engines", _reference_arguments, "seekling.reference_verb:run"),
     "doctor": Verb("what this machine offers and what Seekling will use", _doctor_arguments, "seekling.verbs:doctor"),
 }
 # fmt: on
@@ -180,6 +201,7 @@ def usage(name: str) -> str:
         "chat": " [MODEL]",
         "pull": " [MODEL]",
         "export": " MODEL",
+        "merge": " BASE ADAPTER",
         "generate": " RUN [PROMPT]",
         "eval": " RUN",
         "report": " RUN",

@@ -8,17 +8,13 @@ no null.
 
 import argparse
 import dataclasses
-import difflib
-import functools
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from seekling.errors import RecipeError, raise_all
-from seekling.knobs import Knob, collect, knob, toml_value
+from seekling.knobs import Knob, knob
 from seekling.sizes import SIZES
+from seekling.tree import Tree, knobs_of
 
 
 @dataclass(frozen=True)
@@ -146,7 +142,7 @@ class TrainPart:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Tree):
     """Everything a run depends on, in four sections.
 
     >>> recipe = Recipe.of(size="nano", steps=100)
@@ -159,62 +155,25 @@ class Recipe:
     data: DataPart = dataclasses.field(default_factory=DataPart)
     train: TrainPart = dataclasses.field(default_factory=TrainPart)
 
-    # ---- flat view -----------------------------------------------------------------------------------------------
-
     @classmethod
-    def of(cls, **values: Any) -> "Recipe":
-        """A recipe from flat names; all others keep their defaults. Raises RecipeError listing every problem."""
-        return cls().override(values)
+    def verb(cls) -> str:
+        return "pretrain"
 
-    def flat(self) -> dict[str, Any]:
-        """Every field by name."""
-        return {name: getattr(getattr(self, spec.section), name) for name, spec in knobs().items()}
+    def refusals(self, values: Mapping[str, Any]) -> list[str]:
+        if self.run.resolved and values.get("size", self.run.size) != self.run.size:
+            return [f"this recipe is fixed at size {self.run.size}; start from flags to use another size"]
+        return []
 
-    def override(self, values: Mapping[str, Any], *, what: str = "recipe") -> "Recipe":
-        """A copy with some fields replaced; strings are read as on the command line.
+    def relaxed(self, values: dict[str, Any]) -> dict[str, Any]:
+        """On a resolved recipe a new length or batch replaces the old one, and what follows from it is derived again."""
+        if not self.run.resolved or not values.keys() & {"steps", "tokens", "minutes", "batch_size", "seq_len"}:
+            return values
+        follows = "minutes tokens warmup save_every eval_every sample_every bias_update_speed micro_batch".split()
+        steps = None if values.keys() & {"tokens", "minutes"} else self.train.steps
+        return {**dict.fromkeys(follows), "steps": steps, "resolved": False, **values}
 
-        On a resolved recipe a new length or batch replaces the old one, and what follows from it waits to be derived again.
-
-        Raises:
-            RecipeError: listing every unknown name, wrong type, bad range and contradiction at once.
-        """
-        bad: list[str] = []
-        clean: dict[str, Any] = {}
-        for name, value in values.items():
-            if name not in knobs():
-                bad.append(unknown_key(name))
-                continue
-            try:
-                clean[name] = knobs()[name].read(value)
-            except ValueError as error:
-                bad.append(str(error))
-        if self.run.resolved and clean.get("size", self.run.size) != self.run.size:
-            bad.append(f"this recipe is fixed at size {self.run.size}; start from flags to use another size")
-        raise_all(RecipeError, bad, what)
-        if self.run.resolved and clean.keys() & {"steps", "tokens", "minutes", "batch_size", "seq_len"}:
-            follows = "minutes tokens warmup save_every eval_every sample_every bias_update_speed micro_batch".split()
-            steps = None if clean.keys() & {"tokens", "minutes"} else self.train.steps
-            clean = {**dict.fromkeys(follows), "steps": steps, "resolved": False, **clean}
-        parts = {
-            s: dataclasses.replace(getattr(self, s), **{n: v for n, v in clean.items() if knobs()[n].section == s})
-            for s in SECTIONS
-        }
-        recipe = Recipe(**parts)
-        raise_all(RecipeError, recipe.problems(), what)
-        return recipe
-
-    # ---- checks --------------------------------------------------------------------------------------------------
-
-    def problems(self) -> list[str]:
-        """Every bad range and contradiction that can be seen without a machine or data, one line each."""
+    def contradictions(self) -> list[str]:
         bad = []
-        for name, value in self.flat().items():
-            try:
-                knobs()[name].read(value)
-            except ValueError as error:
-                bad.append(str(error))
-        if bad:
-            return bad
         run, model, data, train = self.run, self.model, self.data, self.train
         if not run.resolved:
             given = [
@@ -237,119 +196,23 @@ class Recipe:
             bad.append("--corpus none leaves nothing to read; add --data DIR")
         return bad
 
-    # ---- TOML ----------------------------------------------------------------------------------------------------
 
-    def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Sections of plain values; None fields are left out."""
-        return {s: {k: v for k, v in dataclasses.asdict(getattr(self, s)).items() if v is not None} for s in SECTIONS}
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any], what: str = "recipe") -> "Recipe":
-        """From sections of plain values. Raises RecipeError listing every problem."""
-        flat: dict[str, Any] = {}
-        bad: list[str] = []
-        for section, values in raw.items():
-            if section not in SECTIONS:
-                bad.append(f"unknown section [{section}]; the sections are {', '.join(SECTIONS)}")
-            elif not isinstance(values, Mapping):
-                bad.append(f"{section} must be a section, not {values!r}")
-            else:
-                for name, value in values.items():
-                    spec = knobs().get(name)
-                    if spec is None or spec.section != section:
-                        bad.append(unknown_key(name, section))
-                    elif isinstance(value, str) and spec.kind is not str:
-                        bad.append(spec.complaint(value))
-                    else:
-                        try:
-                            flat[name] = spec.read(value)
-                        except ValueError as error:
-                            bad.append(str(error))
-        raise_all(RecipeError, bad, what)
-        return cls().override(flat, what=what)
-
-    def to_toml(self) -> str:
-        """The recipe as TOML text; ``from_toml`` gives back an equal recipe."""
-        lines = []
-        for section, values in self.to_dict().items():
-            lines += [f"[{section}]", *(f"{key} = {toml_value(value)}" for key, value in values.items()), ""]
-        return "\n".join(lines)
-
-    @classmethod
-    def from_toml(cls, text: str, what: str = "recipe") -> "Recipe":
-        """Read TOML text. Raises RecipeError for a syntax error or listing every problem."""
-        try:
-            raw = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise RecipeError(f"{what} is not valid TOML: {error}") from None
-        return cls.from_dict(raw, what)
-
-    def save(self, path: str | Path) -> None:
-        """Write the TOML file."""
-        Path(path).write_text(self.to_toml(), encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Recipe":
-        """Read a TOML file, or the recipe.toml of a run folder. Raises RecipeError."""
-        path = Path(path)
-        if path.is_dir():
-            path = path / "recipe.toml"
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"no recipe at {path} ({error.__class__.__name__}); give a recipe.toml or a run folder") from None
-        return cls.from_toml(text, str(path))
+SECTIONS = Recipe.sections()
 
 
-SECTIONS = tuple(f.name for f in dataclasses.fields(Recipe))
-
-
-@functools.cache
 def knobs() -> dict[str, Knob]:
     """Every field of the recipe by name."""
-    return collect(Recipe)
-
-
-def unknown_key(name: str, section: str | None = None) -> str:
-    """The message for a name that is no field (or not of that section)."""
-    if name in knobs():
-        return f"{name} belongs in [{knobs()[name].section}], not in [{section}]"
-    near = difflib.get_close_matches(name.replace("-", "_"), knobs(), n=1)
-    where = f" in [{section}]" if section else ""
-    return f"unknown key {name!r}{where}" + (f"; did you mean {near[0]}?" if near else "; see seekling pretrain --help")
-
-
-# ---- flags -----------------------------------------------------------------------------------------------------------
+    return knobs_of(Recipe)
 
 
 def add_flags(parser: argparse.ArgumentParser, skip: Iterable[str] = ()) -> None:
-    """Give the parser one flag a field. Values stay strings, so that :meth:`Recipe.override` can list all problems at once."""
-    groups = {s: parser.add_argument_group(f"{s}: {part.__doc__.rstrip('.')}") for s, part in get_type_hints(Recipe).items()}
-    for name, spec in knobs().items():
-        if not spec.meta["flag"] or name in skip:
-            continue
-        flag, text = "--" + name.replace("_", "-"), spec.meta["help"].replace("%", "%%")
-        default = spec.meta["derived"] or ("" if spec.default in (None, ()) else str(spec.default))
-        text += f" [{default.replace('%', '%%')}]" if default else ""
-        options: dict[str, Any] = dict(dest=name, default=argparse.SUPPRESS, help=text)
-        if spec.kind is bool:
-            options["action"] = argparse.BooleanOptionalAction
-        elif spec.kind is tuple:
-            options.update(action="extend", nargs="+", metavar=name.upper())
-        else:
-            options["metavar"] = "{" + ",".join(spec.meta["choices"]) + "}" if spec.meta["choices"] else kind_letter(spec.kind)
-        groups[spec.section].add_argument(flag, **options)
-
-
-def kind_letter(kind: type) -> str:
-    """Placeholder of a flag's value in the help."""
-    return {int: "N", float: "X", str: "TEXT"}[kind]
+    """Give the parser one flag a field of the recipe."""
+    Recipe.add_flags(parser, skip)
 
 
 def from_args(args: argparse.Namespace, base: Recipe | None = None) -> Recipe:
     """The recipe the flags ask for, over ``base`` (a TOML file) or the defaults."""
-    given = {name: value for name, value in vars(args).items() if name in knobs() and knobs()[name].meta["flag"]}
-    return (base or Recipe()).override(given, what="")
+    return Recipe.from_args(args, base)
 
 
 def resolve(recipe: Recipe, machine: Any = None, say: Any = None) -> Recipe:

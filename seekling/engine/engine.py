@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Literal
 
 from seekling.engine.cache import PagedCache
+from seekling.engine.constrain import Grammars
 from seekling.engine.handle import Handle
 from seekling.engine.loop import Loop
 from seekling.engine.prompt import Prompt, as_prompts, encode_prompts
@@ -94,6 +95,7 @@ class Engine:
         cache = PagedCache(self.runner, self._pages(cache_tokens), prefix_cache)
         self.context = min(self.config.max_position_embeddings, cache.tokens)
         drafter = NgramDrafter(draft_tokens) if speculate == "ngram" else None
+        self._grammars: Grammars | None = None
         self._loop = Loop(cache, Scheduler(cache, max_rows, step_tokens), max_queue, lambda: weights_version(model), drafter)
         weakref.finalize(self, self._loop.close)
 
@@ -278,6 +280,7 @@ class Engine:
                 decoder=None if self.tokenizer is None else self.tokenizer.stream(),
                 vocab_size=self.config.vocab_size,
                 guard=self._guard(ids, s),
+                matcher=None if s.constraint is None else self._compiled().matcher(s.constraint),
                 index=index,
                 priority=priority,
                 salt=tenant,
@@ -290,6 +293,8 @@ class Engine:
         size = self.config.vocab_size
         if self.tokenizer is None and s.stop:
             yield "stop strings need a tokenizer, this model folder has none: use stop_token_ids"
+        if self.tokenizer is None and s.constraint is not None:
+            yield "a constraint needs a tokenizer, this model folder has none"
         if s.thinking_budget is not None and self._mark(THINK_END) is None:
             yield f"thinking_budget needs a model that ends its reasoning with {THINK_END}; this one has no such token"
         beyond = sorted({token for token, _ in s.bias if token >= size})
@@ -303,6 +308,11 @@ class Engine:
             return None
         last = next((token for token in reversed(ids) if token in (begin, end)), end)
         return ThinkingGuard(end, s.thinking_budget, s.stop_loops or s.thinking_budget is not None) if last == begin else None
+
+    def _compiled(self) -> Grammars:
+        if self._grammars is None:
+            self._grammars = Grammars(self.tokenizer, self.config.vocab_size, sorted(self._end_ids()))
+        return self._grammars
 
     def _mark(self, name: str) -> int | None:
         return None if self.tokenizer is None else self.tokenizer.special.get(name)

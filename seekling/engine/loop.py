@@ -8,6 +8,7 @@ caller that waits, as its error.
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ from seekling.engine.sampling import Delta
 from seekling.engine.scheduler import Scheduler, Work
 from seekling.engine.speculate import Drafter
 from seekling.errors import SeeklingError
+
+Result = TypeVar("Result")
 
 
 class QueueFull(SeeklingError):
@@ -165,11 +168,12 @@ class Loop:
         return True
 
     def _propose(self, works: list[Work]) -> None:
-        """Give the decoding requests drafts, where there are pages for them."""
-        if self.drafter is None:
-            return
-        able = [w for w in works if w.speaks and w.request.prefilled and w.request.matcher is None and not w.request.scoring]
-        for work, draft in zip(able, self.drafter.propose([w.request for w in able]), strict=True):
+        """Give the decoding requests drafts, where there are pages for them: what a grammar forces, else the drafter's."""
+        able = [w for w in works if w.speaks and w.request.prefilled and not w.request.scoring]
+        free = [w for w in able if w.request.matcher is None]
+        drafts = [] if self.drafter is None else self.drafter.propose([w.request for w in free])
+        forced = [(w, w.request.forced_ids()) for w in able if w.request.matcher is not None]
+        for work, draft in [*zip(free, drafts, strict=bool(drafts)), *forced]:
             request = work.request
             room = len(request.pages) * self.cache.page_tokens
             if len(request.ids) + len(draft) > room and self.cache.pool.free:
@@ -203,21 +207,20 @@ class Loop:
                 self._give_up(request, SeeklingError(DAMAGED))
         while speakers := [(work, row) for work, row in speakers if work.request in self._handles]:
             requests = [work.request for work, _ in speakers]
+            allowed = [self._attempt(request, request.allowed_V) for request in requests]
             rows = [row + place for _, row in speakers]
             whole = rows == list(range(len(logits_RV)))
             logits_BV = logits_RV if whole else logits_RV[rows]
             tokens = [
                 drawn if forced is None else forced
-                for drawn, forced in zip(_draw(requests, logits_BV), (r.forced() for r in requests), strict=True)
+                for drawn, forced in zip(_draw(requests, logits_BV, allowed), (r.forced() for r in requests), strict=True)
             ]
             logprobs, tops = _report(requests, logits_BV, tokens)
             going_on = []
             for (work, row), token, logprob, top in zip(speakers, tokens, logprobs, tops, strict=True):
                 request = work.request
-                try:
-                    delta = request.accept(token, logprob, top)
-                except SeeklingError as error:  # its constraint failed; the others go on
-                    self._give_up(request, error)
+                delta = self._attempt(request, request.accept, token, logprob, top)
+                if delta is None:
                     continue
                 self.tokens += 1
                 foretold = place < len(work.draft) and work.draft[place] == token
@@ -228,7 +231,7 @@ class Loop:
                     going_on.append((work, row))
                 elif work.draft:
                     request.drafted += len(work.draft)
-                    if self.drafter is not None:
+                    if self.drafter is not None and request.matcher is None:
                         self.drafter.learn(request, len(work.draft), place + foretold)
                 self._hand_over(request, delta)
             speakers, place = going_on, place + 1
@@ -242,6 +245,16 @@ class Loop:
             if self.drafter is not None:
                 self.drafter.forget(request)
         handle.put(delta, ended=request.finish_reason is not None)
+
+    def _attempt(self, request: Request, call: Callable[..., Result], *args: object) -> Result | None:
+        """Call something that concerns one request only: where it fails (a constraint), the others go on."""
+        if request not in self._handles:
+            return None
+        try:
+            return call(*args)
+        except SeeklingError as error:
+            self._give_up(request, error)
+            return None
 
     def _give_up(self, request: Request, error: Exception) -> None:
         """End one caller's answers with an error; nobody else is concerned."""
@@ -269,14 +282,14 @@ class Loop:
             handle.fail(error)
 
 
-def _draw(requests: Sequence[Request], logits_BV: Tensor) -> list[int]:
+def _draw(requests: Sequence[Request], logits_BV: Tensor, allowed: Sequence[Tensor | None]) -> list[int]:
     return draw(
         logits_BV,
         [r.sampling for r in requests],
         [0.0 if r.sampling.greedy else r.uniform() for r in requests],
         [r.seen_V for r in requests],
         [r.counts_V for r in requests],
-        [r.allowed_V() for r in requests],
+        allowed,
     ).tolist()
 
 

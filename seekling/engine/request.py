@@ -30,6 +30,11 @@ class Matcher(Protocol):
 
     def push(self, token_id: int) -> None: ...
 
+    def forced(self) -> list[int]: ...
+
+    @property
+    def finished(self) -> bool: ...
+
 
 class Request:
     """State of one answer. The engine feeds it a token at a time with `accept`.
@@ -127,6 +132,10 @@ class Request:
         """Which tokens the constraint allows next (bool); None where it does not bind: none, or still reasoning."""
         return None if self.matcher is None or (self.guard is not None and self.guard.active) else self.matcher.allowed()
 
+    def forced_ids(self) -> list[int]:
+        """What the constraint leaves no choice about."""
+        return [] if self.matcher is None or (self.guard is not None and self.guard.active) else self.matcher.forced()
+
     def accept(self, token_id: int, logprob: float | None, top: Top | None = None) -> Delta:
         """Take the token just drawn; return what the caller may see of it."""
         reasoning = self.guard is not None and self.guard.active
@@ -150,7 +159,8 @@ class Request:
                 text = self._filter.push(self._decoder.push(token_id))
         if self.guard is not None:
             self.guard.push(token_id, text, self.token_ids)
-        if ended or self._filter.stopped:
+        formed = self.matcher is not None and not reasoning and self.matcher.finished
+        if ended or self._filter.stopped or formed:
             self.finish_reason = "stop"
         elif len(self.token_ids) >= self.limit:
             self.finish_reason = "length"

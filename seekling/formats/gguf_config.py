@@ -4,6 +4,8 @@ Every key below the architecture's name is either understood or named in an erro
 are stored as float32; ``1e-05`` comes back as 1e-05.
 """
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -44,7 +46,7 @@ class Metadata:
             value = value[0]
         if value is None:
             return None
-        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
             return short(float(value))
         if kind is int and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return value
@@ -107,8 +109,25 @@ def raw_config(
     raw = _common(meta, tensors)
     _FAMILY.get(arch, _plain)(meta, tensors, raw)
     raw.update(_rope(meta, tensors, floats, raw))
+    _plausible(meta, tensors, raw)
     meta.check()
     return raw
+
+
+def _plausible(meta: Metadata, tensors: Mapping[str, GGUFTensor], raw: Mapping[str, Any]) -> None:
+    """Counts that would make a model of absurd size; the tensors' shapes are compared one by one when a model is filled."""
+    layers = {int(match[1]) for name in tensors if (match := re.match(r"blk\.([0-9]{1,6})\.", name))}
+    total = raw["num_hidden_layers"] + raw.get("num_nextn_predict_layers", 0)
+    if layers != set(range(total)):
+        meta.problems.append(f"{meta.arch}.block_count is {total}, but there are tensors of {len(layers)} layers")
+    widest = 4 * max(max(tensor.shape) for tensor in tensors.values())
+    for key, value in raw.items():
+        if isinstance(value, int) and key != "max_position_embeddings" and not key.endswith("_token_id") and value > widest:
+            meta.problems.append(f"{key} {value} is larger than anything in the tensors")
+    if raw["rope_theta"] <= 0 or raw["rms_norm_eps"] < 0:
+        meta.problems.append(f"{meta.arch}.rope.freq_base or attention.layer_norm_rms_epsilon is not positive")
+    if raw["max_position_embeddings"] > 2**31:
+        meta.problems.append(f"{meta.arch}.context_length {raw['max_position_embeddings']} is absurd")
 
 
 def _common(meta: Metadata, tensors: Mapping[str, GGUFTensor]) -> dict[str, Any]:
@@ -118,8 +137,7 @@ def _common(meta: Metadata, tensors: Mapping[str, GGUFTensor]) -> dict[str, Any]
     heads, hidden = meta.need("attention.head_count"), meta.need("embedding_length")
     layers = meta.need("block_count")
     head_dim = meta.get("attention.key_length", hidden // heads)
-    if layers > 4096:
-        meta.problems.append(f"{meta.arch}.block_count is {layers}")
+    layers = min(layers, len(tensors))  # a lie is noted later
     raw: dict[str, Any] = {
         "model_type": MODEL_TYPES[meta.arch],
         "vocab_size": embedding.shape[0],
@@ -136,8 +154,8 @@ def _common(meta: Metadata, tensors: Mapping[str, GGUFTensor]) -> dict[str, Any]
     }
     for key in ("bos", "eos", "padding"):
         value = meta.metadata.get(f"tokenizer.ggml.{key}_token_id")
-        if isinstance(value, int) and value < embedding.shape[0]:
-            raw[f"{'pad' if key == 'padding' else key}_token_id"] = value
+        known = isinstance(value, int) and 0 <= value < embedding.shape[0]
+        raw[f"{'pad' if key == 'padding' else key}_token_id"] = value if known else None
     return raw
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from seekling.errors import CheckpointError, raise_all
 from seekling.formats.gguf_config import MODEL_TYPES, SIGMOID, SOFTMAX
 from seekling.formats.gguf_out import Key
+from seekling.formats.gguf_rope import TRUNCATE, llama3_factors
 
 ARCHITECTURE = {model_type: arch for arch, model_type in MODEL_TYPES.items()} | {"deepseek_v2": "deepseek2"}
 # llama.cpp takes a deepseek2 model of so many layers for one without query compression, whatever the file says.
@@ -124,14 +125,16 @@ def _ernie_moe(plan: Plan, raw: Mapping[str, Any]) -> None:
     plan.count("expert_used_count", raw["moe_k"])
     plan.count("expert_feed_forward_length", raw["moe_intermediate_size"])
     plan.count("interleave_moe_layer_step", 1)
-    plan.count("leading_dense_block_count", raw["moe_layer_start_index"])
+    layers, every, last = raw["num_hidden_layers"], raw["moe_layer_interval"], raw["moe_layer_end_index"]
+    last = layers - 1 if last == -1 else last
+    mixed = [i for i in range(layers) if (i + 1) % every == 0 and raw["moe_layer_start_index"] <= i <= last]
+    dense = mixed[0] if mixed else layers
+    plan.count("leading_dense_block_count", dense)
+    plan.refuse(mixed != list(range(dense, layers)), "dense layers behind the first mixed one")
     shared = raw.get("moe_num_shared_experts") or 0
     plan.count("expert_shared_count", shared)
     if shared:
         plan.count("expert_shared_feed_forward_length", shared * raw["moe_intermediate_size"])
-    last = raw.get("moe_layer_end_index", -1)
-    plan.refuse(raw.get("moe_layer_interval", 1) != 1, "moe_layer_interval other than 1")
-    plan.refuse(last not in (-1, None, raw["num_hidden_layers"] - 1), "moe_layer_end_index before the last layer")
     plan.refuse(raw.get("use_bias"), "use_bias (biases of the feed-forward layers)")
 
 
@@ -255,6 +258,7 @@ def _yarn(plan: Plan, scaling: Mapping[str, Any], mla: bool) -> None:
     else:
         plan.refuse(every or scaling.get("mscale"), "mscale of a model without MLA")
         plan.refuse(scaling.get("attention_factor") is not None, "attention_factor (llama.cpp takes 0.1·ln(factor) + 1)")
+    plan.keys[TRUNCATE] = Key("bool", scaling.get("truncate") is not False)
     if scaling.get("truncate") is False and plan.arch != "gpt-oss":
         plan.notes.append(
             "llama.cpp rounds YaRN's limits (truncate), this model does not: a small difference at long distances"
@@ -267,8 +271,6 @@ def rope_factors(raw: Mapping[str, Any]) -> list[float] | None:
     if scaling is None:
         return None
     if scaling["rope_type"] == "llama3":
-        from seekling.formats.gguf_rope import llama3_factors
-
         return [float(f) for f in llama3_factors(head_dim(raw), rope_theta(raw), scaling)]
     same = scaling["rope_type"] == "longrope" and scaling["long_factor"] == scaling["short_factor"]
     return list(scaling["long_factor"]) if same and scaling.get("attention_factor") == 1.0 else None

@@ -15,6 +15,8 @@ from seekling.formats.gguf_header import GGUFTensor
 if TYPE_CHECKING:
     from seekling.formats.gguf_config import Metadata
 
+TRUNCATE = "seekling.rope.truncate"  # whether YaRN's limits are rounded to whole frequencies
+
 
 def rope_keys(
     meta: "Metadata", tensors: Mapping[str, GGUFTensor], floats: Callable[[str], np.ndarray], raw: Mapping[str, Any]
@@ -73,8 +75,9 @@ def _yarn(meta: "Metadata", factor: float | None, original: int | None, raw: Map
             scaling["mscale"] = scaling["mscale_all_dim"] = round(multiplier * 10, 6)
         else:
             meta.problems.append(f"{meta.arch}.rope.scaling.yarn_log_multiplier is not supported for this architecture")
-    if raw["model_type"] == "gpt_oss":
-        scaling["truncate"] = False  # not in the file; published so for every gpt-oss
+    # llama.cpp has no key for it; without our own, what was published with every gpt-oss
+    if not meta.metadata.get(TRUNCATE, raw["model_type"] != "gpt_oss"):
+        scaling["truncate"] = False
     return scaling
 
 

@@ -143,6 +143,18 @@ def repack(blocks: Tensor, format: str, shape: tuple[int, ...], bias: Tensor | N
     return Packed(data, format, tuple(shape), padded_bias(bias))
 
 
+def stack(matrices: list[Packed], bias: Tensor | None = None) -> Packed:
+    """Equal matrices (O, I) behind one another as (E, O, I); ``bias`` (E, O padded to 16). The list is emptied."""
+    format, shape = matrices[0].format, matrices[0].shape
+    if any(m.format != format or m.shape != shape for m in matrices):
+        raise ValueError("only matrices of one format and shape make a stack")
+    data = torch.empty(len(matrices), matrices[0].data.numel(), dtype=torch.uint8)
+    for e in range(data.shape[0]):
+        data[e] = matrices[e].data
+        matrices[e].data = data[e]
+    return Packed(data.flatten(), format, (data.shape[0], *shape), bias)
+
+
 def dequantise(w: Packed) -> Tensor:
     """The numbers a packed matrix (O, I) stands for, float32."""
     out = torch.empty(w.shape[-2], w.shape[-1])

@@ -126,7 +126,7 @@ template <int F>
 void multiply_as(const Matrix& w, int index, int first_block, int blocks, const void* const* rows, int count, float* out, int64_t stride) {
     int groups = groups_of(w.inputs);
     const uint8_t* first = w.data + index * w.stride + first_block * Layout<F>::block(groups);
-    const float* bias = w.bias ? w.bias + first_block * LANES : nullptr;
+    const float* bias = w.bias ? w.bias + (index * blocks_of(w.outputs) + first_block) * LANES : nullptr;
     if (blocks == 2) tiles<F, 2>(first, groups, rows, count, out, stride, bias);
     else tiles<F, 1>(first, groups, rows, count, out, stride, bias);
 }
