@@ -127,6 +127,11 @@ def _export_arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def _inspect_arguments(parser: Parser) -> None:
+    _path_argument(parser, "model folder, run, .gguf file, adapter folder, config.json, or a pulled model's name")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def _reference_arguments(parser: Parser) -> None:
     parser.add_argument("--arch", default=None, metavar="NAME", help="v2, v3, v32 or v4: the generation of the model to write")
     parser.add_argument("--out", default=None, metavar="DIR", help="write model, golden numbers and README to this folder")
@@ -188,6 +193,7 @@ VERBS: dict[str, Verb] = {
     "eval": Verb("bits per byte of a run on its held-out text", _eval_arguments, "seekling.verbs:evaluate"),
     "report": Verb("rebuild a run's report and figures", _report_arguments, "seekling.verbs:report"),
     "plan": Verb("parameters, FLOPs, memory, cache, time and money before training", _plan_arguments, "seekling.verbs:plan"),
+    "inspect": Verb("what a model holds, what is refused, whether it loads", _inspect_arguments, "seekling.inspect_verb:run"),
     "reference": Verb("a tiny model with golden numbers to test engines", _reference_arguments, "seekling.reference_verb:run"),
     "doctor": Verb("what this machine offers and what Seekling will use", _doctor_arguments, "seekling.verbs:doctor"),
 }
@@ -211,6 +217,7 @@ def usage(name: str) -> str:
     positional = {
         "chat": " [MODEL]",
         "pull": " [MODEL]",
+        "inspect": " PATH",
         "export": " MODEL",
         "merge": " BASE ADAPTER",
         "generate": " RUN [PROMPT]",

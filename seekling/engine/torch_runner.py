@@ -25,7 +25,8 @@ class TorchRunner:
         model: `seekling.model.Decoder`, or a quantised copy.
         config: its configuration.
         page_tokens: tokens a page.
-        keep_states: keep the hidden states of a step's tokens in `states` (speculation with MTP reads them).
+        keep_states: keep the states of a step's tokens before the final norm, one (T, D) a chunk, in `states`; and keep pages
+            for the MTP layers too, which read them (speculation).
     """
 
     path = "torch"
@@ -33,7 +34,8 @@ class TorchRunner:
     def __init__(self, model: Any, config: Any, page_tokens: int = PAGE, keep_states: bool = False):
         self.model, self.config, self.page_tokens, self.keep_states = model, config, page_tokens, keep_states
         self.states: list[Tensor] = []
-        self._shapes = [slot_shapes(config, layer) for layer in range(config.num_hidden_layers)]
+        layers = config.num_hidden_layers + (config.num_nextn_predict_layers if keep_states else 0)
+        self._shapes = [slot_shapes(config, layer) for layer in range(layers)]
         self._limit = self._held = 0
         self._stores: list[list[Tensor]] = []  # per layer: tensors (pages, tokens a page, …)
 
@@ -78,22 +80,24 @@ class TorchRunner:
         groups: dict[int, list[int]] = {}
         for number, chunk in enumerate(chunks):
             groups.setdefault(len(chunk.ids) if len(chunk.ids) == 1 else -1 - number, []).append(number)
-        states: list[Tensor | None] = [None] * len(chunks)
+        states: list[Tensor] = [torch.empty(0)] * len(chunks)
         logits: list[Tensor | None] = [None] * len(chunks)
         with self.evaluating():
             for members in groups.values():
                 h_BTD = self._extend([chunks[i] for i in members])
                 for row, i in enumerate(members):
-                    if self.keep_states:
-                        states[i] = h_BTD[row]
+                    states[i] = h_BTD[row]
                 wanted = [(row, i) for row, i in enumerate(members) if chunks[i].want != "none"]
                 if not wanted:
                     continue
                 rows = [h_BTD[row] if chunks[i].want == "all" else h_BTD[row, -1:] for row, i in wanted]
-                parts = self.model.head(torch.cat(rows)).float().split([len(r) for r in rows])
+                h = torch.cat(rows)
+                parts = (
+                    self.model.head(self.model.model.norm(h) if self.keep_states else h).float().split([len(r) for r in rows])
+                )
                 for (_, i), part in zip(wanted, parts, strict=True):
                     logits[i] = part
-        self.states = [s for s in states if s is not None]
+        self.states = states if self.keep_states else []
         found = [part for part in logits if part is not None]
         return torch.cat(found) if found else torch.empty(0, self.config.vocab_size)
 
@@ -101,9 +105,16 @@ class TorchRunner:
         """Final-normed states (B, T, D) of chunks of equal length, which their pages then hold."""
         device = next(self.model.parameters()).device
         self._reach(max(page for chunk in chunks for page in chunk.pages))
-        cache: Any = _PagedRows(self._stores, chunks, self.page_tokens, device)
+        cache = self.rows(chunks)
         ids_BT = torch.tensor([chunk.ids for chunk in chunks], dtype=torch.int64, device=device)
-        return self.model.extend(ids_BT, cache, rows=list(range(len(chunks))))
+        rows = list(range(len(chunks)))
+        return (
+            self.model.extend_states(ids_BT, cache, rows) if self.keep_states else self.model.extend(ids_BT, cache, rows=rows)
+        )
+
+    def rows(self, chunks: Sequence[Chunk]) -> Any:
+        """The pages of some chunks as the cache that a decoder's layers take."""
+        return _PagedRows(self._stores, chunks, self.page_tokens, next(self.model.parameters()).device)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

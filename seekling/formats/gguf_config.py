@@ -124,8 +124,8 @@ def _plausible(meta: Metadata, tensors: Mapping[str, GGUFTensor], raw: Mapping[s
     for key, value in raw.items():
         if isinstance(value, int) and key != "max_position_embeddings" and not key.endswith("_token_id") and value > widest:
             meta.problems.append(f"{key} {value} is larger than anything in the tensors")
-    if raw["rope_theta"] <= 0 or raw["rms_norm_eps"] < 0:
-        meta.problems.append(f"{meta.arch}.rope.freq_base or attention.layer_norm_rms_epsilon is not positive")
+    if raw["rms_norm_eps"] < 0:
+        meta.problems.append(f"{meta.arch}.attention.layer_norm_rms_epsilon is negative")
     if raw["max_position_embeddings"] > 2**31:
         meta.problems.append(f"{meta.arch}.context_length {raw['max_position_embeddings']} is absurd")
 

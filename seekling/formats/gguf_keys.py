@@ -182,16 +182,16 @@ def _deepseek(plan: Plan, raw: Mapping[str, Any]) -> None:
     plan.refuse(raw.get("attention_bias"), "attention_bias")
     plan.refuse(raw.get("mlp_bias"), "mlp_bias")
     plan.refuse(raw.get("rope_interleave", True) is False, "rope_interleave false")
-    if not experts or dense == layers:
-        return
-    _deepseek_experts(plan, raw, experts)
+    sigmoid = raw.get("scoring_func", "sigmoid" if raw["model_type"] == "deepseek_v3" else "softmax") == "sigmoid"
+    dense_v3 = raw["model_type"] == "deepseek_v3" and not experts
+    plan.count("expert_gating_func", SIGMOID if sigmoid or dense_v3 else SOFTMAX)  # also tells V3 from V2
+    if experts and dense < layers:
+        _deepseek_experts(plan, raw, experts)
 
 
 def _deepseek_experts(plan: Plan, raw: Mapping[str, Any], experts: int) -> None:
-    sigmoid = raw.get("scoring_func", "sigmoid" if raw["model_type"] == "deepseek_v3" else "softmax") == "sigmoid"
     plan.count("expert_count", experts)
     plan.count("expert_used_count", raw["num_experts_per_tok"])
-    plan.count("expert_gating_func", SIGMOID if sigmoid else SOFTMAX)
     plan.number("expert_weights_scale", raw.get("routed_scaling_factor", 1.0))
     # transformers' DeepSeek-V2 never normalises, whatever its config says
     plan.truth("expert_weights_norm", raw.get("norm_topk_prob", True) and raw["model_type"] != "deepseek_v2")

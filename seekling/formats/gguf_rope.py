@@ -23,6 +23,9 @@ def rope_keys(
 ) -> dict[str, Any]:
     """``rope_theta`` and ``rope_scaling`` as Hugging Face writes them; problems are noted in ``meta``."""
     theta = meta.get("rope.freq_base", 10000.0, float)
+    if not 1 <= theta <= 1e12:
+        meta.problems.append(f"{meta.arch}.rope.freq_base {theta} is no base of rotary frequencies")
+        theta = 10000.0
     width = raw.get("qk_rope_head_dim") or raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"]
     if meta.get("rope.dimension_count", width) != width and raw["model_type"] != "minimax_m2":
         meta.problems.append(f"{meta.arch}.rope.dimension_count is not the width of a head ({width})")

@@ -93,6 +93,14 @@ def write_gguf_source(
     keys["general.quantization_version"] = Key("u32", 2)
     keys |= plan.keys
     tensors = plan_tensors(source, raw, plan, to)
+    for key, token in (
+        ("bos", raw.get("bos_token_id")),
+        ("eos", raw.get("eos_token_id")),
+        ("padding", raw.get("pad_token_id")),
+    ):
+        ids = token if isinstance(token, list) else [token]
+        if ids and ids[0] is not None:
+            keys[f"tokenizer.ggml.{key}_token_id"] = Key("u32", ids[0])
     if tokenizer is None:
         keys["tokenizer.ggml.model"] = Key("str", "none")
         plan.notes.append("without a tokenizer: llama.cpp will take token ids only")

@@ -5,13 +5,16 @@ An MTP layer carries copies of the embedding and of the head on disk (V3's publi
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from seekling.model.config import ModelConfig
 from seekling.model.decoder import Decoder
+from seekling.model.lightning import decays
 
 _GATE_UP, _DOWN = ".mlp.experts.gate_up_proj", ".mlp.experts.down_proj"
 _BIAS = ".e_score_correction_bias"
@@ -26,9 +29,10 @@ _RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
         (".mlp.gate.e_score_correction_bias", ".block_sparse_moe.e_score_correction_bias"),
         (".mlp.", ".block_sparse_moe."),
     ),
+    "minimax": ((".mlp.", ".block_sparse_moe."),),
     "gpt_oss": ((".mlp.gate.", ".mlp.router."),),
 }
-_EXPERT_NAMES = {"minimax_m2": ("w1", "w3", "w2")}  # gate, up, down
+_EXPERT_NAMES = dict.fromkeys(("minimax", "minimax_m2"), ("w1", "w3", "w2"))  # gate, up, down
 _STACKED = ("gpt_oss",)  # all experts in one tensor on disk too, inputs before outputs, gate and up rows in turn
 
 
@@ -136,6 +140,25 @@ def copies(config: ModelConfig) -> dict[str, str]:
 def tied(config: ModelConfig) -> dict[str, str]:
     """Copies that are never written but accepted when they are equal."""
     return {"lm_head.weight": "model.embed_tokens.weight"} if config.tie_word_embeddings else {}
+
+
+def decay_tables(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], Callable[[], Tensor]]]:
+    """Tables of the linear layers that transformers keeps as weights although the config decides them (name -> shape, maker).
+
+    Written as float32; a checkpoint that lacks them is complete, one that holds other numbers is another model.
+    """
+    out: dict[str, tuple[tuple[int, ...], Callable[[], Tensor]]] = {}
+    h, n = config.num_attention_heads, config.linear_block
+    for layer in range(config.num_hidden_layers):
+        if config.layer_type(layer) != "linear_attention":
+            continue
+        made = partial(decays, h, layer, config.num_hidden_layers, n)
+        prefix = f"model.layers.{layer}.self_attn."
+        out[f"{prefix}slope_rate"] = (h, 1, 1), lambda made=made: made().slope_H[:, None, None]  # type: ignore[misc]
+        out[f"{prefix}query_decay"] = (h, n, 1), lambda made=made: made().query(n)  # type: ignore[misc]
+        out[f"{prefix}key_decay"] = (h, n, 1), lambda made=made: made().key(n)  # type: ignore[misc]
+        out[f"{prefix}diagonal_decay"] = (1, h, n, n), lambda made=made: made().diagonal(n)[None]  # type: ignore[misc]
+    return out
 
 
 def empty_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
