@@ -7,15 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from seekling.errors import CheckpointError, RecipeError
-from seekling.export_verb import model_path, progress, run_tokenizer
+from seekling.export_verb import progress, run_tokenizer
 
 
 def merge(args: argparse.Namespace) -> int:
     """Write ``args.path`` with ``args.adapter`` added (or subtracted) to ``args.out``."""
-    path = model_path(args.path)
+    from seekling.hub.names import find
+    from seekling.lm import resolve
+
+    path = resolve(args.path)
     if path.is_file():
         raise RecipeError(f"{path} is a GGUF file; seekling export {path} --to hf --out DIR first, then merge into that folder")
-    facts = merge_folder(path, Path(args.adapter), args)
+    adapter = Path(args.adapter)
+    if not adapter.exists():
+        adapter = find(args.adapter) or adapter
+    facts = merge_folder(path, adapter, args)
     if args.json:
         print(json.dumps(facts))
         return 0

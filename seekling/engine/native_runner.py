@@ -205,7 +205,8 @@ class NativeRunner:
 
     def allocate(self, pages: int) -> None:
         """Pages 0 … pages - 1. Memory is taken as they come into use."""
-        self._pool = torch.zeros(pages, self._native.model.page_bytes, dtype=torch.uint8)
+        size = self._native.model.page_bytes
+        self._pool = infer.Memory.map(pages * size).view(pages, size)
         self._pages = pages
         self._native.model.pool = self._pool.data_ptr()
 

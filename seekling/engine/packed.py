@@ -121,6 +121,7 @@ class PackedWeights:
 
     def __init__(self, parts: Parts, quant: PackedQuant):
         self.parts, self.quant, self.config = parts, quant, parts.config
+        self._memory = infer.Memory()
 
     def vector(self, target: str) -> Tensor | None:
         """A norm or bias in float32, zeros up to a multiple of 32; None where the model has none."""
@@ -137,26 +138,34 @@ class PackedWeights:
         bias = self.parts.tensor(bias_name) if self.parts.has(bias_name) else None
         blocks = None if format is not None else self._blocks(target)
         if isinstance(blocks, tuple):
-            return infer.repack(blocks[1], blocks[0], blocks[2], bias)
-        return infer.pack(self.parts.tensor(target), format or self._format(blocks), bias)
+            packed = infer.empty(blocks[0], blocks[2], self._memory, bias)
+            infer.refill(packed, blocks[1])
+            return packed
+        weight = self.parts.tensor(target)
+        packed = infer.empty(format or self._format(blocks), tuple(weight.shape), self._memory, bias)
+        infer.fill(packed, weight)
+        return packed
 
     def expert_stack(self, target: str, half: int | None = None) -> Packed:
         """All experts of a layer (E, O, I); ``half`` 0 and 1 are the gate's and the up rows of ``gate_up_proj``."""
         E, M = self.config.n_routed_experts, self.config.moe_intermediate_size
         rows = None if half is None else (half * M, (half + 1) * M)
-        each = [self._expert(target, e, rows) for e in range(E)]
         bias = None
         if self.parts.has(target + "_bias"):
-            bias_EO = self.parts.tensor(target + "_bias").float()
-            bias_EO = bias_EO if rows is None else bias_EO[:, rows[0] : rows[1]]
-            bias = torch.nn.functional.pad(bias_EO, (0, -bias_EO.shape[1] % infer.LANES)).contiguous()
-        return infer.stack(each, bias)
-
-    def _expert(self, target: str, expert: int, rows: tuple[int, int] | None) -> Packed:
-        blocks = self._blocks(target, expert, rows)
-        if isinstance(blocks, tuple):
-            return infer.repack(blocks[1], blocks[0], blocks[2])
-        return infer.pack(self.parts.tensor(target, expert, rows), self._format(blocks))
+            bias_EO = self.parts.tensor(target + "_bias")
+            bias = bias_EO if rows is None else bias_EO[:, rows[0] : rows[1]]
+        packed = None
+        for e in range(E):
+            blocks = self._blocks(target, e, rows)
+            if isinstance(blocks, tuple):
+                packed = packed or infer.empty(blocks[0], (E, *blocks[2]), self._memory, bias)
+                infer.refill(packed, blocks[1], e)
+            else:
+                weight = self.parts.tensor(target, e, rows)
+                packed = packed or infer.empty(self._format(blocks), (E, *weight.shape), self._memory, bias)
+                infer.fill(packed, weight, e)
+        assert packed is not None
+        return packed
 
     def absorbed(self, target: str) -> tuple[Packed, Packed]:
         """``kv_b_proj`` as the two stacks of absorbed attention: queries into the latent space (H, L, N), sums out of it
@@ -165,7 +174,13 @@ class PackedWeights:
         w = self.parts.tensor(target).view(config.num_attention_heads, -1, config.kv_lora_rank)
         uk_HNL, uv_HVL = w.split([config.qk_nope_head_dim, config.v_head_dim], 1)
         format = self._format(self._blocks(target))
-        return infer.pack(uk_HNL.transpose(1, 2), format), infer.pack(uv_HVL, format)
+        stacks = []
+        for stack in (uk_HNL.transpose(1, 2), uv_HVL):
+            packed = infer.empty(format, tuple(stack.shape), self._memory)
+            for h, matrix in enumerate(stack):
+                infer.fill(packed, matrix, h)
+            stacks.append(packed)
+        return stacks[0], stacks[1]
 
     def _blocks(self, target: str, expert: int | None = None, rows: tuple[int, int] | None = None) -> Blocks | str | None:
         return self.parts.blocks(target, expert, rows) if self.quant == "gguf" else None

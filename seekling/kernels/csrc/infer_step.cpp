@@ -9,11 +9,11 @@ Worker::Worker(Runner& run, const Step& in, Team team) : run(run), m(run.model),
     int64_t widest = std::max(padded(m.width_max), LANES * partial_floats(value_floats()));
     int64_t row = row_bytes(F32, m.width_max) + row_bytes(BF16, m.width_max) + row_bytes(Q8, m.width_max);
     Buffer& own = run.own[team.me];
-    own.ensure(widest * 4 + ALONE * row + 2 * ROW_BLOCK * ITEM * 4 + 256);
+    own.ensure(widest * 4 + ALONE * row + 2 * ROW_BLOCK * BLOCK * 4 + 256);
     scratch = own.as<float>();
     std::memset(scratch, 0, (size_t)widest * 4);
     tile = scratch + widest;
-    own_rows = (uint8_t*)(tile + 2 * ROW_BLOCK * ITEM);
+    own_rows = (uint8_t*)(tile + 2 * ROW_BLOCK * BLOCK);
 }
 
 void Worker::step() {
@@ -38,11 +38,11 @@ Prepared Worker::normed(const float* weight, unsigned kinds) {
 }
 
 void Worker::add_product(const Matrix& w, const Prepared& rows) {
-    product(w, rows, M, [&](int first, int count, int column, int width, const float* tile) {
+    product(w, rows, M, [&](int first, int count, int column, const float* tile) {
         for (int r = 0; r < count; r++)
-            for (int i = 0; i < width; i += LANES) {
+            for (int i = 0; i < BLOCK; i += LANES) {
                 float* at = x(first + r) + column + i;
-                store16(at, add(load16(at), load16(tile + r * ITEM + i)));
+                store16(at, add(load16(at), load16(tile + r * BLOCK + i)));
             }
     });
     team.meet();
@@ -52,10 +52,10 @@ void Worker::mlp(const Layer& layer) {
     Prepared rows = normed(layer.mlp_norm, 1u << kind_of(layer.gate));
     int kind = kind_of(layer.down);
     int64_t stride = row_bytes(format_of(kind), layer.gate.outputs);
-    int items = items_of(layer.gate);
+    int blocks = blocks_of(layer.gate.outputs);
     for (int first = 0; first < M; first += ROW_BLOCK)
-        for (int item = team.first(items); item < team.end(items); item++)
-            glu(layer.gate, layer.up, 0, item, rows.of(layer.gate), nullptr, first, std::min(ROW_BLOCK, M - first), kind, run.hidden, stride, false);
+        for (int block = team.first(blocks); block < team.end(blocks); block++)
+            glu(layer.gate, layer.up, 0, block, rows.of(layer.gate), nullptr, first, std::min(ROW_BLOCK, M - first), kind, run.hidden, stride, false);
     team.meet();
     Prepared hidden;
     hidden.kinds[kind] = {run.hidden.data, stride};
@@ -63,14 +63,13 @@ void Worker::mlp(const Layer& layer) {
 }
 
 // 32 channels of silu(gate) · up for a run of rows, quantised at once: a group of activations never leaves this thread.
-void Worker::glu(const Matrix& gate, const Matrix& up, int index, int item, const Rows& rows, const Choice* choices, int first, int count,
+void Worker::glu(const Matrix& gate, const Matrix& up, int index, int block, const Rows& rows, const Choice* choices, int first, int count,
                  int kind, Buffer& out, int64_t stride, bool clamped) {
     const void* from[ROW_BLOCK];
     for (int r = 0; r < count; r++) from[r] = rows[choices ? choices[first + r].row : first + r];
-    int blocks = std::min(2, blocks_of(gate.outputs) - item * 2);
-    float* other = tile + ROW_BLOCK * ITEM;
-    multiply(gate, index, item * 2, blocks, from, count, tile, ITEM);
-    multiply(up, index, item * 2, blocks, from, count, other, ITEM);
+    float* other = tile + ROW_BLOCK * BLOCK;
+    multiply(gate, index, block, from, count, tile, BLOCK);
+    multiply(up, index, block, from, count, other, BLOCK);
     auto activation = [&](Floats g, Floats u) {
         if (!clamped) return mul(silu16(g), u);
         Floats limit = all(m.swiglu_limit);
@@ -79,10 +78,10 @@ void Worker::glu(const Matrix& gate, const Matrix& up, int index, int item, cons
         return mul(mul(add(u, all(1.0f)), g), div(all(1.0f), add(all(1.0f), exp16(mul(g, all(-m.swiglu_alpha))))));
     };
     for (int r = 0; r < count; r++) {
-        float* g = tile + r * ITEM;
+        float* g = tile + r * BLOCK;
         for (int b = 0; b < 2; b++)
-            store16(g + b * LANES, b < blocks ? activation(load16(g + b * LANES), load16(other + r * ITEM + b * LANES)) : zeros());
-        quantise_row(format_of(kind), g, ITEM, out.data + (first + r) * stride + item * row_bytes(format_of(kind), ITEM));
+            store16(g + b * LANES, activation(load16(g + b * LANES), load16(other + r * BLOCK + b * LANES)));
+        quantise_row(format_of(kind), g, BLOCK, out.data + (first + r) * stride + block * row_bytes(format_of(kind), BLOCK));
     }
 }
 
@@ -91,9 +90,9 @@ void Worker::head() {
     Prepared rows = prepare(in.wanted_count, m.hidden, 1u << kind_of(m.head), [&](int i, float* out) {
         rms_norm_row(x(in.wanted[i]), m.final_norm, m.hidden, m.eps, out);
     });
-    product(m.head, rows, in.wanted_count, [&](int first, int count, int column, int width, const float* tile) {
+    product(m.head, rows, in.wanted_count, [&](int first, int count, int column, const float* tile) {
         for (int r = 0; r < count; r++)
-            std::memcpy(in.logits + (first + r) * in.logits_stride + column, tile + r * ITEM, (size_t)width * 4);
+            std::memcpy(in.logits + (first + r) * in.logits_stride + column, tile + r * BLOCK, BLOCK * 4);
     });
 }
 

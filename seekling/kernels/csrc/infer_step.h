@@ -10,13 +10,11 @@ namespace sk {
 
 constexpr int ROW_BLOCK = 96;  // rows that pass while a pair of weight blocks stays in the cache
 constexpr int ALONE = 2;       // rows every thread prepares for itself
-constexpr int ITEM = 2 * LANES;  // outputs of one piece of work
 
 // The three shapes of activation rows.
 enum Kind : int32_t { GROUPS = 0, HALVES = 1, SINGLES = 2, KINDS = 3 };
 SK_INLINE Kind kind_of(const Matrix& w) { return w.format == BF16 ? HALVES : w.format == F32 ? SINGLES : GROUPS; }
 SK_INLINE int format_of(int kind) { return kind == HALVES ? BF16 : kind == SINGLES ? F32 : Q8; }
-SK_INLINE int items_of(const Matrix& w) { return (w.outputs + ITEM - 1) / ITEM; }
 
 struct Rows {  // activation rows of one kind
     const uint8_t* data;
@@ -55,7 +53,7 @@ class Worker {
     int M;
     float* scratch;      // one row of the widest kind, zero beyond what was written
     uint8_t* own_rows;   // prepared rows of this thread alone
-    float* tile;         // (ROW_BLOCK, ITEM) × 2
+    float* tile;         // (ROW_BLOCK, BLOCK) × 2
     std::vector<Choice> choices;
     std::vector<int> expert_first;
 
@@ -92,7 +90,7 @@ class Worker {
     Partial partial(int row, int head, int part) const;
 
     void mlp(const Layer& layer);
-    void glu(const Matrix& gate, const Matrix& up, int index, int item, const Rows& rows, const Choice* choices, int first, int count,
+    void glu(const Matrix& gate, const Matrix& up, int index, int block, const Rows& rows, const Choice* choices, int first, int count,
              int kind, Buffer& out, int64_t stride, bool clamped);
     void moe(const Layer& layer);
     void choose(const Layer& layer, int row);

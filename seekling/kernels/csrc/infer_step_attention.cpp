@@ -10,9 +10,9 @@ void Worker::gqa(const Layer& layer) {
     float* to[3] = {run.q.as<float>(), run.k.as<float>(), run.v.as<float>()};
     int width[3] = {run.q_width, run.k_width, run.k_width};
     Prepared rows = normed(layer.attention_norm, 1u << kind_of(layer.q) | 1u << kind_of(layer.k) | 1u << kind_of(layer.v));
-    products(w, 3, 0, rows, M, [&](int which, int first, int count, int column, int columns, const float* tile) {
+    products(w, 3, 0, rows, M, [&](int which, int first, int count, int column, const float* tile) {
         for (int r = 0; r < count; r++)
-            std::memcpy(to[which] + (int64_t)(first + r) * width[which] + column, tile + r * ITEM, (size_t)columns * 4);
+            std::memcpy(to[which] + (int64_t)(first + r) * width[which] + column, tile + r * BLOCK, BLOCK * 4);
     });
     team.meet();
     int units = M * (m.heads + m.kv_heads);
@@ -59,18 +59,18 @@ void Worker::mla(const Layer& layer) {
     float* to[2] = {low_rank ? run.q_latent.as<float>() : run.q.as<float>(), run.k.as<float>()};
     int width[2] = {low_rank ? padded(m.q_latent) : run.q_width, run.k_width};
     Prepared rows = normed(layer.attention_norm, 1u << kind_of(*w[0]) | 1u << kind_of(*w[1]));
-    products(w, 2, 0, rows, M, [&](int which, int first, int count, int column, int columns, const float* tile) {
+    products(w, 2, 0, rows, M, [&](int which, int first, int count, int column, const float* tile) {
         for (int r = 0; r < count; r++)
-            std::memcpy(to[which] + (int64_t)(first + r) * width[which] + column, tile + r * ITEM, (size_t)columns * 4);
+            std::memcpy(to[which] + (int64_t)(first + r) * width[which] + column, tile + r * BLOCK, BLOCK * 4);
     });
     team.meet();
     if (low_rank) {
         Prepared latents = prepare(M, m.q_latent, 1u << kind_of(layer.q_b), [&](int r, float* out) {
             rms_norm_row(run.q_latent.as<float>() + (int64_t)r * padded(m.q_latent), layer.q_norm, m.q_latent, m.qk_eps, out);
         });
-        product(layer.q_b, latents, M, [&](int first, int count, int column, int columns, const float* tile) {
+        product(layer.q_b, latents, M, [&](int first, int count, int column, const float* tile) {
             for (int r = 0; r < count; r++)
-                std::memcpy(run.q.as<float>() + (int64_t)(first + r) * run.q_width + column, tile + r * ITEM, (size_t)columns * 4);
+                std::memcpy(run.q.as<float>() + (int64_t)(first + r) * run.q_width + column, tile + r * BLOCK, BLOCK * 4);
         });
         team.meet();
     }
@@ -130,15 +130,15 @@ void Worker::place_mla_query(const Layer& layer, int row, int head) {
 // A product with one matrix a head; rows are in head_rows (M, H): then(head, first row, rows, column, columns, tile).
 template <class Then> void Worker::head_products(const Matrix& w, int inputs, Then then) {
     int64_t stride = row_bytes(w.format, inputs);
-    int each = items_of(w), all = m.heads * each;
+    int each = blocks_of(w.outputs), all = m.heads * each;
     const void* from[ROW_BLOCK];
     for (int first = 0; first < M; first += ROW_BLOCK) {
         int n = std::min(ROW_BLOCK, M - first);
         for (int item = team.first(all); item < team.end(all); item++) {
-            int head = item / each, block = item % each * 2, blocks = std::min(2, blocks_of(w.outputs) - block);
+            int head = item / each, block = item % each;
             for (int r = 0; r < n; r++) from[r] = run.head_rows.data + ((int64_t)(first + r) * m.heads + head) * stride;
-            multiply(w, head, block, blocks, from, n, tile, ITEM);
-            then(head, first, n, block * LANES, std::min(blocks * LANES, w.outputs - block * LANES), tile);
+            multiply(w, head, block, from, n, tile, BLOCK);
+            then(head, first, n, block * BLOCK, std::min(BLOCK, w.outputs - block * BLOCK), tile);
         }
     }
 }
@@ -148,7 +148,7 @@ void Worker::absorb(const Layer& layer) {
         for (int r = 0; r < count; r++) {
             int chunk = chunk_of(first + r), query = (first + r - in.chunk_rows[chunk]) * m.heads + head;
             uint16_t* block = query_block(run, in, chunk, query) + query % LANES * 2;
-            for (int i = 0; i < columns; i++) block[(column + i) / 2 * 32 + (column + i) % 2] = to_bf16(tile[r * ITEM + i]);
+            for (int i = 0; i < columns; i++) block[(column + i) / 2 * 32 + (column + i) % 2] = to_bf16(tile[r * BLOCK + i]);
         }
     });
 }
@@ -164,7 +164,7 @@ void Worker::expand(const Layer& layer) {
     team.meet();
     head_products(layer.v_b, m.latent, [&](int head, int first, int count, int column, int columns, const float* tile) {
         for (int r = 0; r < count; r++)
-            std::memcpy(run.attended.as<float>() + (int64_t)(first + r) * width + head * m.head_dim + column, tile + r * ITEM, (size_t)columns * 4);
+            std::memcpy(run.attended.as<float>() + (int64_t)(first + r) * width + head * m.head_dim + column, tile + r * BLOCK, (size_t)columns * 4);
     });
     team.meet();
 }

@@ -9,13 +9,13 @@ void Worker::moe(const Layer& layer) {
     if (shared) kinds |= 1u << kind_of(layer.gate);
     if (layer.shared_gate.outputs) kinds |= 1u << kind_of(layer.shared_gate);
     Prepared rows = normed(layer.mlp_norm, kinds);
-    product(layer.router, rows, M, [&](int first, int count, int column, int width, const float* tile) {
+    product(layer.router, rows, M, [&](int first, int count, int column, const float* tile) {
         for (int r = 0; r < count; r++)
-            std::memcpy(run.scores.as<float>() + (int64_t)(first + r) * padded(m.experts) + column, tile + r * ITEM, (size_t)width * 4);
+            std::memcpy(run.scores.as<float>() + (int64_t)(first + r) * padded(m.experts) + column, tile + r * BLOCK, BLOCK * 4);
     });
     if (layer.shared_gate.outputs)
-        product(layer.shared_gate, rows, M, [&](int first, int count, int, int, const float* tile) {
-            for (int r = 0; r < count; r++) run.shared_scale.as<float>()[first + r] = 1.0f / (1.0f + std::exp(-tile[r * ITEM]));
+        product(layer.shared_gate, rows, M, [&](int first, int count, int, const float* tile) {
+            for (int r = 0; r < count; r++) run.shared_scale.as<float>()[first + r] = 1.0f / (1.0f + std::exp(-tile[r * BLOCK]));
         });
     team.meet();
     for (int r = team.first(M); r < team.end(M); r++) choose(layer, r);
@@ -23,7 +23,7 @@ void Worker::moe(const Layer& layer) {
     team.meet();
     group_choices();
     // Gate and up: pieces of 32 channels of an expert (or of the shared ones), taken by whoever is free.
-    int kind = kind_of(layer.expert_down), each = items_of(layer.expert_gate), shared_each = shared ? items_of(layer.gate) : 0;
+    int kind = kind_of(layer.expert_down), each = blocks_of(layer.expert_gate.outputs), shared_each = shared ? blocks_of(layer.gate.outputs) : 0;
     int64_t stride = row_bytes(format_of(kind), layer.expert_gate.outputs);
     int shared_kind = shared ? kind_of(layer.down) : 0;
     int64_t shared_stride = shared ? row_bytes(format_of(shared_kind), layer.gate.outputs) : 0;
@@ -48,15 +48,15 @@ void Worker::moe(const Layer& layer) {
     team.meet();
     // Down: a thread owns columns of x, so that a row's experts are added in the order of their numbers.
     const void* from[ROW_BLOCK];
-    int items = items_of(layer.expert_down);
+    int items = blocks_of(layer.expert_down.outputs);
     for (int item = team.first(items); item < team.end(items); item++) {
-        int column = item * ITEM, blocks = std::min(2, blocks_of(m.hidden) - item * 2);
+        int column = item * BLOCK;
         auto add_tile = [&](const Matrix& w, int index, int count, auto row_of, auto weight_of) {
-            multiply(w, index, item * 2, blocks, from, count, tile, ITEM);
+            multiply(w, index, item, from, count, tile, BLOCK);
             for (int r = 0; r < count; r++)
-                for (int b = 0; b < blocks; b++) {
+                for (int b = 0; b < 2; b++) {
                     float* at = x(row_of(r)) + column + b * LANES;
-                    store16(at, fma(sk::all(weight_of(r)), load16(tile + r * ITEM + b * LANES), load16(at)));
+                    store16(at, fma(sk::all(weight_of(r)), load16(tile + r * BLOCK + b * LANES), load16(at)));
                 }
         };
         for (int e : active)

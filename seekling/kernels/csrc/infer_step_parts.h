@@ -28,18 +28,18 @@ template <class Make> Prepared Worker::prepare(int rows, int inputs, unsigned ki
     return out;
 }
 
-// This thread's share of several products with the same rows: then(matrix, first row, rows, first column, columns, tile), the
-// tile's rows ITEM floats apart.
+// This thread's share of several products with the same rows: then(matrix, first row, rows, first column, tile) with a
+// tile of BLOCK columns.
 template <class Then> void Worker::products(const Matrix* const* w, int count, int index, const Prepared& rows, int M, Then then) {
     int all = 0;
-    for (int i = 0; i < count; i++) all += items_of(*w[i]);
+    for (int i = 0; i < count; i++) all += blocks_of(w[i]->outputs);
     const void* from[ROW_BLOCK];
     for (int first = 0; first < M; first += ROW_BLOCK) {
         int n = std::min(ROW_BLOCK, M - first), which = -1, before = 0;
         const Rows* held = nullptr;
         for (int item = team.first(all); item < team.end(all); item++) {
-            while (which < 0 || item - before >= items_of(*w[which])) {
-                if (which >= 0) before += items_of(*w[which]);
+            while (which < 0 || item - before >= blocks_of(w[which]->outputs)) {
+                if (which >= 0) before += blocks_of(w[which]->outputs);
                 which++;
             }
             const Matrix& matrix = *w[which];
@@ -47,17 +47,16 @@ template <class Then> void Worker::products(const Matrix* const* w, int count, i
                 held = &rows.of(matrix);
                 for (int r = 0; r < n; r++) from[r] = (*held)[first + r];
             }
-            int block = (item - before) * 2, blocks = std::min(2, blocks_of(matrix.outputs) - block);
-            multiply(matrix, index, block, blocks, from, n, tile, ITEM);
-            then(which, first, n, block * LANES, blocks * LANES, tile);
+            multiply(matrix, index, item - before, from, n, tile, BLOCK);
+            then(which, first, n, (item - before) * BLOCK, tile);
         }
     }
 }
 
 template <class Then> void Worker::product(const Matrix& w, const Prepared& rows, int M, Then then) {
     const Matrix* one = &w;
-    products(&one, 1, 0, rows, M, [&](int, int first, int count, int column, int width, const float* tile) {
-        then(first, count, column, width, tile);
+    products(&one, 1, 0, rows, M, [&](int, int first, int count, int column, const float* tile) {
+        then(first, count, column, tile);
     });
 }
 
