@@ -50,7 +50,7 @@ class Engine:
         cache_tokens: size of the cache; default room for ``max_rows`` whole contexts, but no more than 1 GiB. A smaller one
             also bounds the context.
         max_queue: most requests of `submit` that may wait before it raises `QueueFull`.
-        prefix_cache: keep what was computed for later prompts that begin alike.
+        prefix_cache: keep what was computed for later prompts that begin alike. Models with linear attention cannot.
         speculate: who proposes tokens that one step then checks; answers stay the same, they only come sooner. "ngram": what
             followed the last words before; "mtp": the model's own MTP layer; or a path or loaded model that is smaller.
         draft_tokens: most tokens proposed a step.
@@ -95,7 +95,7 @@ class Engine:
         self._backend = backend = open_backend(path_or_lm, quant, dtype, runner, threads, states=speculate == "mtp")
         self.config, self.tokenizer, self.model = backend.config, backend.tokenizer, backend.model
         self.quant, self.max_rows = quant, max_rows
-        cache = PagedCache(backend.runner, self._pages(cache_tokens), prefix_cache)
+        cache = PagedCache(backend.runner, self._pages(cache_tokens), prefix_cache and not self.config.holds_state)
         self.context = min(self.config.max_position_embeddings, cache.tokens)
         drafter = self._drafter(speculate, draft_tokens, cache.pool.size, threads)
         self._grammars: Grammars | None = None
@@ -255,17 +255,25 @@ class Engine:
         if cache_tokens is None:
             weight = torch.bfloat16 if self.model is None else next(self.model.parameters()).dtype
             a_token = self.config.kv_elements_per_token() * weight.itemsize
-            cache_tokens = max(min(self.max_rows * context, CACHE_BYTES // a_token), context)
+            cache_tokens = max(min(self.max_rows * context, CACHE_BYTES // max(1, a_token)), context)
         return -(-cache_tokens // self._backend.runner.page_tokens)
 
     def _drafter(self, speculate: Any, tokens: int, pages: int, threads: int | None) -> Drafter | None:
         if speculate is None:
             return None
+        if self.config.holds_state:
+            raise SeeklingError(
+                "speculate needs a cache that can go back over wrong drafts; linear attention keeps a state: leave it"
+            )
         if isinstance(speculate, str) and speculate == "ngram":
             return NgramDrafter(tokens)
         if isinstance(speculate, str) and speculate == "mtp":
             return MTPDrafter(cast(TorchRunner, self._backend.runner), tokens)
         small = open_backend(speculate, None, None, "auto", threads)
+        if small.config.holds_state:
+            raise SeeklingError(
+                "the draft model has linear attention, whose state cannot go back over wrong drafts: take another"
+            )
         if small.config.vocab_size != self.config.vocab_size:
             raise SeeklingError(
                 f"the draft model has {small.config.vocab_size} tokens and the model {self.config.vocab_size}: "

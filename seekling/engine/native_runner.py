@@ -39,6 +39,8 @@ def unsupported(config: ModelConfig) -> list[str]:
     layers = range(config.num_hidden_layers)
     if any(config.layer_type(i) == "linear_attention" for i in layers):
         bad.append("linear attention")
+    if config.norm_residual is not None:
+        bad.append("residuals of norms")
     if config.rope_scaling is not None and config.rope_scaling.rope_type in ("dynamic", "longrope"):
         bad.append(f"rope scaling of type {config.rope_scaling.rope_type}")
     if config.attention == "mla" and any(config.window(i) for i in layers):
