@@ -107,6 +107,7 @@ def _pull_arguments(parser: Parser) -> None:
     parser.add_argument("--quant", default=None, metavar="TYPE", help="the GGUF file of this type, such as Q4_K_M")
     parser.add_argument("--file", default=None, metavar="NAME", help="this .gguf or .safetensors file")
     parser.add_argument("--out", default=None, metavar="DIR", help="pull to this folder instead of the cache")
+    parser.add_argument("--anyway", action="store_true", help="also pull a model that would not load here")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

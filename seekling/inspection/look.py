@@ -23,6 +23,7 @@ from seekling.model.config import ModelConfig
 from seekling.plan import size_text
 
 ADAPTER = "adapter_config.json"
+QUANTISATIONS = ("fp8", "mxfp4")
 _TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja")
 
 
@@ -133,6 +134,21 @@ def _config(raw: dict[str, Any], out: Inspection) -> ModelConfig | None:
     out.notes += [str(w.message) for w in caught]
     out.model = describe(config, raw)
     return config
+
+
+def config_problems(path: Path) -> list[str]:
+    """Why a model with this config.json would be refused whatever its weights are; empty when it would not."""
+    out = Inspection(str(path), "config")
+    raw = _raw_config(path.parent, out)
+    _config(raw, out)
+    quantised = raw.get("quantization_config")
+    if quantised is not None:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        if method not in QUANTISATIONS:
+            out.refused.append(
+                f"quantization_config with quant_method {method!r} is not supported ({', '.join(QUANTISATIONS)} are)"
+            )
+    return out.refused
 
 
 def _misfits(config: ModelConfig, stored: Stored) -> list[str]:
