@@ -251,21 +251,74 @@ def reopened(path: Path, dtype: str = "float32") -> torch.nn.Module:
     return seekling.load(path, dtype).model
 
 
-def check_tokenizer(folder: Path) -> list[str]:
-    """A tokenizer trained here, in llama.cpp's hands: the texts it cuts differently."""
+def trained(kind: Any, texts: Sequence[str]) -> Any:
+    """A byte-level tokenizer whose merges were learnt with that pre-tokenizer, so that cutting otherwise gives other ids."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    from seekling.text.pretokenizers import splitter
+    from seekling.text.tokenizer import Tokenizer
+
+    empty = tokenizers.Tokenizer(models.BPE(ignore_merges=kind.whole_words))
+    empty.decoder = decoders.ByteLevel()
+    made = tokenizers.Tokenizer.from_str(json.dumps({**json.loads(empty.to_str()), "pre_tokenizer": splitter(kind)}))
+    made.train_from_iterator(list(texts) * 3, trainers.BpeTrainer(
+        vocab_size=1500, special_tokens=["<s>", "</s>"], initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    ))  # fmt: skip
+    return Tokenizer(json.loads(made.to_str()), {"bos_token": "<s>", "eos_token": "</s>"})
+
+
+def sentencepiece_like(texts: Sequence[str], folder: Path) -> Any:
+    """A SentencePiece-style tokenizer with byte fallback, None where the library is not installed."""
+    try:
+        import sentencepiece
+    except ImportError:
+        return None
+    from seekling.text.gguf_tokenizer import tokenizer_from_gguf
+
+    (folder / "text.txt").write_text("\n".join(texts).replace("\r", " "), "utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text.txt"), model_prefix=str(folder / "sp"), vocab_size=1500, model_type="bpe", byte_fallback=True,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2, hard_vocab_limit=False,
+    )  # fmt: skip
+    made = sentencepiece.SentencePieceProcessor(model_file=str(folder / "sp.model"))
+    ids = range(made.vocab_size())
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": [made.id_to_piece(i) for i in ids],
+        "tokenizer.ggml.scores": [made.get_score(i) for i in ids],
+        "tokenizer.ggml.token_type": [
+            2 if made.is_unknown(i) else 3 if made.is_control(i) else 6 if made.is_byte(i) else 1 for i in ids
+        ],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+    }
+    return tokenizer_from_gguf(metadata, "sentencepiece")
+
+
+def check_tokenizers(folder: Path) -> dict[str, list[str]]:
+    """The texts that llama.cpp cuts otherwise: with each pre-tokenizer we know, and with a tokenizer trained by Seekling."""
     from seekling.formats.gguf_vocabulary import TRIALS
     from seekling.formats.gguf_write import write_gguf
     from seekling.lm import LM
     from seekling.text.bpe import train_tokenizer
+    from seekling.text.pretokenizers import PRE_TOKENIZERS
 
-    texts = [path.read_text("utf-8") for path in sorted(Path(__file__).parents[2].glob("*.md"))]
-    tokenizer = train_tokenizer(texts, 512)
-    path = folder / "tokenizer.gguf"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        write_gguf(LM(model_of(MODELS["v3"]), tokenizer), path, "f16")
-    theirs = LlamaCpp(path, 64)
-    return [text for text in (*TRIALS, *texts) if theirs.encode(text) != tokenizer.encode(text)]
+    texts = [*TRIALS, *(path.read_text("utf-8") for path in sorted(Path(__file__).parents[2].glob("*.md")))]
+    made = {"seekling": train_tokenizer(texts, 1500)}
+    made |= {name: trained(kind, texts) for kind, name in {kind: name for name, kind in PRE_TOKENIZERS.items()}.items()}
+    if spm := sentencepiece_like(texts, folder):
+        made["sentencepiece"] = spm
+    model, out = model_of(dict(MODELS["v3"], vocab_size=1500)), {}
+    for name, tokenizer in made.items():
+        path = folder / "tokenizer.gguf"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            write_gguf(LM(model, tokenizer), path, "f16")
+        theirs = LlamaCpp(path, 64)
+        out[name] = [text for text in texts if theirs.encode(text) != tokenizer.encode(text)]
+    return out
 
 
 def smollm2() -> Path | None:
@@ -327,9 +380,10 @@ def main(argv: Sequence[str]) -> int:
                 print(json.dumps({**dataclasses.asdict(result), "good": result.good}, ensure_ascii=False), flush=True)
                 good &= result.good
         if not argv or "tokenizer" in argv:
-            wrong = check_tokenizer(Path(folder))
-            print(json.dumps({"tokenizer": len(wrong), "texts": [text[:60] for text in wrong]}, ensure_ascii=False), flush=True)
-            good &= not wrong
+            for tokenizer, wrong in check_tokenizers(Path(folder)).items():
+                said = {"tokenizer": tokenizer, "wrong": len(wrong), "texts": [text[:60] for text in wrong]}
+                print(json.dumps(said, ensure_ascii=False), flush=True)
+                good &= not wrong
         file = smollm2()
         if file and (not argv or "smollm2" in argv):
             for result in check_smollm2(file, Path(folder)):
