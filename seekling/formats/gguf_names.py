@@ -97,9 +97,14 @@ class Names:
     experts: str = "mlp.experts.{expert}.{kind}_proj.weight"
     kinds: Mapping[str, str] = field(default_factory=lambda: {"gate": "gate", "up": "up", "down": "down"})
     bias: str = "mlp.gate.e_score_correction_bias"
+    linear: Mapping[str, str] = field(default_factory=dict)  # what layers with linear attention have instead
 
 
 _W = {"gate": "w1", "up": "w3", "down": "w2"}
+_LIGHTNING = {
+    "attn_qkv": "self_attn.qkv_proj", "attn_gate": "self_attn.output_gate", "attn_norm_2": "self_attn.norm",
+    "attn_output": "self_attn.out_proj",
+}  # fmt: skip
 ARCHITECTURES: dict[str, Names] = {
     "llama": Names({**_GQA, **_DENSE}),
     "qwen2": Names({**_GQA, **_DENSE}),
@@ -110,6 +115,12 @@ ARCHITECTURES: dict[str, Names] = {
     "ernie4_5-moe": Names({**_GQA, **_DENSE, **_ROUTER, **_SHARED}, bias="mlp.moe_statics.e_score_correction_bias"),
     "deepseek2": Names({**_MLA, **_DENSE, **_ROUTER, **_SHARED}),
     "deepseek32": Names({**_MLA, **_DENSE, **_ROUTER, **_SHARED}),
+    "minimax-01": Names(
+        {**_GQA, "ffn_gate_inp": "block_sparse_moe.gate"},
+        experts="block_sparse_moe.experts.{expert}.{kind}.weight",
+        kinds=_W,
+        linear=_LIGHTNING,
+    ),
     "minimax-m2": Names(
         {**_GQA, "ffn_gate_inp": "block_sparse_moe.gate"},
         experts="block_sparse_moe.experts.{expert}.{kind}.weight",
@@ -164,6 +175,9 @@ def _layer(
         return {to + "self_attn.sinks": Part(stored, shape)}
     if end not in ("weight", "bias"):
         return None
+    types = raw.get("layer_types") or []
+    if stem in names.linear and layer < len(types) and types[layer] == "linear_attention":
+        return {f"{to}{names.linear[stem]}.{end}": Part(stored, shape)}
     if stem in ("attn_q", "attn_k") and arch == "llama":
         heads = raw["num_attention_heads" if stem == "attn_q" else "num_key_value_heads"]
         heads = heads if heads > 0 and shape[0] % (2 * heads) == 0 else 0  # a misfit is reported by its shape

@@ -130,7 +130,7 @@ def plan_tensors(source: TensorSource, raw: Mapping[str, Any], plan: Plan, to: s
         found[stored] = OutTensor(stored, kind_for(stored, shape, wanted), shape, rows)
 
     names = ARCHITECTURES[plan.arch]
-    inverse = {to_: from_ for from_, to_ in names.layer.items()}
+    inverse = {to_: from_ for from_, to_ in (*names.layer.items(), *names.linear.items())}
     pattern = re.escape(names.experts).replace(r"\{expert\}", r"(\d+)").replace(r"\{kind\}", "(\\w+?)")
     kinds = {value: key for key, value in names.kinds.items()}
     for disk, shape in source.shapes.items():
