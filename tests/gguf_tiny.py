@@ -50,6 +50,11 @@ RAW = {
         GQA, model_type="ernie4_5_moe", moe_num_experts=4, moe_k=2, moe_intermediate_size=32, use_bias=False, pad_token_id=0,
         moe_num_shared_experts=2, moe_layer_start_index=1, moe_layer_end_index=1, moe_layer_interval=1,
     ),
+    "minimax": dict(
+        GQA, model_type="minimax", head_dim=16, num_local_experts=4, num_experts_per_tok=2, rotary_dim=8,
+        layer_types=["linear_attention", "full_attention"], intermediate_size=32,
+        **{f"{part}_alpha_factor": 3.5 for part in ("full_attn", "linear_attn", "mlp")},
+    ),
     "minimax_m2": dict(
         GQA, model_type="minimax_m2", head_dim=16, num_local_experts=4, num_experts_per_tok=2, rotary_dim=8,
         intermediate_size=32,

@@ -15,7 +15,7 @@ from formats_tiny import TINY, saved
 from transformers import AutoModelForCausalLM
 
 from seekling.errors import CheckpointError
-from seekling.formats import hf
+from seekling.formats import hf, load_model
 from seekling.formats.families import write_config
 from seekling.formats.fp8 import FP8Format, dequantize, quantize, scales_shape
 from seekling.formats.mxfp4 import MXFP4Source, quantize_experts
@@ -162,6 +162,23 @@ def test_transformers_dequantises_what_was_written_to_the_same_numbers(tmp_path)
             assert torch.equal(half, ours.read(name)), name
             compared += 1
     assert compared == len(ours.scales) > 20
+
+
+def test_a_minimax_m2_in_fp8_has_the_logits_of_its_dequantised_numbers(tmp_path):
+    from transformers import MiniMaxM2Config
+
+    config = MiniMaxM2Config(
+        vocab_size=32, hidden_size=150, intermediate_size=20, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=64, initializer_range=0.2, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "a")
+    done = convert(tmp_path / "a", tmp_path / "b", fp8=FP8Format())
+    assert done.quantised == 2 * (4 + 3 * 4)  # q, k, v, o and each expert's w1, w2, w3
+    convert(tmp_path / "b", tmp_path / "c", dtype="float32")
+    ids = torch.arange(14).view(2, 7) % 32
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "c", dtype=torch.float32, experts_implementation="eager").eval()
+    with torch.no_grad():
+        assert torch.allclose(load_model(tmp_path / "b")(ids), theirs(ids).logits, atol=1e-4)
 
 
 def test_small_files_come_along_and_code_does_not(tmp_path):

@@ -93,8 +93,15 @@ class NativeRunner:
 
     def weight_bytes(self) -> int:
         """Bytes of the packed weights."""
-        packed = {id(w): w for w in self._native.keep if isinstance(w, infer.Packed)}
-        return sum(w.nbytes() for w in packed.values())
+        return sum(w.nbytes() for w in self.packed())
+
+    def packed(self) -> list[infer.Packed]:
+        """Every packed matrix once."""
+        return list({id(w): w for w in self._native.keep if isinstance(w, infer.Packed)}.values())
+
+    def embedding_bytes(self) -> int:
+        """Bytes of the embedding, of which a token reads one row only."""
+        return self._embedding.nbytes()
 
     # ---- the model as the kernels see it -------------------------------------------------------------------------------
 
@@ -104,6 +111,7 @@ class NativeRunner:
         embedding = weights.matrix("model.embed_tokens.weight")
         head = embedding if config.tie_word_embeddings and not config.head_bias else weights.matrix("lm_head.weight")
         assert embedding is not None and head is not None
+        self._embedding = embedding
         m.embedding, m.head = self._native.matrix(embedding), self._native.matrix(head)
         m.final_norm = self._vector(weights.vector("model.norm.weight"))
         m.layer_count, m.hidden, m.vocabulary = config.num_hidden_layers, config.hidden_size, config.vocab_size

@@ -17,7 +17,7 @@ from seekling.formats.gguf_header import GGUFTensor
 MODEL_TYPES = {
     "llama": "llama", "qwen2": "qwen2", "qwen2moe": "qwen2_moe", "qwen3": "qwen3", "qwen3moe": "qwen3_moe",
     "ernie4_5": "ernie4_5", "ernie4_5-moe": "ernie4_5_moe", "deepseek2": "deepseek_v3", "deepseek32": "deepseek_v32",
-    "minimax-m2": "minimax_m2", "gpt-oss": "gpt_oss",
+    "minimax-01": "minimax", "minimax-m2": "minimax_m2", "gpt-oss": "gpt_oss",
 }  # fmt: skip
 # Keys that say nothing about the mathematics, or repeat what the tensors' shapes say.
 _NO_MATHS = ("vocab_size", "rope.scaling.finetuned", "tensor_data_layout")
@@ -249,6 +249,27 @@ def _minimax_m2(meta: Metadata, tensors: Mapping[str, GGUFTensor], raw: dict[str
     _weights_scale_is_one(meta)
 
 
+def _minimax_01(meta: Metadata, tensors: Mapping[str, GGUFTensor], raw: dict[str, Any]) -> None:
+    _same_value_width(meta, raw)
+    layers = raw["num_hidden_layers"]
+    interval = meta.get("full_attention_interval", 8) or 8
+    linear = meta.get("attention.recurrent_layers", None, list) or [(i + 1) % interval != 0 for i in range(layers)]
+    if len(linear) < layers:
+        meta.problems.append(f"{meta.arch}.attention.recurrent_layers has {len(linear)} values for {layers} layers")
+    scale = meta.need("residual_scale", float)
+    raw.update(
+        num_local_experts=meta.need("expert_count"),
+        num_experts_per_tok=meta.need("expert_used_count"),
+        rotary_dim=meta.get("rope.dimension_count", raw["head_dim"]),
+        layer_types=["linear_attention" if kind else "full_attention" for kind in linear[:layers]],
+        **{f"{part}_alpha_factor": scale for part in ("full_attn", "linear_attn", "mlp")},
+        **{f"{part}_beta_factor": 1.0 for part in ("full_attn", "linear_attn", "mlp")},
+    )
+    if meta.get("expert_feed_forward_length", raw["intermediate_size"]) != raw["intermediate_size"]:
+        meta.problems.append(f"{meta.arch}.expert_feed_forward_length differs from feed_forward_length")
+    _weights_scale_is_one(meta)
+
+
 def _gpt_oss(meta: Metadata, tensors: Mapping[str, GGUFTensor], raw: dict[str, Any]) -> None:
     _same_value_width(meta, raw)
     count, used, width = _experts(meta, raw["intermediate_size"])
@@ -332,5 +353,6 @@ def _rope(
 
 _FAMILY: dict[str, Callable[[Metadata, Mapping[str, GGUFTensor], dict[str, Any]], None]] = {
     "qwen2moe": _qwen_moe, "qwen3moe": _qwen_moe, "ernie4_5-moe": _ernie_moe, "minimax-m2": _minimax_m2, "gpt-oss": _gpt_oss,
+    "minimax-01": _minimax_01,
     "deepseek2": _deepseek, "deepseek32": _deepseek,
 }  # fmt: skip

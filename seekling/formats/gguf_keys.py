@@ -147,6 +147,20 @@ def _minimax_m2(plan: Plan, raw: Mapping[str, Any]) -> None:
     plan.refuse(raw.get("use_qk_norm") is False, "use_qk_norm false")
 
 
+def _minimax_01(plan: Plan, raw: Mapping[str, Any]) -> None:
+    scales = {raw[f"{part}_alpha_factor"] for part in ("full_attn", "linear_attn", "mlp")}
+    ones = {raw[f"{part}_beta_factor"] for part in ("full_attn", "linear_attn", "mlp")}
+    plan.refuse(len(scales) > 1 or ones != {1.0}, "alpha factors that differ, or beta factors other than 1")
+    plan.number("residual_scale", max(scales))
+    linear = [kind == "linear_attention" for kind in raw["layer_types"]]
+    plan.keys[f"{plan.arch}.attention.recurrent_layers"] = Key("bool", linear, many=True)
+    plan.count("expert_count", raw["num_local_experts"])
+    plan.count("expert_used_count", raw["num_experts_per_tok"])
+    plan.refuse(raw.get("sliding_window"), "sliding_window")
+    heads = raw["num_attention_heads"]
+    plan.refuse(heads & (heads - 1), f"{heads} heads (llama.cpp spaces decays for powers of two only)")
+
+
 def _gpt_oss(plan: Plan, raw: Mapping[str, Any]) -> None:
     plan.count("expert_count", raw["num_local_experts"])
     plan.count("expert_used_count", raw["num_experts_per_tok"])
@@ -278,5 +292,6 @@ def rope_factors(raw: Mapping[str, Any]) -> list[float] | None:
 
 _WRITERS: dict[str, Callable[[Plan, Mapping[str, Any]], None]] = {
     "llama": _dense, "qwen2": _dense, "qwen3": _dense, "ernie4_5": _dense, "qwen2moe": _qwen_moe, "qwen3moe": _qwen_moe,
-    "ernie4_5-moe": _ernie_moe, "minimax-m2": _minimax_m2, "gpt-oss": _gpt_oss, "deepseek2": _deepseek,
+    "ernie4_5-moe": _ernie_moe, "minimax-01": _minimax_01, "minimax-m2": _minimax_m2, "gpt-oss": _gpt_oss,
+    "deepseek2": _deepseek,
 }  # fmt: skip

@@ -27,7 +27,7 @@ def rope_keys(
         meta.problems.append(f"{meta.arch}.rope.freq_base {theta} is no base of rotary frequencies")
         theta = 10000.0
     width = raw.get("qk_rope_head_dim") or raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"]
-    if meta.get("rope.dimension_count", width) != width and raw["model_type"] != "minimax_m2":
+    if meta.get("rope.dimension_count", width) != width and raw["model_type"] not in ("minimax", "minimax_m2"):
         meta.problems.append(f"{meta.arch}.rope.dimension_count is not the width of a head ({width})")
     keys: dict[str, Any] = {"rope_theta": theta}
     factor = meta.get("rope.scaling.factor", meta.get("rope.scale_linear", None, float), float)

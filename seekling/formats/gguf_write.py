@@ -20,7 +20,7 @@ from torch import Tensor
 from seekling.errors import CheckpointError, raise_all
 from seekling.formats.families import read_config, write_config
 from seekling.formats.gguf_keys import Plan, head_dim, plan_keys, rope_factors
-from seekling.formats.gguf_names import ARCHITECTURES
+from seekling.formats.gguf_names import ARCHITECTURES, BIAS
 from seekling.formats.gguf_out import Key, OutTensor, kind_for, write_file
 from seekling.formats.gguf_types import BY_NAME, SLICE_VALUES
 from seekling.formats.source import TensorSource
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 
 # general.file_type by format
 FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "bf16": 32}
-_OUTER = {
-    "model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-}  # fmt: skip
 # Architectures for which llama.cpp insists on a head of its own.
 _NEED_HEAD = ("qwen2moe", "minimax-m2", "gpt-oss")
 
@@ -130,14 +126,15 @@ def plan_tensors(source: TensorSource, raw: Mapping[str, Any], plan: Plan, to: s
         found[stored] = OutTensor(stored, kind_for(stored, shape, wanted), shape, rows)
 
     names = ARCHITECTURES[plan.arch]
-    inverse = {to_: from_ for from_, to_ in names.layer.items()}
+    outer, exact = ({to_: from_ for from_, to_ in pairs.items()} for pairs in (names.outer, names.exact))
+    inverse = {to_: from_ for from_, to_ in (*names.layer.items(), *names.linear.items())}
     pattern = re.escape(names.experts).replace(r"\{expert\}", r"(\d+)").replace(r"\{kind\}", "(\\w+?)")
     kinds = {value: key for key, value in names.kinds.items()}
     for disk, shape in source.shapes.items():
-        if disk in _OUTER:
-            add(_OUTER[disk], tuple(shape), _all_rows(source, disk))
+        if disk in outer:
+            add(outer[disk], tuple(shape), _all_rows(source, disk))
             continue
-        match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", disk)
+        match = re.fullmatch(re.escape(names.prefix) + r"(\d+)\.(.+)", disk)
         if not match:
             bad.append(f"{disk} has no place in a GGUF of {plan.arch}")
             continue
@@ -150,7 +147,10 @@ def plan_tensors(source: TensorSource, raw: Mapping[str, Any], plan: Plan, to: s
         expert = re.fullmatch(pattern, rest)
         if expert and expert[2] in kinds:
             experts.setdefault((layer, kinds[expert[2]]), {})[int(expert[1])] = disk
-        elif not _special(add, source, raw, plan.arch, layer, rest, names.bias):
+        elif rest in exact:
+            one_row = shape[-1:] if exact[rest] == BIAS else tuple(shape)
+            add(f"blk.{layer}.{exact[rest]}", one_row, _all_rows(source, disk))
+        elif not _special(add, source, raw, plan.arch, layer, rest):
             stem, _, end = rest.rpartition(".")
             if stem not in inverse or end not in ("weight", "bias"):
                 bad.append(f"{disk} has no place in a GGUF of {plan.arch}")
@@ -196,16 +196,11 @@ def _special(
     arch: str,
     layer: int,
     rest: str,
-    bias: str,
 ) -> bool:
     """Tensors that llama.cpp wants in another form than Hugging Face's; False for all others."""
-    disk, to = f"model.layers.{layer}.{rest}", f"blk.{layer}."
+    disk, to = f"{ARCHITECTURES[arch].prefix}{layer}.{rest}", f"blk.{layer}."
     shape = tuple(source.shapes[disk])
-    if rest == bias:
-        add(to + "exp_probs_b.bias", shape[-1:], _all_rows(source, disk))
-    elif rest == "self_attn.sinks" and arch == "gpt-oss":
-        add(to + "attn_sinks.weight", shape, _all_rows(source, disk))
-    elif rest == "self_attn.kv_b_proj.weight":
+    if rest == "self_attn.kv_b_proj.weight":
         heads, nope = raw["num_attention_heads"], raw["qk_nope_head_dim"]
         value, latent = raw["v_head_dim"], shape[1]
         add(to + "attn_k_b.weight", (heads, latent, nope), _per_head(source, disk, heads, lambda w: w[:nope].T))

@@ -53,9 +53,10 @@ void Worker::mlp(const Layer& layer) {
     int kind = kind_of(layer.down);
     int64_t stride = row_bytes(format_of(kind), layer.gate.outputs);
     int blocks = blocks_of(layer.gate.outputs);
-    for (int first = 0; first < M; first += ROW_BLOCK)
-        for (int block = team.first(blocks); block < team.end(blocks); block++)
-            glu(layer.gate, layer.up, 0, block, rows.of(layer.gate), nullptr, first, std::min(ROW_BLOCK, M - first), kind, run.hidden, stride, false);
+    share((M + ROW_BLOCK - 1) / ROW_BLOCK * blocks, [&](int item) {
+        int first = item / blocks * ROW_BLOCK, n = std::min(ROW_BLOCK, M - first);
+        glu(layer.gate, layer.up, 0, item % blocks, rows.of(layer.gate), nullptr, first, n, kind, run.hidden, stride, false);
+    });
     team.meet();
     Prepared hidden;
     hidden.kinds[kind] = {run.hidden.data, stride};
@@ -151,6 +152,7 @@ SK_API void sk_infer_close(Runner* run) { delete run; }
 SK_API void sk_infer_step(Runner* run, const Model* model, const Step* in) {
     run->model = *model;
     run->ensure(*in);
+    for (auto& ticket : run->tickets) ticket.store(0);
 #pragma omp parallel num_threads(in->threads)
     {
         Worker worker(*run, *in, Team{run->barrier, omp_get_thread_num(), omp_get_num_threads()});

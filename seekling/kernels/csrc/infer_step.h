@@ -10,6 +10,7 @@ namespace sk {
 
 constexpr int ROW_BLOCK = 96;  // rows that pass while a pair of weight blocks stays in the cache
 constexpr int ALONE = 2;       // rows every thread prepares for itself
+constexpr int TICKETS = 64;    // more than twice the shared loops between two meetings
 
 // The three shapes of activation rows.
 enum Kind : int32_t { GROUPS = 0, HALVES = 1, SINGLES = 2, KINDS = 3 };
@@ -30,7 +31,7 @@ struct Choice { int32_t row, slot; float weight; };  // a row that chose an expe
 struct Runner {
     Model model;
     Barrier barrier;
-    std::atomic<int> next{0};
+    std::atomic<int> tickets[TICKETS];
     int rows = 0, q_width = 0, k_width = 0;
     Buffer x, prepared[KINDS], q, k, v, q_latent, attended, queries, head_rows, partials, hidden, shared_hidden, shared_scale, scores, chosen,
         position, chunk_of, first_part;
@@ -54,6 +55,8 @@ class Worker {
     float* scratch;      // one row of the widest kind, zero beyond what was written
     uint8_t* own_rows;   // prepared rows of this thread alone
     float* tile;         // (ROW_BLOCK, BLOCK) × 2
+    int loops = 0;       // shared loops so far; equal in all threads
+    std::vector<Unit> units;
     std::vector<Choice> choices;
     std::vector<int> expert_first;
 
@@ -64,6 +67,7 @@ class Worker {
         return {m.pool, m.page_bytes, offset, in.pages + in.page_offset[chunk]};
     }
 
+    template <class Do> void share(int n, Do work);
     template <class Make> Prepared prepare(int rows, int inputs, unsigned kinds, Make make);
     template <class Then> void products(const Matrix* const* w, int count, int index, const Prepared& rows, int M, Then then);
     template <class Then> void product(const Matrix& w, const Prepared& rows, int M, Then then);

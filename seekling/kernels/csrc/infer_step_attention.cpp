@@ -15,8 +15,8 @@ void Worker::gqa(const Layer& layer) {
             std::memcpy(to[which] + (int64_t)(first + r) * width[which] + column, tile + r * BLOCK, BLOCK * 4);
     });
     team.meet();
-    int units = M * (m.heads + m.kv_heads);
-    for (int u = team.first(units); u < team.end(units); u++) place_gqa(layer, u / (m.heads + m.kv_heads), u % (m.heads + m.kv_heads));
+    int places = M * (m.heads + m.kv_heads);
+    for (int u = team.first(places); u < team.end(places); u++) place_gqa(layer, u / (m.heads + m.kv_heads), u % (m.heads + m.kv_heads));
     team.meet();
     attend(layer);
     team.meet();
@@ -74,8 +74,8 @@ void Worker::mla(const Layer& layer) {
         });
         team.meet();
     }
-    int units = M * (m.heads + 1);
-    for (int u = team.first(units); u < team.end(units); u++) {
+    int places = M * (m.heads + 1);
+    for (int u = team.first(places); u < team.end(places); u++) {
         int row = u / (m.heads + 1), head = u % (m.heads + 1);
         if (head == m.heads) place_latent(layer, row);
         else place_mla_query(layer, row, head);
@@ -132,15 +132,12 @@ template <class Then> void Worker::head_products(const Matrix& w, int inputs, Th
     int64_t stride = row_bytes(w.format, inputs);
     int each = blocks_of(w.outputs), all = m.heads * each;
     const void* from[ROW_BLOCK];
-    for (int first = 0; first < M; first += ROW_BLOCK) {
-        int n = std::min(ROW_BLOCK, M - first);
-        for (int item = team.first(all); item < team.end(all); item++) {
-            int head = item / each, block = item % each;
-            for (int r = 0; r < n; r++) from[r] = run.head_rows.data + ((int64_t)(first + r) * m.heads + head) * stride;
-            multiply(w, head, block, from, n, tile, BLOCK);
-            then(head, first, n, block * BLOCK, std::min(BLOCK, w.outputs - block * BLOCK), tile);
-        }
-    }
+    share((M + ROW_BLOCK - 1) / ROW_BLOCK * all, [&](int item) {
+        int first = item / all * ROW_BLOCK, n = std::min(ROW_BLOCK, M - first), head = item % all / each, block = item % each;
+        for (int r = 0; r < n; r++) from[r] = run.head_rows.data + ((int64_t)(first + r) * m.heads + head) * stride;
+        multiply(w, head, block, from, n, tile, BLOCK);
+        then(head, first, n, block * BLOCK, std::min(BLOCK, w.outputs - block * BLOCK), tile);
+    });
 }
 
 void Worker::absorb(const Layer& layer) {
@@ -155,8 +152,8 @@ void Worker::absorb(const Layer& layer) {
 
 void Worker::expand(const Layer& layer) {
     int64_t stride = row_bytes(layer.v_b.format, m.latent);
-    int units = M * m.heads, width = padded(m.heads * m.head_dim);
-    for (int u = team.first(units); u < team.end(units); u++) {
+    int places = M * m.heads, width = padded(m.heads * m.head_dim);
+    for (int u = team.first(places); u < team.end(places); u++) {
         for (int i = m.latent; i < padded(m.latent); i++) scratch[i] = 0;
         merged(layer, u / m.heads, u % m.heads, scratch);
         quantise_row(layer.v_b.format, scratch, m.latent, run.head_rows.data + (int64_t)u * stride);
@@ -182,15 +179,15 @@ Partial Worker::partial(int row, int head, int part) const {
 }
 
 void Worker::attend(const Layer& layer) {
-    int kv_heads = m.attention == MLA ? 1 : m.kv_heads, number = 0;
+    int kv_heads = m.attention == MLA ? 1 : m.kv_heads;
+    units.clear();  // the same in all threads
     for (int chunk = 0; chunk < in.chunks; chunk++) {
         int rows = in.chunk_rows[chunk + 1] - in.chunk_rows[chunk], splits = parts(chunk);
-        bool walk = rows > 8;
         for (int q = 0; q < rows * queries_per_row(); q += queries_at_once())
             for (int kv = 0; kv < kv_heads; kv++)
-                for (int split = 0; split < splits; split++, number++)
-                    if (number % team.size == team.me) attend_unit(layer, {chunk, kv, q, walk ? -1 : split});
+                for (int split = 0; split < splits; split++) units.push_back({chunk, kv, q, walks(rows) ? -1 : split});
     }
+    share((int)units.size(), [&](int i) { attend_unit(layer, units[(size_t)i]); });
 }
 
 void Worker::attend_unit(const Layer& layer, const Unit& unit) {

@@ -19,10 +19,9 @@ void Worker::moe(const Layer& layer) {
         });
     team.meet();
     for (int r = team.first(M); r < team.end(M); r++) choose(layer, r);
-    if (team.me == 0) run.next.store(0, std::memory_order_relaxed);
     team.meet();
     group_choices();
-    // Gate and up: pieces of 32 channels of an expert (or of the shared ones), taken by whoever is free.
+    // Gate and up: blocks of 32 channels of an expert, or of the shared ones.
     int kind = kind_of(layer.expert_down), each = blocks_of(layer.expert_gate.outputs), shared_each = shared ? blocks_of(layer.gate.outputs) : 0;
     int64_t stride = row_bytes(format_of(kind), layer.expert_gate.outputs);
     int shared_kind = shared ? kind_of(layer.down) : 0;
@@ -30,10 +29,10 @@ void Worker::moe(const Layer& layer) {
     std::vector<int> active;
     for (int e = 0; e < m.experts; e++)
         if (expert_first[(size_t)e] < expert_first[(size_t)e + 1]) active.push_back(e);
-    constexpr int CHUNK = 4;  // pieces taken at once
+    constexpr int CHUNK = 2;  // pieces taken at once
     int chunks = (each + CHUNK - 1) / CHUNK, shared_chunks = (shared_each + CHUNK - 1) / CHUNK;
     int jobs = (int)active.size() * chunks + shared_chunks;
-    for (int job; (job = run.next.fetch_add(1, std::memory_order_relaxed)) < jobs;) {
+    share(jobs, [&](int job) {
         bool routed = job >= shared_chunks;
         int e = routed ? active[(size_t)((job - shared_chunks) / chunks)] : 0;
         int item = (routed ? (job - shared_chunks) % chunks : job) * CHUNK, stop = std::min(item + CHUNK, routed ? each : shared_each);
@@ -44,12 +43,12 @@ void Worker::moe(const Layer& layer) {
                 if (routed) glu(layer.expert_gate, layer.expert_up, e, i, rows.of(layer.expert_gate), choices.data(), first, count, kind, run.hidden, stride, m.clamped);
                 else glu(layer.gate, layer.up, 0, i, rows.of(layer.gate), nullptr, first, count, shared_kind, run.shared_hidden, shared_stride, false);
             }
-    }
+    });
     team.meet();
     // Down: a thread owns columns of x, so that a row's experts are added in the order of their numbers.
     const void* from[ROW_BLOCK];
     int items = blocks_of(layer.expert_down.outputs);
-    for (int item = team.first(items); item < team.end(items); item++) {
+    share(items, [&](int item) {
         int column = item * BLOCK;
         auto add_tile = [&](const Matrix& w, int index, int count, auto row_of, auto weight_of) {
             multiply(w, index, item, from, count, tile, BLOCK);
@@ -71,7 +70,7 @@ void Worker::moe(const Layer& layer) {
             for (int r = 0; r < count; r++) from[r] = run.shared_hidden.data + (first + r) * shared_stride;
             add_tile(layer.down, 0, count, [&](int r) { return first + r; }, [&](int r) { return layer.shared_gate.outputs ? run.shared_scale.as<float>()[first + r] : 1.0f; });
         }
-    }
+    });
     team.meet();
 }
 
