@@ -219,8 +219,9 @@ class ModelConfig:
         return [i for i in range(self.num_hidden_layers + self.num_nextn_predict_layers) if self.is_moe(i)]
 
     def kv_elements_per_token(self) -> int:
-        """Cached numbers per token over the main layers: L·(kv_lora_rank + qk_rope_head_dim) for MLA (V2 §2.1.2), with an
-        indexer its key too, two vectors per key-value head for GQA; layers with linear attention hold a state instead and count nothing."""
+        """Cached numbers per token over the main layers: L·(kv_lora_rank + qk_rope_head_dim) for MLA (V2 §2.1.2) and the
+        indexer's key where there is one, two vectors per key-value head for GQA; layers with linear attention hold a state
+        instead and count nothing."""
         each = self.kv_lora_rank + self.qk_rope_head_dim + (0 if self.index_topk is None else self.index_head_dim)
         if self.attention == "gqa":
             each = 2 * self.num_key_value_heads * self.head_dim
