@@ -128,6 +128,31 @@ ARCHITECTURES: dict[str, Names] = {
     ),
     "deepseek2": Names({**_MLA, **_DENSE, **_ROUTER, **_SHARED}),
     "deepseek32": Names({**_MLA, **_DENSE, **_ROUTER, **_SHARED}),
+    "deepseek4": Names(  # under the names DeepSeek publishes
+        layer={
+            "attn_norm": "attn_norm", "ffn_norm": "ffn_norm", "attn_q_a": "attn.wq_a", "attn_q_a_norm": "attn.q_norm",
+            "attn_q_b": "attn.wq_b", "attn_kv": "attn.wkv", "attn_kv_a_norm": "attn.kv_norm", "attn_output_a": "attn.wo_a",
+            "attn_output_b": "attn.wo_b", "attn_compressor_kv": "attn.compressor.wkv",
+            "attn_compressor_gate": "attn.compressor.wgate", "attn_compressor_norm": "attn.compressor.norm",
+            "indexer.attn_q_b": "attn.indexer.wq_b", "indexer.proj": "attn.indexer.weights_proj",
+            "indexer_compressor_kv": "attn.indexer.compressor.wkv", "indexer_compressor_gate": "attn.indexer.compressor.wgate",
+            "indexer_compressor_norm": "attn.indexer.compressor.norm", "ffn_gate_inp": "ffn.gate",
+            "ffn_gate_shexp": "ffn.shared_experts.w1", "ffn_down_shexp": "ffn.shared_experts.w2",
+            "ffn_up_shexp": "ffn.shared_experts.w3",
+        },
+        experts="ffn.experts.{expert}.{kind}.weight",
+        kinds={"gate": "w1", "up": "w3", "down": "w2"},
+        exact={
+            BIAS: "ffn.gate.bias", "attn_sinks.weight": "attn.attn_sink", "attn_compressor_ape.weight": "attn.compressor.ape",
+            "indexer_compressor_ape.weight": "attn.indexer.compressor.ape", "ffn_gate_tid2eid.weight": "ffn.gate.tid2eid",
+            **{f"hc_{part}_{kind}.weight": f"hc_{part}_{kind}" for part in ("attn", "ffn") for kind in ("fn", "base", "scale")},
+        },
+        outer={
+            "token_embd.weight": "embed.weight", "output_norm.weight": "norm.weight", "output.weight": "head.weight",
+            **{f"output_hc_{kind}.weight": f"hc_head_{kind}" for kind in ("fn", "base", "scale")},
+        },
+        prefix="layers.",
+    ),
     "minimax-01": Names(
         {**_GQA, "ffn_gate_inp": "block_sparse_moe.gate"},
         experts="block_sparse_moe.experts.{expert}.{kind}.weight",

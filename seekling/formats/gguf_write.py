@@ -134,6 +134,9 @@ def plan_tensors(source: TensorSource, raw: Mapping[str, Any], plan: Plan, to: s
         if disk in outer:
             add(outer[disk], tuple(shape), _all_rows(source, disk))
             continue
+        if (mtp := re.match(r"mtp\.(\d+)\.", disk)) and plan.arch == "deepseek4":
+            left_out.add(int(mtp[1]))
+            continue
         match = re.fullmatch(re.escape(names.prefix) + r"(\d+)\.(.+)", disk)
         if not match:
             bad.append(f"{disk} has no place in a GGUF of {plan.arch}")
@@ -240,11 +243,12 @@ def _gpt_oss_experts(
 
 
 def _slices(tensor: Tensor) -> Iterator[np.ndarray]:
-    """float32 rows of a tensor, a bounded number of values at a time."""
+    """float32 rows of a tensor (int32 of a table of integers), a bounded number of values at a time."""
     rows = tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() > 1 else tensor[None]
     step = max(1, SLICE_VALUES // max(1, rows.shape[1]))
+    dtype = torch.float32 if rows.is_floating_point() else torch.int32
     for part in rows.split(step):
-        yield part.detach().to(device="cpu", dtype=torch.float32).contiguous().numpy()
+        yield part.detach().to(device="cpu", dtype=dtype).contiguous().numpy()
 
 
 def _all_rows(source: TensorSource, *disks: str) -> Callable[[], Iterator[np.ndarray]]:
