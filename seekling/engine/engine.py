@@ -100,7 +100,9 @@ class Engine:
         drafter = self._drafter(speculate, draft_tokens, cache.pool.size, threads)
         self._grammars: Grammars | None = None
         self._fingerprint: tuple[object, str] | None = None
-        self._loop = Loop(cache, Scheduler(cache, max_rows, step_tokens), max_queue, backend.version, drafter)
+        self._loop = Loop(
+            cache, Scheduler(cache, max_rows, step_tokens), max_queue, backend.version, drafter, not self.config.holds_state
+        )
         weakref.finalize(self, self._loop.close)
 
     # ---- the public calls ------------------------------------------------------------------------------------------
