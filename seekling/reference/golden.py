@@ -123,7 +123,8 @@ def _listening(model: Decoder, chosen: dict[int, Tensor]) -> Iterator[None]:
         for module in indexers:
             object.__delattr__(module, "choose")
         for layer, tensor in chosen.items():
-            chosen[layer] = tensor[0]
+            T, S = tensor.shape[1:]  # of keys, an indexer may name some that the causal mask hides anyway
+            chosen[layer] = tensor[0] & torch.ones(T, S, dtype=torch.bool).tril() if T == S else tensor[0]
 
 
 @torch.no_grad()
