@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle_models import fill, hf_load, one_thread  # noqa: F401
+from train_tiny import records, tiny_loop
 
 from seekling.errors import ConfigError
 from seekling.formats import load_model, save_model
@@ -21,6 +22,7 @@ from seekling.model.config import ModelConfig
 from seekling.model.decoder import Decoder
 from seekling.model.rope import RopeTable
 from seekling.model.sight import WholeRows
+from seekling.train.log import RunLog
 
 CONFIG = ModelConfig(
     model_type="deepseek_v32", vocab_size=40, hidden_size=16, intermediate_size=20, moe_intermediate_size=7,
@@ -170,6 +172,18 @@ def test_training_moves_everything_but_the_indexer():
     assert without == {"model.layers.0.self_attn", "model.layers.1.self_attn"}
     unused = [n for n, p in model.named_parameters() if p.grad is None and ".indexer." not in n]
     assert not unused
+
+
+@pytest.mark.parametrize(("optimizer", "dtype"), [("adamw", torch.float32), ("muon", torch.bfloat16)])
+def test_a_training_run_learns_and_leaves_the_indexer_as_it_was(optimizer, dtype, tmp_path):
+    config = changed(vocab_size=48, num_nextn_predict_layers=1)
+    loop = tiny_loop(15, dtype, optimizer, config=config, log=RunLog(tmp_path / "log.jsonl"))
+    before = {n: t.clone() for n, t in loop.model.state_dict().items() if ".indexer." in n}
+    loop.run()
+    losses = [r["loss"] for r in records(tmp_path) if r["kind"] == "step"]
+    assert losses[-1] < 0.75 * losses[0]
+    after = loop.model.state_dict()
+    assert len(before) == 3 * 5 and all(torch.equal(t, after[n]) for n, t in before.items())
 
 
 def test_bfloat16_rows_decode_as_they_are_read():
