@@ -38,9 +38,10 @@ def attention(c: ModelConfig) -> str:
     """Heads and what of them is cached."""
     if c.attention == "mla":
         q = f"query latent {c.q_lora_rank}, " if c.q_lora_rank else ""
+        indexer = f"; {c.index_n_heads} index heads of {c.index_head_dim} pick {c.index_topk:,} keys" if c.index_topk else ""
         return (
             f"MLA, {c.num_attention_heads} heads of {c.qk_nope_head_dim} + {c.qk_rope_head_dim} rotated "
-            f"(values {c.v_head_dim}), {q}key-value latent {c.kv_lora_rank}"
+            f"(values {c.v_head_dim}), {q}key-value latent {c.kv_lora_rank}{indexer}"
         )
     kind = "MHA" if c.num_key_value_heads == c.num_attention_heads else "MQA" if c.num_key_value_heads == 1 else "GQA"
     extras = []
