@@ -67,16 +67,24 @@ class Reward:
 def reward_of(task: Task, problem: Problem, reply: str, *, tagged: bool = True, format_weight: float = 0.1) -> Reward:
     """Judge a reply.
 
-    ``tagged``: the answer stands between ``<answer>`` and ``</answer>``, once, at the end; else the whole reply is the answer.
+    ``tagged``: the answer stands between ``<answer>`` and ``</answer>``, once, at the end; else see ``untagged_answer``.
     The format part pays for the tags alone, accuracy for the right answer inside them.
     """
     if not tagged:
-        right = float(task.right(reply.strip(), problem))
+        right = float(task.right(untagged_answer(reply, problem), problem))
         return Reward(right, 1.0, right)
     found = ANSWER.findall(reply)
     well = len(found) == 1 and reply.rstrip().endswith("</answer>")
     right = float(well and task.right(found[0].strip(), problem))
     return Reward(right, float(well), (1 - format_weight) * right + format_weight * float(well))
+
+
+def untagged_answer(reply: str, problem: Problem) -> str:
+    """What a reply without tags answers: its last number where a number is asked for, else all of it."""
+    if re.fullmatch(r"-?\d+", problem.answer):
+        numbers = re.findall(r"-?\d+", reply.replace(",", "").replace("−", "-"))
+        return numbers[-1] if numbers else ""
+    return reply.strip()
 
 
 def plain(text: str) -> str:
