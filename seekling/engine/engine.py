@@ -8,6 +8,7 @@
 
 import weakref
 from collections.abc import Hashable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -100,7 +101,9 @@ class Engine:
         drafter = self._drafter(speculate, draft_tokens, cache.pool.size, threads)
         self._grammars: Grammars | None = None
         self._fingerprint: tuple[object, str] | None = None
-        self._loop = Loop(cache, Scheduler(cache, max_rows, step_tokens), max_queue, backend.version, drafter)
+        self._loop = Loop(
+            cache, Scheduler(cache, max_rows, step_tokens), max_queue, backend.version, drafter, not self.config.holds_state
+        )
         weakref.finalize(self, self._loop.close)
 
     # ---- the public calls ------------------------------------------------------------------------------------------
@@ -346,7 +349,7 @@ class Engine:
             yield "stop strings need a tokenizer, this model folder has none: use stop_token_ids"
         if self.tokenizer is None and s.constraint is not None:
             yield "a constraint needs a tokenizer, this model folder has none"
-        if s.thinking_budget is not None and self._mark(THINK_END) is None:
+        if s.thinking_budget is not None and self._marks[1] is None:
             yield f"thinking_budget needs a model that ends its reasoning with {THINK_END}; this one has no such token"
         beyond = sorted({token for token, _ in s.bias if token >= size})
         if beyond:
@@ -354,20 +357,22 @@ class Engine:
 
     def _guard(self, ids: list[int], s: Sampling) -> ThinkingGuard | None:
         """Watches the reasoning where the prompt leaves one open."""
-        begin, end = self._mark(THINK), self._mark(THINK_END)
+        begin, end = self._marks
         if begin is None or end is None:
             return None
         last = next((token for token in reversed(ids) if token in (begin, end)), end)
         return ThinkingGuard(end, s.thinking_budget, s.stop_loops or s.thinking_budget is not None) if last == begin else None
+
+    @cached_property
+    def _marks(self) -> tuple[int | None, int | None]:
+        """The tokens that begin and end reasoning."""
+        special = {} if self.tokenizer is None else self.tokenizer.special
+        return special.get(THINK), special.get(THINK_END)
 
     def _compiled(self) -> Grammars:
         if self._grammars is None:
             self._grammars = Grammars(self.tokenizer, self.config.vocab_size, sorted(self._end_ids()))
         return self._grammars
 
-    def _mark(self, name: str) -> int | None:
-        return None if self.tokenizer is None else self.tokenizer.special.get(name)
-
     def _end_ids(self) -> set[int]:
-        found = [*self.config.eos_token_ids, None if self.tokenizer is None else self.tokenizer.eos_id]
-        return {i for i in found if i is not None}
+        return {*self.config.eos_token_ids, *(() if self.tokenizer is None else self.tokenizer.end_ids)}

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from seekling.errors import CheckpointError, raise_all
+from seekling.formats import gguf_v4
 from seekling.formats.gguf_header import GGUFTensor
 
 MODEL_TYPES = {
     "llama": "llama", "qwen2": "qwen2", "qwen2moe": "qwen2_moe", "qwen3": "qwen3", "qwen3moe": "qwen3_moe",
     "ernie4_5": "ernie4_5", "ernie4_5-moe": "ernie4_5_moe", "deepseek2": "deepseek_v3", "deepseek32": "deepseek_v32",
+    "deepseek4": "deepseek_v4",
     "minimax-01": "minimax", "minimax-m2": "minimax_m2", "gpt-oss": "gpt_oss",
 }  # fmt: skip
 # Keys that say nothing about the mathematics, or repeat what the tensors' shapes say.
@@ -354,5 +356,5 @@ def _rope(
 _FAMILY: dict[str, Callable[[Metadata, Mapping[str, GGUFTensor], dict[str, Any]], None]] = {
     "qwen2moe": _qwen_moe, "qwen3moe": _qwen_moe, "ernie4_5-moe": _ernie_moe, "minimax-m2": _minimax_m2, "gpt-oss": _gpt_oss,
     "minimax-01": _minimax_01,
-    "deepseek2": _deepseek, "deepseek32": _deepseek,
+    "deepseek2": _deepseek, "deepseek32": _deepseek, "deepseek4": gguf_v4.read,
 }  # fmt: skip

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from seekling.errors import CheckpointError, raise_all
+from seekling.formats import gguf_v4
 from seekling.formats.gguf_config import MODEL_TYPES, SIGMOID, SOFTMAX
 from seekling.formats.gguf_out import Key
 from seekling.formats.gguf_rope import TRUNCATE, llama3_factors
 
 ARCHITECTURE = {model_type: arch for arch, model_type in MODEL_TYPES.items()} | {"deepseek_v2": "deepseek2"}
 # llama.cpp takes a deepseek2 model of so many layers for one without query compression, whatever the file says.
+NEXTN = ("deepseek32",)  # architectures whose MTP layers go into the file
+_MLA = ("deepseek2", "deepseek32")
 _LITE_LAYERS, _LITE_48_VOCABULARY = (26, 27), 128256
 
 
@@ -75,12 +78,12 @@ def _common(plan: Plan, raw: Mapping[str, Any]) -> None:
     plan.count("block_count", raw["num_hidden_layers"])
     plan.count("context_length", raw["max_position_embeddings"])
     plan.count("embedding_length", raw["hidden_size"])
-    plan.count("feed_forward_length", raw["intermediate_size"])
+    plan.count("feed_forward_length", raw.get("intermediate_size") or raw["moe_intermediate_size"])
     plan.count("attention.head_count", raw["num_attention_heads"])
     plan.count("vocab_size", raw["vocab_size"])
     plan.number("attention.layer_norm_rms_epsilon", raw["rms_norm_eps"])
     plan.refuse(raw.get("hidden_act", "silu") != "silu", f"hidden_act {raw.get('hidden_act')!r}")
-    if raw["model_type"] in ("deepseek_v2", "deepseek_v3"):
+    if plan.arch in _MLA:
         return
     width = head_dim(raw)
     plan.count("attention.head_count_kv", raw.get("num_key_value_heads") or raw["num_attention_heads"])
@@ -191,7 +194,18 @@ def _deepseek(plan: Plan, raw: Mapping[str, Any]) -> None:
     plan.count("leading_dense_block_count", layers if not experts else dense)
     plan.count("expert_feed_forward_length", raw["moe_intermediate_size"])
     plan.count("expert_shared_count", raw.get("n_shared_experts") or 0)
+    if plan.arch in NEXTN and raw.get("num_nextn_predict_layers"):
+        plan.count("block_count", layers + raw["num_nextn_predict_layers"])
+        plan.count("nextn_predict_layers", raw["num_nextn_predict_layers"])
+        # llama.cpp puts the embedding first and takes the hidden state before the final norm
+        plan.refuse(raw.get("mtp_hidden_states_first") or raw.get("mtp_after_norm"), "MTP layers of another order")
+    if plan.arch == "deepseek32":
+        plan.count("attention.indexer.head_count", raw["index_n_heads"])
+        plan.count("attention.indexer.key_length", raw["index_head_dim"])
+        plan.count("attention.indexer.top_k", raw["index_topk"])
+        plan.refuse(not raw.get("q_lora_rank"), "no q_lora_rank")
     as_lite = layers in _LITE_LAYERS or (layers == 48 and raw["vocab_size"] == _LITE_48_VOCABULARY)
+    as_lite = as_lite and plan.arch == "deepseek2"
     plan.refuse(as_lite and raw.get("q_lora_rank"), f"q_lora_rank with {layers} layers (llama.cpp takes it for a Lite model)")
     plan.refuse(raw.get("attention_bias"), "attention_bias")
     plan.refuse(raw.get("mlp_bias"), "mlp_bias")
@@ -242,7 +256,7 @@ def _rope(plan: Plan, raw: Mapping[str, Any]) -> None:
     scaling = _scaling(raw)
     if scaling is None:
         return
-    kind, mla = scaling["rope_type"], plan.arch == "deepseek2"
+    kind, mla = scaling["rope_type"], plan.arch in _MLA
     if kind == "linear":
         plan.refuse(mla, "linear RoPE scaling (llama.cpp's deepseek2 also changes the softmax scale)")
         plan.text("rope.scaling.type", "linear")
@@ -271,7 +285,8 @@ def _yarn(plan: Plan, scaling: Mapping[str, Any], mla: bool) -> None:
         plan.number("rope.scaling.yarn_log_multiplier", 0.1 * (every or 0))
     else:
         plan.refuse(every or scaling.get("mscale"), "mscale of a model without MLA")
-        plan.refuse(scaling.get("attention_factor") is not None, "attention_factor (llama.cpp takes 0.1·ln(factor) + 1)")
+        usual = 1.0 if plan.arch == "deepseek4" else None
+        plan.refuse(scaling.get("attention_factor") not in (None, usual), "attention_factor (llama.cpp has its own)")
     plan.keys[TRUNCATE] = Key("bool", scaling.get("truncate") is not False)
     if scaling.get("truncate") is False and plan.arch != "gpt-oss":
         plan.notes.append(
@@ -293,5 +308,5 @@ def rope_factors(raw: Mapping[str, Any]) -> list[float] | None:
 _WRITERS: dict[str, Callable[[Plan, Mapping[str, Any]], None]] = {
     "llama": _dense, "qwen2": _dense, "qwen3": _dense, "ernie4_5": _dense, "qwen2moe": _qwen_moe, "qwen3moe": _qwen_moe,
     "ernie4_5-moe": _ernie_moe, "minimax-01": _minimax_01, "minimax-m2": _minimax_m2, "gpt-oss": _gpt_oss,
-    "deepseek2": _deepseek,
+    "deepseek2": _deepseek, "deepseek32": _deepseek, "deepseek4": gguf_v4.write,
 }  # fmt: skip
