@@ -112,7 +112,9 @@ def test_chunked_log_probabilities_equal_full_logits_with_gradient():
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    tokenizer = train_tokenizer(["what is 1 + 2? give only the final answer between <answer> and </answer>. 3 4 5 6 7 " * 30], 290)
+    tokenizer = train_tokenizer(
+        ["what is 1 + 2? give only the final answer between <answer> and </answer>. 3 4 5 6 7 " * 30], 290
+    )
     config = ModelConfig(
         vocab_size=290, hidden_size=16, intermediate_size=24, moe_intermediate_size=8, num_hidden_layers=2,
         num_attention_heads=2, kv_lora_rank=8, qk_nope_head_dim=4, qk_rope_head_dim=4, v_head_dim=4, n_routed_experts=4,
@@ -125,8 +127,8 @@ def base(tmp_path_factory):
 
 def recipe(base, out, **more):
     values = dict(
-        model=str(base), out=str(out), tasks=["letters"], steps=4, problems=4, group=6, max_tokens=6, eval_problems=4, tagged=False,
-        save_every=2, eval_every=2, keep=0, dtype="float32", lr=1e-2,
+        model=str(base), out=str(out), tasks=["letters"], steps=4, problems=4, group=6, max_tokens=6, eval_problems=4,
+        tagged=False, save_every=2, eval_every=2, keep=0, dtype="float32", lr=1e-2,
     )  # fmt: skip
     return GrpoRecipe.of(**{**values, **more})
 
@@ -135,6 +137,19 @@ def weights(folder):
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix == ".safetensors"}
 
 
+@pytest.fixture
+def pays_for_e(monkeypatch):
+    """Any reply that holds an e is paid, so that a random model earns something."""
+    from seekling.tasks.base import Reward
+    from seekling.train import rollout
+
+    def pays(task, problem, reply, **_):
+        return Reward(float("e" in reply), 1.0, float("e" in reply))
+
+    monkeypatch.setattr(rollout, "reward_of", pays)
+
+
+@pytest.mark.usefixtures("pays_for_e")
 @pytest.mark.parametrize("more", [{}, {"lora": 4, "kl": 0.05}, {"updates": 2, "kl": 0.05, "rollout": "torch"}])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(base, tmp_path, more):
     run = grpo(recipe(base, tmp_path / "run", **more))
@@ -146,6 +161,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(base, tmp_path, m
     assert weights(final) != weights(run / "checkpoints" / "step-000002")
 
 
+@pytest.mark.usefixtures("pays_for_e")
 def test_every_step_logs_what_people_look_at(base, tmp_path):
     run = grpo(recipe(base, tmp_path / "run", updates=2, kl=0.01))
     lines = [line for line in read_log(run / "log.jsonl") if line["kind"] == "step"]
@@ -156,15 +172,8 @@ def test_every_step_logs_what_people_look_at(base, tmp_path):
     assert evals[0]["step"] == 0 and evals[-1]["tasks"]["letters"]["problems"] == 4
 
 
-def test_a_rewarded_habit_is_learned(base, tmp_path, monkeypatch):
-    """Any reply that holds an e is paid: the policy must come to say it more often."""
-    from seekling.tasks.base import Reward
-    from seekling.train import rollout
-
-    def pays(task, problem, reply, **_):
-        return Reward(float("e" in reply), 1.0, float("e" in reply))
-
-    monkeypatch.setattr(rollout, "reward_of", pays)
+@pytest.mark.usefixtures("pays_for_e")
+def test_a_rewarded_habit_is_learned(base, tmp_path):
     run = grpo(recipe(base, tmp_path / "run", steps=24, problems=4, group=12, lr=2e-2, schedule="constant", max_tokens=8))
     shares = [line["reward"] for line in read_log(run / "log.jsonl") if line["kind"] == "step" and "reward" in line]
     assert sum(shares[-4:]) / 4 > sum(shares[:4]) / 4 + 0.2

@@ -69,7 +69,10 @@ def test_without_tags_the_last_number_counts():
 
 
 def test_countdown_takes_any_right_expression_and_no_other():
-    task, problem = get_task("countdown"), Problem("Use each of 2 3 4 once with + - * / and brackets to make 14.", "", "countdown")
+    task, problem = (
+        get_task("countdown"),
+        Problem("Use each of 2 3 4 once with + - * / and brackets to make 14.", "", "countdown"),
+    )
     for answer, right in [("2 + 3 * 4", True), ("(3*4)+2", True), ("14", False), ("2 + 3 * 4 + 0", False), ("7 + 7", False)]:
         assert task.right(answer, problem) is right, answer
 

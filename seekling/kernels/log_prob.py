@@ -34,8 +34,10 @@ class LinearLogProb(torch.autograd.Function):
         dw_VD = torch.zeros(weight_VD.shape, dtype=torch.float32, device=weight_VD.device) if need_w else None
         for start in range(0, len(h_ND), ctx.chunk):
             part = slice(start, start + ctx.chunk)
-            h, target, scale_C = h_ND[part], target_N[part], dlogp_N[part].float() / ctx.temperature
-            grad_CV = torch.softmax(_logits(h, weight_VD, ctx.temperature), -1) * -scale_C[:, None]
+            h, target = h_ND[part], target_N[part]
+            p_CV = torch.softmax(_logits(h, weight_VD, ctx.temperature), -1)
+            scale_C = dlogp_N[part].to(p_CV.dtype) / ctx.temperature
+            grad_CV = p_CV * -scale_C[:, None]
             grad_CV.scatter_add_(1, target[:, None], scale_C[:, None])
             grad = grad_CV.to(h.dtype)
             if dh_ND is not None:
