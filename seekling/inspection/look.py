@@ -18,7 +18,6 @@ from seekling.formats import folder as files
 from seekling.inspection.describe import describe
 from seekling.inspection.headers import Stored, error_lines, stored_in
 from seekling.inspection.report import Inspection
-from seekling.inspection.without_values import without_values
 from seekling.model.config import ModelConfig
 from seekling.plan import size_text
 
@@ -79,8 +78,7 @@ def _folder(place: Path) -> Inspection:
     stored = stored_in(place, raw) if raw else Stored()
     _weights(stored, raw, config, out)
     if config is not None and stored.shapes:
-        behind = tuple(f"model.layers.{i}." for i in hf.mtp_layers(config))
-        if behind and not any(name.startswith(behind) for name in stored.shapes):
+        if config.num_nextn_predict_layers and not any(hf.is_mtp(name, config) for name in reversed(list(stored.shapes))):
             config = dataclasses.replace(config, num_nextn_predict_layers=0)
             out.notes.append("it announces multi-token prediction but holds no weights of it; it loads without")
         out.refused += _misfits(config, stored)
@@ -153,11 +151,10 @@ def config_problems(path: Path) -> list[str]:
 
 def _misfits(config: ModelConfig, stored: Stored) -> list[str]:
     """Missing, unexpected and misshaped tensors, as loading would list them."""
-    with without_values():
-        try:
-            checkpoint._check(config, stored)
-        except SeeklingError as error:
-            return error_lines(error)
+    try:
+        checkpoint._check(config, getattr(hf, "as_published", lambda _, source: source)(config, stored))
+    except SeeklingError as error:
+        return error_lines(error)
     return []
 
 
