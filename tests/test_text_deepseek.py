@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from text_tiny import deepseek, model_folder
 
 from seekling.errors import DataError
 from seekling.text import Tokenizer, chat_pieces
 from seekling.text.deepseek import GENERATIONS, encode
 from seekling.text.deepseek.generations import OWN
 from seekling.text.special import CONTROL, DSML, Mark
-from text_tiny import deepseek, model_folder
 
 GOLDEN = json.loads((Path(__file__).parent / "golden/text/deepseek.json").read_text("utf-8"))
 ASK = {"role": "user", "content": "Who?"}

@@ -34,7 +34,8 @@ TOOLS = [
             },
         },
     },
-    {"type": "function", "function": {"name": "now", "description": "The time.", "parameters": {"type": "object", "properties": {}}}},
+    {"type": "function",
+     "function": {"name": "now", "description": "The time.", "parameters": {"type": "object", "properties": {}}}},
 ]  # fmt: skip
 
 
