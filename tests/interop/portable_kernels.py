@@ -1,5 +1,5 @@
-"""The inference kernels on a processor without any of our instruction levels: cross-compiled, run under qemu, compared with this
-machine's results.  Needs g++-riscv64-linux-gnu (or g++-aarch64-linux-gnu) and qemu-user from Debian.
+"""The inference kernels on a processor without any of our instruction levels: cross-compiled, run under qemu and compared with
+this machine's results.  Needs g++-riscv64-linux-gnu (or g++-aarch64-linux-gnu) and qemu-user from Debian.
 
 python tests/interop/portable_kernels.py riscv64
 """
