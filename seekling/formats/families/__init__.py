@@ -8,13 +8,14 @@
 from typing import Any
 
 from seekling.errors import ConfigError
-from seekling.formats.families import deepseek, gqa
+from seekling.formats.families import deepseek, deepseek_v4, gqa
 from seekling.model.config import ModelConfig
 
-_MODULES = {"deepseek_v2": deepseek, "deepseek_v3": deepseek} | dict.fromkeys(gqa.DEFAULTS, gqa)
+_MODULES = {"deepseek_v2": deepseek, "deepseek_v3": deepseek, "deepseek_v4": deepseek_v4} | dict.fromkeys(gqa.DEFAULTS, gqa)
 ARCHITECTURES = {
     "deepseek_v2": "DeepseekV2ForCausalLM",
     "deepseek_v3": "DeepseekV3ForCausalLM",
+    "deepseek_v4": "DeepseekV4ForCausalLM",
     "llama": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
