@@ -8,8 +8,10 @@ import platform
 
 from setuptools import Extension, setup
 
-NAMES = ("rowwise", "experts", "attention", "infer_matmul", "infer_pack")
-HEADERS = ("common", "attention", "attention_bf16", "infer_simd", "infer_matmul")
+NAMES = ("rowwise", "experts", "attention", "infer_matmul", "infer_pack", "infer_attention", "infer_step")
+NAMES += ("infer_step_attention", "infer_step_experts")
+HEADERS = ("common", "attention", "attention_bf16", "infer_simd", "infer_matmul", "infer_model", "infer_rows")
+HEADERS += ("infer_attention", "infer_step", "infer_step_parts")
 SOURCES = [f"seekling/kernels/csrc/{name}.cpp" for name in NAMES]
 # -fopenmp without linking libgomp: the symbols come from the OpenMP runtime that torch has loaded, so that both share one
 # pool of threads (seekling/kernels/native.py).

@@ -59,6 +59,16 @@ def _pretrain_arguments(parser: Parser) -> None:
     _recipe_arguments(parser)
 
 
+def _sft_arguments(parser: Parser) -> None:
+    from seekling.train.sft_recipe import SftRecipe
+
+    parser.add_argument("--resume", metavar="RUN", help="continue a run exactly where its newest checkpoint is")
+    parser.add_argument("--recipe", metavar="FILE", help="start from this recipe.toml (or run folder); flags override it")
+    shown = "print N conversations with what would be learned from, and stop"
+    parser.add_argument("--show-mask", type=int, nargs="?", const=2, default=0, metavar="N", help=shown)
+    SftRecipe.add_flags(parser)
+
+
 def _path_argument(parser: Parser, what: str = "run folder or checkpoint folder") -> None:
     parser.add_argument("path", metavar="RUN", help=what)
 
@@ -97,6 +107,7 @@ def _pull_arguments(parser: Parser) -> None:
     parser.add_argument("--quant", default=None, metavar="TYPE", help="the GGUF file of this type, such as Q4_K_M")
     parser.add_argument("--file", default=None, metavar="NAME", help="this .gguf or .safetensors file")
     parser.add_argument("--out", default=None, metavar="DIR", help="pull to this folder instead of the cache")
+    parser.add_argument("--anyway", action="store_true", help="also pull a model that would not load here")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -117,6 +128,11 @@ def _export_arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def _inspect_arguments(parser: Parser) -> None:
+    _path_argument(parser, "model folder, run, .gguf file, adapter folder, config.json, or a pulled model's name")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def _reference_arguments(parser: Parser) -> None:
     parser.add_argument("--arch", default=None, metavar="NAME", help="v2, v3, v32 or v4: the generation of the model to write")
     parser.add_argument("--out", default=None, metavar="DIR", help="write model, golden numbers and README to this folder")
@@ -124,6 +140,16 @@ def _reference_arguments(parser: Parser) -> None:
     parser.add_argument("--check", default=None, metavar="DIR", help="compare this engine with a folder's golden numbers")
     parser.add_argument("--logits", default=None, metavar="FILE", help="compare another engine's tensors (safetensors) instead")
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _merge_arguments(parser: Parser) -> None:
+    parser.add_argument("path", metavar="BASE", help="run, checkpoint folder or pulled model")
+    parser.add_argument("adapter", metavar="ADAPTER", help="folder with adapter_config.json and adapter_model.safetensors")
+    parser.add_argument("--out", required=True, metavar="DIR", help="new folder")
+    parser.add_argument("--unmerge", action="store_true", help="BASE is a merged model: take the adapter out again")
+    parser.add_argument("--any-base", action="store_true", help="merge into other weights than the adapter was trained on")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default=None, help="of the weights [the base's]")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _plan_arguments(parser: Parser) -> None:
@@ -161,11 +187,14 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb("train a model, or --resume a run", _pretrain_arguments, "seekling.verbs:pretrain"),
     "chat": Verb("talk to a model", _chat_arguments, "seekling.verbs:chat"),
     "pull": Verb("fetch a model: smollm2, or owner/name of a model hub", _pull_arguments, "seekling.pull_verb:pull"),
+    "sft": Verb("fine-tune a model on conversations, full or LoRA", _sft_arguments, "seekling.verbs:sft"),
     "export": Verb("write a model as Hugging Face folder, FP8 or GGUF", _export_arguments, "seekling.export_verb:export"),
+    "merge": Verb("put a LoRA adapter into its base, or take it out", _merge_arguments, "seekling.merge_verb:merge"),
     "generate": Verb("continue a prompt", _generate_arguments, "seekling.verbs:generate"),
     "eval": Verb("bits per byte of a run on its held-out text", _eval_arguments, "seekling.verbs:evaluate"),
     "report": Verb("rebuild a run's report and figures", _report_arguments, "seekling.verbs:report"),
     "plan": Verb("parameters, FLOPs, memory, cache, time and money before training", _plan_arguments, "seekling.verbs:plan"),
+    "inspect": Verb("what a model holds, what is refused, whether it loads", _inspect_arguments, "seekling.inspect_verb:run"),
     "reference": Verb("a tiny model with golden numbers to test engines", _reference_arguments, "seekling.reference_verb:run"),
     "doctor": Verb("what this machine offers and what Seekling will use", _doctor_arguments, "seekling.verbs:doctor"),
 }
@@ -184,12 +213,17 @@ def help_text() -> str:
     )
 
 
+ANSWERING = ("chat", "generate", "bench", "serve")
+
+
 def usage(name: str) -> str:
     """A usage line without the list of all flags."""
     positional = {
         "chat": " [MODEL]",
         "pull": " [MODEL]",
+        "inspect": " PATH",
         "export": " MODEL",
+        "merge": " BASE ADAPTER",
         "generate": " RUN [PROMPT]",
         "eval": " RUN",
         "report": " RUN",
@@ -215,12 +249,13 @@ def parse(argv: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     # Idle OpenMP threads spin before they sleep. libgomp's default burns the core that another program wants: beside one busy
-    # process training fell to a fifth; a short spin costs nothing when the machine is free. Read when torch is imported.
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    # process training fell to a fifth; a short spin costs it nothing. Answers come token by token in regions of milliseconds,
+    # where waking a thread each time costs more than the work (58 against 250 tokens/s). Read when torch is imported.
+    argv = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("GOMP_SPINCOUNT", "100000" if argv and argv[0] in ANSWERING else "2000")
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal or pipe that is not UTF-8 must not end a run
-    argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(help_text(), end="")
         return 0

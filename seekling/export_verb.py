@@ -1,23 +1,23 @@
 """``seekling export``: a model written anew as a Hugging Face folder, in FP8 blocks, or as one GGUF file."""
 
 import argparse
-import importlib
 import json
 import shlex
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from seekling.errors import CheckpointError, MachineError, RecipeError, raise_all
-
-GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1")
+from seekling.errors import CheckpointError, RecipeError, raise_all
 
 
 def export(args: argparse.Namespace) -> int:
     """Write the model of ``args.path`` to ``args.out`` in the format of ``args.to``."""
     raise_all(RecipeError, flag_problems(args))
-    path = model_path(args.path)
+    from seekling.lm import resolve
+
+    path = resolve(args.path)
     facts = to_gguf(path, args) if args.to == "gguf" else to_folder(path, args)
     if args.json:
         print(json.dumps(facts))
@@ -28,6 +28,8 @@ def export(args: argparse.Namespace) -> int:
     print(f"{facts['path']}\n{size_text(facts['bytes'])}{what}")
     for name in facts.get("left_out", []):
         print(f"note: {name} was not copied (code and other weights stay behind)")
+    for note in facts.get("notes", []):
+        print(f"note: {note}")
     if args.to == "hf":
         print(f"\nTalk to it:\n  seekling chat {shlex.quote(str(facts['path']))}")
     return 0
@@ -49,24 +51,6 @@ def flag_problems(args: argparse.Namespace) -> list[str]:
 
 def _folder_flags(args: argparse.Namespace) -> list[tuple[str, Any]]:
     return [("--dtype", args.dtype), ("--scales", args.scales), ("--shard-gb", args.shard_gb)]
-
-
-def model_path(text: str) -> Path:
-    """The checkpoint folder or GGUF file behind a path, the name of a run, or the name of a pulled model.
-
-    Raises:
-        CheckpointError: when there is none.
-    """
-    from seekling.lm import resolve
-
-    path = Path(text)
-    if not path.exists() and not Path("runs", path).is_dir():
-        from seekling.hub.names import find
-
-        path = find(text) or path
-    if path.is_file() and path.suffix == ".gguf":
-        return path
-    return resolve(path)
 
 
 def to_folder(path: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -123,8 +107,11 @@ def gguf_to_folder(path: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def to_gguf(path: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """One GGUF file in the folder ``args.out`` (or of that name, where it ends in .gguf)."""
-    writer = gguf_writer()
+    """One GGUF file in the folder ``args.out`` (or of that name, where it ends in .gguf); a folder's tensors go one by one."""
+    from seekling.formats.folder import CONFIG, read_json
+    from seekling.formats.gguf_write import write_gguf, write_gguf_source
+    from seekling.formats.stores import open_folder
+    from seekling.lm import _tokenizer_of as tokenizer_of
     from seekling.lm import load
 
     kind = args.quant or "bf16"
@@ -133,18 +120,16 @@ def to_gguf(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     if file.exists():
         raise CheckpointError(f"{file} exists; give another --out")
     file.parent.mkdir(parents=True, exist_ok=True)
-    writer(load(path, "float32" if kind == "f32" else "bfloat16"), file, to=kind)
-    return {"path": str(file), "to": "gguf", "bytes": file.stat().st_size}
-
-
-def gguf_writer() -> Callable[..., Any]:
-    """The function that writes GGUF files. Raises MachineError where this version has none."""
-    try:
-        return importlib.import_module("seekling.formats.gguf_write").write_gguf
-    except ModuleNotFoundError as error:
-        raise MachineError(
-            f"GGUF files cannot be written here ({error.name} is missing); update Seekling or pip install gguf"
-        ) from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it warns of is returned, and printed below
+        if path.is_file():
+            notes = write_gguf(load(path, "float32"), file, to=kind)
+        else:
+            raw = read_json(path, CONFIG)
+            source = open_folder(path, raw)
+            plain = {key: value for key, value in raw.items() if key != "quantization_config"}
+            notes = write_gguf_source(source, plain, tokenizer_of(path), file, to=kind)
+    return {"path": str(file), "to": "gguf", "bytes": file.stat().st_size, "notes": notes}
 
 
 @contextmanager

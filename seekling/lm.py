@@ -24,7 +24,7 @@ from seekling.model.decoder import Decoder
 if TYPE_CHECKING:
     from seekling.text.tokenizer import Tokenizer
 
-GGUF = ".gguf"
+GGUF, ADAPTER = ".gguf", "adapter_config.json"
 _REMEDY = "run `seekling run` first or give a folder that holds config.json"
 
 
@@ -75,7 +75,46 @@ def load(path_or_name: str | os.PathLike, dtype: str | torch.dtype = "float32") 
 
         file = open_gguf(path)
         return LM(model_from(read_config(file.raw_config), file.source, dtype), file.tokenizer(), path)
+    if not (path / CONFIG).exists():
+        return _over_base(path, dtype)
     return LM(load_model(path, dtype), _tokenizer_of(path), path)
+
+
+def load_tokenizer(path_or_name: str | os.PathLike) -> "Tokenizer":
+    """The tokenizer of whatever ``load`` opens, without its weights.
+
+    Raises:
+        CheckpointError: no such model, or one without a tokenizer.
+    """
+    path = resolve(path_or_name)
+    if path.suffix == GGUF:
+        from seekling.formats.gguf_file import open_gguf
+
+        found = open_gguf(path).tokenizer()
+    else:
+        found = _tokenizer_of(path)
+    if found is None:
+        raise CheckpointError(f"{path} has no tokenizer; give a model folder with tokenizer.json")
+    return found
+
+
+def _over_base(folder: Path, dtype: str | torch.dtype) -> LM:
+    """A PEFT adapter folder merged into the base it names."""
+    from seekling.formats.adapters import merge
+    from seekling.formats.folder import read_json
+    from seekling.formats.peft import read_adapter
+
+    base = read_json(folder, ADAPTER).get("base_model_name_or_path")
+    if not base:
+        raise CheckpointError(
+            f"{folder} is an adapter that names no base; merge it with: seekling merge BASE {folder} --out DIR"
+        )
+    try:
+        lm = load(base, dtype)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder} is an adapter over {base}, which cannot be opened: {error}") from None
+    merge(lm.model, read_adapter(folder, lm.model), keep=False)
+    return LM(lm.model, _tokenizer_of(folder) or lm.tokenizer, folder)
 
 
 def resolve(path_or_name: str | os.PathLike) -> Path:
@@ -100,7 +139,7 @@ def resolve(path_or_name: str | os.PathLike) -> Path:
         if path.suffix == GGUF:
             return path
         raise CheckpointError(f"{path} is a file; give a .gguf file or the folder that holds a config.json")
-    if (path / CONFIG).exists():
+    if (path / CONFIG).exists() or (path / ADAPTER).exists():
         return path
     ggufs = sorted(path.glob("*" + GGUF))
     if len(ggufs) == 1:
@@ -118,7 +157,7 @@ def resolve(path_or_name: str | os.PathLike) -> Path:
 
 def _latest(checkpoints: Path) -> Path | None:
     """What ``latest`` names, if it is complete; else the newest complete ``step-…`` folder."""
-    complete = {p.name: p for p in checkpoints.glob("step-*") if (p / CONFIG).is_file()}
+    complete = {p.name: p for p in checkpoints.glob("step-*") if (p / CONFIG).is_file() or (p / ADAPTER).is_file()}
     pointer = checkpoints / "latest"
     name = pointer.read_text("utf-8", errors="replace").strip() if pointer.is_file() else ""
     if name in complete:

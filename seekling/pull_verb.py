@@ -35,8 +35,9 @@ def pull(args: argparse.Namespace) -> int:
         from seekling.hub.repository import pull_repository
 
         done = pull_repository(
-            asked, source=args.source or "hf", endpoint=args.endpoint, file=args.file, quant=args.quant, out=out, bar=bar
-        )
+            asked, source=args.source or "hf", endpoint=args.endpoint, file=args.file, quant=args.quant, out=out,
+            anyway=args.anyway, bar=bar,
+        )  # fmt: skip
     use = str(out) if out else args.name
     if args.json:
         facts = {"name": done.name, "path": str(done.path), "licence": done.licence, "bytes": done.size}

@@ -7,7 +7,6 @@ sections, so a flag needs no prefix (``--batch-size``) and ``Tree.of(lr=1e-3)`` 
 import argparse
 import dataclasses
 import difflib
-import functools
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,10 +17,14 @@ from seekling.errors import RecipeError, raise_all
 from seekling.knobs import Knob, collect, toml_value
 
 
-@functools.cache
 def knobs_of(tree: type) -> dict[str, Knob]:
     """Every field of a tree by name."""
-    return collect(tree)
+    if tree not in _KNOBS:
+        _KNOBS[tree] = collect(tree)
+    return _KNOBS[tree]
+
+
+_KNOBS: dict[type, dict[str, Knob]] = {}
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,31 @@ def pretrain(args: argparse.Namespace) -> int:
     return 0
 
 
+def sft(args: argparse.Namespace) -> int:
+    """Fine-tune a model on conversations, continue such a run, or show what would be learned."""
+    from seekling.train.sft import SftRecipe, resume
+    from seekling.train.sft import sft as start
+
+    if args.resume is not None:
+        given = [name for name in vars(args) if name not in ("resume", "recipe", "argv", "show_mask")]
+        if args.recipe is not None or given:
+            raise RecipeError("--resume continues with the run's own recipe: give no other flag (or leave out --resume)")
+        print(resume(run_folder(args.resume), console=console()))
+        return 0
+    base = SftRecipe.load(args.recipe) if args.recipe else None
+    recipe = SftRecipe.from_args(args, base)
+    places = [str(Path(path).absolute()) for path in recipe.talks.data]  # a run is resumed from any folder
+    recipe = recipe.override(dict(data=places, command=shlex.join(["seekling", *args.argv])))
+    if args.show_mask:
+        from seekling.train.show_mask import show_mask
+
+        show_mask(recipe, args.show_mask)
+        return 0
+    folder = start(recipe, console=console())
+    print(f"\nTalk to it:\n  seekling chat {shlex.quote(str(folder))}")
+    return 0
+
+
 def asked_recipe(args: argparse.Namespace) -> Recipe:
     """The recipe of ``--recipe`` and the flags, not yet resolved, with the command noted."""
     base = Recipe.load(args.recipe) if args.recipe else None

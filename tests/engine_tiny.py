@@ -67,14 +67,15 @@ class Script(torch.nn.Module):
     def extend(self, ids_BT, cache, rows):
         out = []
         for row in rows:
+            first = cache.lengths[row] - self.prompt_length + 1
             cache.lengths[row] += ids_BT.shape[1]
-            out.append([cache.lengths[row] - self.prompt_length])
+            out.append([first + t for t in range(ids_BT.shape[1])])
         return torch.tensor(out, dtype=torch.float32)[..., None]
 
     def head(self, h_BD):
         logits = torch.zeros(h_BD.shape[0], self.vocab)
         for b, n in enumerate(h_BD[:, 0].long().tolist()):
-            logits[b, self.tokens[min(n, len(self.tokens) - 1)]] = 50.0
+            logits[b, self.tokens[max(0, min(n, len(self.tokens) - 1))]] = 50.0
         return logits
 
 

@@ -7,7 +7,9 @@ import torch
 from oracle_models import fill
 from transformers import AutoConfig, AutoModelForCausalLM
 
-FAMILIES = ("llama", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "ernie4_5", "ernie4_5_moe", "minimax_m2", "gpt_oss")
+FAMILIES = (
+    "llama", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "ernie4_5", "ernie4_5_moe", "minimax", "minimax_m2", "gpt_oss",
+)  # fmt: skip
 CONTEXT = 24  # positions of the drawn models; some rope scalings change at 8
 
 
@@ -82,12 +84,18 @@ def draw(family: str, seed: int) -> dict[str, Any]:
             moe_layer_start_index=r.choice([0, 1]), moe_layer_end_index=r.choice([-1, layers - 1, 1]),
             moe_layer_interval=r.choice([1, 1, 2]), moe_norm_min=r.choice([1e-12, 0.5]),
         )  # fmt: skip
-    if family in ("minimax_m2", "gpt_oss"):
+    if family in ("minimax", "minimax_m2", "gpt_oss"):
         config |= dict(num_local_experts=experts, num_experts_per_tok=chosen)
     if family == "gpt_oss":
         config |= dict(sliding_window=r.randint(1, 9), swiglu_alpha=r.choice([1.702, 1.0]), swiglu_limit=r.choice([7.0, 0.6]))
         if r.random() < 0.5:
             config["layer_types"] = [r.choice(["full_attention", "sliding_attention"]) for _ in range(layers)]
+    if family == "minimax":
+        parts = [f"{part}_{end}_factor" for part in ("full_attn", "linear_attn", "mlp") for end in ("alpha", "beta")]
+        config |= {part: r.choice([1, 3.5565588200778455, 0.7]) for part in parts}
+        config |= dict(block_size=r.choice([1, 3, 4, 256]), sliding_window=r.choice([None, None, r.randint(1, 9)]))
+        if r.random() < 0.7:
+            config["layer_types"] = [r.choice(["full_attention", "linear_attention"]) for _ in range(layers)]
     return config
 
 

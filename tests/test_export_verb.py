@@ -2,12 +2,12 @@
 
 import json
 import shutil
-import types
 
 import pytest
 import torch
 from engine_tiny import TOKENIZER
 from formats_tiny import saved, tiny
+from peft_tiny import base
 from transformers import AutoModelForCausalLM
 
 import seekling
@@ -72,21 +72,22 @@ def test_a_checkpoint_takes_the_tokenizer_of_its_run_along(tmp_path, capsys):
     assert seekling.load(tmp_path / "b").tokenizer.encode("hello") == TOKENIZER.encode("hello")
 
 
-def test_gguf_is_written_by_its_own_room(tmp_path, capsys, monkeypatch):
-    import sys
+def test_a_gguf_file_holds_the_model_and_comes_back_as_a_folder(tmp_path, capsys):
+    base("llama", tmp_path / "a")
+    facts = run(capsys, tmp_path / "a", "--to", "gguf", "--quant", "f32", "--out", tmp_path / "out")
+    assert facts["path"] == str(tmp_path / "out" / "out-F32.gguf")
+    assert facts["notes"] == ["without a tokenizer: llama.cpp will take token ids only"]
+    run(capsys, facts["path"], "--to", "hf", "--dtype", "float32", "--out", tmp_path / "b")
+    assert torch.allclose(logits(tmp_path / "b"), logits(tmp_path / "a"), atol=1e-5)
+    assert "exists" in fails(capsys, tmp_path / "a", "--to", "gguf", "--quant", "f32", "--out", tmp_path / "out")
+    assert "two steps" in fails(capsys, facts["path"], "--to", "fp8", "--out", tmp_path / "c")
 
-    saved(tmp_path / "a")
-    asked = []
 
-    def write_gguf(lm, path, to):
-        asked.append((lm.config.hidden_size, path, to))
-        path.write_bytes(b"GGUF")
-
-    monkeypatch.setitem(sys.modules, "seekling.formats.gguf_write", types.SimpleNamespace(write_gguf=write_gguf))
-    facts = run(capsys, tmp_path / "a", "--to", "gguf", "--quant", "q8_0", "--out", tmp_path / "out")
-    assert asked == [(6, tmp_path / "out" / "out-Q8_0.gguf", "q8_0")]
-    assert facts == {"path": str(tmp_path / "out" / "out-Q8_0.gguf"), "to": "gguf", "bytes": 4}
-    assert "exists" in fails(capsys, tmp_path / "a", "--to", "gguf", "--quant", "q8_0", "--out", tmp_path / "out")
+def test_fp8_weights_go_into_gguf_as_their_numbers(tmp_path, capsys):
+    saved(tmp_path / "a", **WIDE)
+    run(capsys, tmp_path / "a", "--to", "fp8", "--out", tmp_path / "b")
+    facts = run(capsys, tmp_path / "b", "--to", "gguf", "--quant", "f32", "--out", tmp_path / "m.gguf")
+    assert torch.allclose(logits(facts["path"]), logits(tmp_path / "b"), atol=1e-4)
 
 
 def test_code_left_behind_is_said(tmp_path, capsys):

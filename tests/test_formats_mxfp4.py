@@ -1,5 +1,6 @@
 """MXFP4: number for number what the OCP format defines and what transformers unpacks; gpt-oss folders read and refused."""
 
+import json
 import math
 
 import pytest
@@ -7,11 +8,14 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, GptOssConfig, Mxfp4Config
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from seekling.errors import CheckpointError
+from seekling.formats import load_model
 from seekling.formats.mxfp4 import MXFP4Source, dequantize, quantize, quantize_experts
 from seekling.formats.safetensors_source import SafetensorsSource
+from seekling.formats.stream import convert
 
 GPT_OSS = {
     "quant_method": "mxfp4",
@@ -142,3 +146,44 @@ def test_a_folder_is_refused_that_has(case, tmp_path):
 def test_other_variants_are_refused_by_name(change, tmp_path):
     with pytest.raises(CheckpointError, match=next(iter(change))):
         source(tmp_path, stored(*packed(3, 8, 64)), {**GPT_OSS, **change})
+
+
+# ---- whole models ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpt_oss(tmp_path):
+    """A folder as gpt-oss is published: experts packed, the rest bfloat16."""
+    config = GptOssConfig(
+        vocab_size=32, hidden_size=64, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, num_local_experts=4, num_experts_per_tok=2, initializer_range=0.2, max_position_embeddings=64,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path / "plain")
+    tensors = safetensors.torch.load_file(tmp_path / "plain" / "model.safetensors")
+    for name in [n for n in tensors if n.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        tensors[f"{name}_blocks"], tensors[f"{name}_scales"] = quantize_experts(tensors.pop(name))
+    (tmp_path / "packed").mkdir()
+    safetensors.torch.save_file(tensors, tmp_path / "packed" / "model.safetensors", metadata={"format": "pt"})
+    raw = json.loads((tmp_path / "plain" / "config.json").read_text())
+    (tmp_path / "packed" / "config.json").write_text(json.dumps({**raw, "quantization_config": GPT_OSS}))
+    return tmp_path / "packed"
+
+
+def test_a_packed_gpt_oss_has_the_logits_that_transformers_gives(gpt_oss, tmp_path):
+    ids = torch.arange(14).view(2, 7) % 32
+    theirs = AutoModelForCausalLM.from_pretrained(
+        gpt_oss, quantization_config=Mxfp4Config(dequantize=True), dtype=torch.float32, experts_implementation="eager"
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        assert torch.allclose(load_model(gpt_oss)(ids), theirs(ids).logits, atol=1e-4)
+
+
+def test_a_packed_gpt_oss_is_unpacked_on_disk_into_a_folder_with_the_same_logits(gpt_oss, tmp_path):
+    convert(gpt_oss, tmp_path / "out")
+    ids = torch.arange(14).view(2, 7) % 32
+    with torch.no_grad():
+        assert torch.equal(load_model(tmp_path / "out")(ids), load_model(gpt_oss)(ids))
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32, experts_implementation="eager").eval()
+    with torch.no_grad():
+        assert torch.allclose(theirs(ids).logits, load_model(gpt_oss)(ids), atol=1e-4)

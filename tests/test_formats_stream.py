@@ -1,5 +1,6 @@
 """Disk to disk: formats and shards change, numbers do not, memory holds one tensor, and a failure leaves nothing behind."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,15 +11,18 @@ from types import SimpleNamespace
 import pytest
 import safetensors.torch
 import torch
-from formats_tiny import saved
+from formats_tiny import TINY, saved
 from transformers import AutoModelForCausalLM
 
 from seekling.errors import CheckpointError
-from seekling.formats.fp8 import FP8Format, dequantize, quantize
+from seekling.formats import hf, load_model
+from seekling.formats.families import write_config
+from seekling.formats.fp8 import FP8Format, dequantize, quantize, scales_shape
 from seekling.formats.mxfp4 import MXFP4Source, quantize_experts
 from seekling.formats.safetensors_source import SafetensorsSource
 from seekling.formats.stores import open_folder
 from seekling.formats.stream import convert
+from seekling.model.decoder import Decoder
 
 V3 = {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}
 WIDE = dict(hidden_size=130, intermediate_size=140, moe_intermediate_size=20, num_nextn_predict_layers=1)
@@ -160,6 +164,23 @@ def test_transformers_dequantises_what_was_written_to_the_same_numbers(tmp_path)
     assert compared == len(ours.scales) > 20
 
 
+def test_a_minimax_m2_in_fp8_has_the_logits_of_its_dequantised_numbers(tmp_path):
+    from transformers import MiniMaxM2Config
+
+    config = MiniMaxM2Config(
+        vocab_size=32, hidden_size=150, intermediate_size=20, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=64, initializer_range=0.2, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "a")
+    done = convert(tmp_path / "a", tmp_path / "b", fp8=FP8Format())
+    assert done.quantised == 2 * (4 + 3 * 4)  # q, k, v, o and each expert's w1, w2, w3
+    convert(tmp_path / "b", tmp_path / "c", dtype="float32")
+    ids = torch.arange(14).view(2, 7) % 32
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "c", dtype=torch.float32, experts_implementation="eager").eval()
+    with torch.no_grad():
+        assert torch.allclose(load_model(tmp_path / "b")(ids), theirs(ids).logits, atol=1e-4)
+
+
 def test_small_files_come_along_and_code_does_not(tmp_path):
     saved(tmp_path / "a")
     for name in ("tokenizer.json", "LICENSE", "modeling_x.py", "pytorch_model.bin", "chat_template.jinja"):
@@ -220,13 +241,16 @@ def test_other_quantisations_are_refused_by_name(tmp_path):
 
 PEAK = """
     import os, sys, threading, time, torch
+    from seekling.formats import load_model
     from seekling.formats.fp8 import FP8Format
     from seekling.formats.stream import convert
+
+    load_model(sys.argv[4])  # a tiny one: the first meta tensor alone imports much of torch
 
     def resident():
         return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
 
-    before, most, over = resident(), 0.0, False
+    before, most, over, held = resident(), 0.0, False, 0.0
 
     def watch():
         global most
@@ -236,31 +260,60 @@ PEAK = """
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    convert(sys.argv[1], sys.argv[2], fp8=FP8Format() if sys.argv[3] == "fp8" else None)
+    if sys.argv[3] == "load":
+        model = load_model(sys.argv[1], "bfloat16")
+        held = sum(p.nbytes for p in model.state_dict().values()) / 2**20
+    else:
+        convert(sys.argv[1], sys.argv[2], fp8=FP8Format() if sys.argv[3] == "fp8" else None)
     over = True
     watcher.join()
-    print(most - before)
+    print(most - before, held)
 """
 
 
+def peak(tmp_path, start, end, to):
+    """MB that a conversion (or a load) took at its peak beyond the imports, and MB of the model that it holds."""
+    command = [
+        sys.executable,
+        "-c",
+        textwrap.dedent(PEAK),
+        str(tmp_path / start),
+        str(tmp_path / end),
+        to,
+        str(tmp_path / "tiny"),
+    ]
+    return map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+
+
+def large_fp8(folder, config):
+    """A V3 folder of FP8 shards without a model behind it: every tensor that the config asks for, random."""
+    folder.mkdir()
+    weight_map, shards = {}, {}
+    for piece in hf.pieces(Decoder.empty(config)):
+        file = f"model-{hf.layer_number(piece.name)}.safetensors"
+        shard = shards.setdefault(file, {})
+        if piece.name.split(".")[-2].endswith(("_proj", "_proj_with_mqa")):
+            codes = torch.randint(0, 120, piece.shape, dtype=torch.uint8).view(torch.float8_e4m3fn)
+            shard[piece.name], shard[f"{piece.name}_scale_inv"] = codes, torch.rand(scales_shape(piece.shape)) * 1e-4
+        else:
+            shard[piece.name] = torch.rand(piece.shape).to(torch.float32 if piece.keep_float32 else torch.bfloat16)
+    for file, shard in shards.items():
+        safetensors.torch.save_file(shard, folder / file, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(shard, file))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "config.json").write_text(json.dumps({**write_config(config), "quantization_config": V3}))
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's /proc")
-def test_a_large_sharded_fp8_folder_is_converted_there_and_back_in_the_memory_of_a_few_tensors(tmp_path):
-    (tmp_path / "a").mkdir()
-    weight_map = {}
-    for shard in range(4):  # 4 × 8 × 2 MB of FP8, 128 MB as bfloat16
-        tensors = {}
-        for expert in range(8):
-            name = f"model.layers.{shard}.mlp.experts.{expert}.up_proj.weight"
-            codes = torch.randint(0, 120, (2048, 1024), dtype=torch.uint8).view(torch.float8_e4m3fn)
-            tensors[name], tensors[f"{name}_scale_inv"] = codes, torch.rand(16, 8) + 0.1
-        file = f"model-{shard}.safetensors"
-        safetensors.torch.save_file(tensors, tmp_path / "a" / file, metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(tensors, file))
-    (tmp_path / "a" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    (tmp_path / "a" / "config.json").write_text(json.dumps({"quantization_config": V3}))
-    for start, end, to in (("a", "b", "hf"), ("b", "c", "fp8")):
-        script = textwrap.dedent(PEAK)
-        command = [sys.executable, "-c", script, str(tmp_path / start), str(tmp_path / end), to]
-        grown = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        assert grown < 48, (to, grown)  # MB
-    assert sum(p.stat().st_size for p in (tmp_path / "b").iterdir()) > 128e6
+def test_a_sharded_fp8_model_is_loaded_and_converted_there_and_back_in_bounded_memory(tmp_path):
+    shape = dict(hidden_size=512, intermediate_size=1024, moe_intermediate_size=320, num_hidden_layers=4, n_routed_experts=32)
+    config = dataclasses.replace(TINY, **shape, q_lora_rank=200, kv_lora_rank=100)
+    saved(tmp_path / "tiny")
+    large_fp8(tmp_path / "a", config)
+    grown, held = peak(tmp_path, "a", "", "load")
+    assert held > 90 and grown < held + 32, (grown, held)
+    grown, _ = peak(tmp_path, "a", "b", "hf")
+    assert grown < 32, grown
+    grown, _ = peak(tmp_path, "b", "c", "fp8")
+    assert grown < 32, grown
+    assert sum(p.stat().st_size for p in (tmp_path / "b").iterdir()) > 90e6

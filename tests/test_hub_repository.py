@@ -15,8 +15,11 @@ from seekling.hub.progress import Quiet
 from seekling.hub.repository import pull_repository
 
 WEIGHTS = os.urandom(300_000)
+LLAMA = json.dumps(
+    dict(model_type="llama", vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4)
+).encode()
 FILES = {
-    "config.json": b'{"model_type": "llama"}',
+    "config.json": LLAMA,
     "tokenizer.json": b'{"model": {}}',
     "README.md": b"---\nlicense: apache-2.0\n---\n# A model\n",
     "model.safetensors": WEIGHTS,
@@ -102,7 +105,7 @@ def test_a_pulled_model_is_found_by_its_name_and_by_a_last_part_that_only_it_has
 def test_every_shard_that_the_index_names_is_fetched_and_no_other():
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     files = {
-        "config.json": b"{}",
+        "config.json": LLAMA,
         "model.safetensors.index.json": json.dumps(index).encode(),
         "model-00001-of-00002.safetensors": b"1" * 2000,
         "model-00002-of-00002.safetensors": b"2" * 2000,
@@ -140,6 +143,23 @@ def test_several_gguf_files_are_listed_with_their_sizes_to_choose_from():
         message = refused(hub)
         assert "m.Q4_0.gguf (1.50 KB), m.Q8_0.gguf (3.00 KB)" in message and "--quant" in message
         assert "no GGUF files that fit --quant Q5_K" in refused(hub, quant="Q5_K")
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (b'{"model_type": "mamba"}', "'mamba' cannot be read"),
+        (b"{", "not valid JSON"),
+        (LLAMA[:-1] + b', "quantization_config": {"quant_method": "awq"}}', "quant_method 'awq' is not supported"),
+        (LLAMA[:-1] + b', "one": 1, "two": 2}', "and 1 more reasons"),
+    ],
+)
+def test_a_model_that_would_not_load_costs_no_download_of_its_weights(config, reason):
+    with Hub({**FILES, "config.json": config}) as hub:
+        message = refused(hub)
+        assert reason in message and "--anyway" in message
+        assert not hub.asked("model.safetensors") and find("some/model") is None
+        assert (pull(hub, anyway=True).path / "model.safetensors").read_bytes() == WEIGHTS
 
 
 def test_pickles_are_never_pulled():
@@ -355,7 +375,7 @@ def test_a_listing_with_a_hostile_path_is_refused_whole(path):
 
 def test_an_index_that_names_a_path_outside_is_refused():
     index = {"weight_map": {"a": "../../model.safetensors"}}
-    with Hub({"config.json": b"{}", "model.safetensors.index.json": json.dumps(index).encode(), "a.safetensors": b"x"}) as hub:
+    with Hub({"model.safetensors.index.json": json.dumps(index).encode(), "a.safetensors": b"x"}) as hub:
         assert "'../../model.safetensors'" in refused(hub)
 
 

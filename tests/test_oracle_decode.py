@@ -113,7 +113,7 @@ def test_a_reset_row_starts_anew():
 def test_the_cache_holds_latent_and_rotated_key_of_every_layer_and_nothing_else(family, seed):
     config = draw_config(family, seed)
     cache = Cache(config, rows=3, capacity=10)
-    tensors = [t for value in vars(cache).values() if isinstance(value, list) for t in value if torch.is_tensor(t)]
+    tensors = [t for stores in (*cache.layers, *cache.states) for t in stores]
     assert not any(torch.is_tensor(v) for v in vars(cache).values())
     per_token = config.num_hidden_layers * (config.kv_lora_rank + config.qk_rope_head_dim)
     assert sum(t.numel() for t in tensors) == 3 * 10 * per_token

@@ -12,7 +12,7 @@ from seekling import cli, pull_verb
 from seekling.errors import DataError
 from seekling.hub.names import PACKAGES, Repository, models_folder, repository, wanted
 
-FILES = {"config.json": b"{}", "README.md": b"no front matter", "model.safetensors": os.urandom(2000)}
+FILES = {"generation_config.json": b"{}", "README.md": b"no front matter", "model.safetensors": os.urandom(2000)}
 
 
 @pytest.fixture

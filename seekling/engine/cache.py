@@ -114,6 +114,8 @@ class PagedCache:
 
     def drop(self, request: Request) -> None:
         """Take the pages back without remembering them."""
+        if request.pages and hasattr(self.runner, "forget"):  # runners that keep something of a row beside its pages
+            self.runner.forget(request.pages[0])
         for page in request.pages:
             self.pool.release(page)
         request.pages, request.computed = [], 0

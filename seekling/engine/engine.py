@@ -8,24 +8,31 @@
 
 import weakref
 from collections.abc import Hashable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, cast
 
+import torch
+from torch import Tensor
+
+from seekling.engine.backend import Choice, Quant, open_backend, runner_path
 from seekling.engine.cache import PagedCache
 from seekling.engine.constrain import Grammars
+from seekling.engine.draft_model import ModelDrafter
+from seekling.engine.draft_mtp import MTPDrafter
+from seekling.engine.embed import Pooling, embed
+from seekling.engine.fingerprint import fingerprint
 from seekling.engine.handle import Handle
 from seekling.engine.loop import Loop
 from seekling.engine.prompt import Prompt, as_prompts, encode_prompts
-from seekling.engine.quant import quantised
 from seekling.engine.request import Request
 from seekling.engine.sampling import Completion, Delta, Sampling
 from seekling.engine.scheduler import Scheduler
-from seekling.engine.speculate import NgramDrafter
+from seekling.engine.speculate import Drafter, NgramDrafter
 from seekling.engine.thinking import ThinkingGuard
 from seekling.engine.torch_runner import TorchRunner
 from seekling.errors import SeeklingError, raise_all
+from seekling.model.v4.cache import SLACK
 from seekling.text.special import THINK, THINK_END
 
-Quant = Literal["int8", "int4"]
 CACHE_BYTES = 1 << 30  # default most memory of the cache; one whole context always fits
 
 
@@ -35,19 +42,23 @@ class Engine:
     Args:
         path_or_lm: a run or checkpoint folder, or what `seekling.load` returned (then its weights are shared, not copied,
             and an engine over a model in training always uses the current weights).
-        quant: None keeps the weights; "int8" / "int4" make a smaller quantised copy (`seekling.engine.quant`).
-        dtype: of a model loaded from a path; default "float32".
+        quant: None keeps the weights; "int8" / "int4" make a smaller quantised copy.
+        dtype: of a model loaded from a path; default as stored for the native runner, "float32" for torch.
+        runner: "native" (packed weights, CPU), "torch", or "auto": native for paths and quantised copies where it can.
+        threads: of the native runner; default torch's.
         max_rows: most answers computed together; more wait in order.
         step_tokens: most tokens of a step; longer prompts are computed in parts, beside the answers being written.
         cache_tokens: size of the cache; default room for ``max_rows`` whole contexts, but no more than 1 GiB. A smaller one
             also bounds the context.
         max_queue: most requests of `submit` that may wait before it raises `QueueFull`.
-        prefix_cache: keep what was computed for later prompts that begin alike.
-        speculate: "ngram" proposes what followed the last words before; answers stay the same, they only come sooner.
+        prefix_cache: keep what was computed for later prompts that begin alike. Models that keep a state of each row (linear
+            attention, DeepSeek-V4) cannot.
+        speculate: who proposes tokens that one step then checks; answers stay the same, they only come sooner. "ngram": what
+            followed the last words before; "mtp": the model's own MTP layer; or a path or loaded model that is smaller.
         draft_tokens: most tokens proposed a step.
 
-    A request's tokens depend on its own prompt, settings and seed. What runs beside it can change only the rounding of
-    its logits, because torch picks matrix kernels by batch shape.
+    A request's tokens depend on its own prompt, settings and seed. The native runner's are bit for bit those of the request
+    alone. In torch what runs beside it can change the rounding of its logits, because torch picks kernels by shape.
 
     Raises:
         SeeklingError: unknown settings, a folder that is no model, a `dtype` beside an already loaded model.
@@ -59,44 +70,39 @@ class Engine:
         quant: Quant | None = None,
         *,
         dtype: str | None = None,
+        runner: Choice = "auto",
+        threads: int | None = None,
         max_rows: int = 16,
         step_tokens: int = 512,
         cache_tokens: int | None = None,
         max_queue: int = 1024,
         prefix_cache: bool = True,
-        speculate: Literal["ngram"] | None = None,
+        speculate: Any = None,
         draft_tokens: int = 4,
     ):
         problems = []
         if quant not in (None, "int8", "int4"):
             problems.append(f"quant is {quant!r}: give None, 'int8' or 'int4'")
         numbers = {"max_rows": max_rows, "step_tokens": step_tokens, "max_queue": max_queue, "draft_tokens": draft_tokens}
-        if cache_tokens is not None:
-            numbers["cache_tokens"] = cache_tokens
+        numbers |= {k: v for k, v in {"cache_tokens": cache_tokens, "threads": threads}.items() if v is not None}
         for name, value in numbers.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 problems.append(f"{name} is {value!r}: give a whole number of at least 1")
-        if speculate not in (None, "ngram"):
-            problems.append(f"speculate is {speculate!r}: give None or 'ngram'")
+        if runner not in ("auto", "native", "torch"):
+            problems.append(f"runner is {runner!r}: give 'auto', 'native' or 'torch'")
         loaded = hasattr(path_or_lm, "model") and hasattr(path_or_lm, "config")
         if loaded and dtype is not None:
             problems.append("dtype is for a path; this model is loaded already: give the dtype to seekling.load")
         raise_all(SeeklingError, problems, "engine")
-        if not loaded:
-            from seekling.lm import load
-
-            path_or_lm = load(path_or_lm, dtype=dtype or "float32")
-        self.config = path_or_lm.config
-        self.tokenizer = path_or_lm.tokenizer
-        self.quant = quant
-        self.max_rows = max_rows
-        self.model = model = path_or_lm.model if quant is None else quantised(path_or_lm.model, quant)
-        self.runner = TorchRunner(self.model, self.config)
-        cache = PagedCache(self.runner, self._pages(cache_tokens), prefix_cache)
+        self._backend = backend = open_backend(path_or_lm, quant, dtype, runner, threads, states=speculate == "mtp")
+        self.config, self.tokenizer, self.model = backend.config, backend.tokenizer, backend.model
+        self.quant, self.max_rows = quant, max_rows
+        cache = PagedCache(backend.runner, self._pages(cache_tokens), prefix_cache and not self.config.holds_state)
         self.context = min(self.config.max_position_embeddings, cache.tokens)
-        drafter = NgramDrafter(draft_tokens) if speculate == "ngram" else None
+        drafter = self._drafter(speculate, draft_tokens, cache.pool.size, threads)
         self._grammars: Grammars | None = None
-        self._loop = Loop(cache, Scheduler(cache, max_rows, step_tokens), max_queue, lambda: weights_version(model), drafter)
+        self._fingerprint: tuple[object, str] | None = None
+        self._loop = Loop(cache, Scheduler(cache, max_rows, step_tokens), max_queue, backend.version, drafter)
         weakref.finalize(self, self._loop.close)
 
     # ---- the public calls ------------------------------------------------------------------------------------------
@@ -196,7 +202,7 @@ class Engine:
             "prefix_looked_up": stats.looked_up,
             "prefix_hit": stats.hit,
             "prefix_last_miss": None if stats.last_miss is None else str(stats.last_miss),
-            "runner": self.runner.path,
+            "runner": runner_path(self._backend.runner),
         }
         if loop.drafter is not None:
             out |= {
@@ -205,6 +211,30 @@ class Engine:
                 "tokens_per_step": 1 + loop.drafter.accepted / max(1, loop.drafter.steps),
             }
         return out
+
+    def embed(self, texts: Prompt | Sequence[Prompt], pooling: Pooling = "mean") -> Tensor:
+        """Vectors (N, hidden size) of length 1, float32, computed in torch.
+
+        Args:
+            texts: as the prompts of `generate`.
+            pooling: "mean" of all tokens' states or the "last" one's.
+        """
+        encoded = encode_prompts(as_prompts(texts), self.tokenizer, self.config, thinking=False)
+        if self.model is None:  # the native runner gives no states
+            from seekling.lm import load
+
+            if self._backend.path is None:
+                raise SeeklingError("this engine holds only packed weights: make one with runner='torch' to embed")
+            self.model = load(self._backend.path, dtype="float32").model
+        return embed(self.model, encoded, pooling)
+
+    @property
+    def fingerprint(self) -> str:
+        """One hash of weights, code and instruction path: equal fingerprints, equal answers. The first call reads it all."""
+        version = self._backend.version()
+        if self._fingerprint is None or self._fingerprint[0] != version:
+            self._fingerprint = version, fingerprint(self._backend, self.quant)
+        return self._fingerprint[1]
 
     def weights_changed(self) -> None:
         """Forget the prefix cache. Only needed after a change of weights that torch does not count, as through ``.data``."""
@@ -225,10 +255,38 @@ class Engine:
     def _pages(self, cache_tokens: int | None) -> int:
         context = self.config.max_position_embeddings
         if cache_tokens is None:
-            weight = next(self.model.parameters())
-            a_token = self.config.kv_elements_per_token() * weight.element_size()
-            cache_tokens = max(min(self.max_rows * context, CACHE_BYTES // a_token), context)
-        return -(-cache_tokens // self.runner.page_tokens)
+            weight = torch.bfloat16 if self.model is None else next(self.model.parameters()).dtype
+            a_token = self.config.kv_elements_per_token() * weight.itemsize
+            cache_tokens = max(min(self.max_rows * context, CACHE_BYTES // max(1, a_token)), context)
+        return -(-cache_tokens // self._backend.runner.page_tokens)
+
+    def _drafter(self, speculate: Any, tokens: int, pages: int, threads: int | None) -> Drafter | None:
+        if speculate is None:
+            return None
+        if self.config.v4 is not None:
+            if speculate == "mtp":
+                raise SeeklingError("the MTP layers of DeepSeek-V4 do not draft yet: use speculate='ngram' or a small model")
+            if tokens > SLACK:
+                raise SeeklingError(f"draft_tokens is {tokens}, but rows of DeepSeek-V4 can go back {SLACK} tokens at most")
+        elif self.config.holds_state:
+            raise SeeklingError(
+                "speculate needs a cache that can go back over wrong drafts; linear attention keeps a state: leave it"
+            )
+        if isinstance(speculate, str) and speculate == "ngram":
+            return NgramDrafter(tokens)
+        if isinstance(speculate, str) and speculate == "mtp":
+            return MTPDrafter(cast(TorchRunner, self._backend.runner), tokens)
+        small = open_backend(speculate, None, None, "auto", threads)
+        if small.config.holds_state:
+            raise SeeklingError(
+                "the draft model has linear attention, whose state cannot go back over wrong drafts: take another"
+            )
+        if small.config.vocab_size != self.config.vocab_size:
+            raise SeeklingError(
+                f"the draft model has {small.config.vocab_size} tokens and the model {self.config.vocab_size}: "
+                "take one with the same vocabulary"
+            )
+        return ModelDrafter(small.runner, pages, tokens)
 
     def _submit(self, requests: list[Request], *, bounded: bool = True) -> Handle:
         handle = self._loop.submit(requests, bounded=bounded)
@@ -320,8 +378,3 @@ class Engine:
     def _end_ids(self) -> set[int]:
         found = [*self.config.eos_token_ids, None if self.tokenizer is None else self.tokenizer.eos_id]
         return {i for i in found if i is not None}
-
-
-def weights_version(model: Any) -> object:
-    """Changes whenever a parameter or buffer was written to by torch or replaced."""
-    return [(t.data_ptr(), t._version) for t in (*model.parameters(), *model.buffers()) if not t.is_inference()]

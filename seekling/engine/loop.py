@@ -171,15 +171,24 @@ class Loop:
         """Give the decoding requests drafts, where there are pages for them: what a grammar forces, else the drafter's."""
         able = [w for w in works if w.speaks and w.request.prefilled and not w.request.scoring]
         free = [w for w in able if w.request.matcher is None]
-        drafts = [] if self.drafter is None else self.drafter.propose([w.request for w in free])
-        forced = [(w, w.request.forced_ids()) for w in able if w.request.matcher is not None]
-        for work, draft in [*zip(free, drafts, strict=bool(drafts)), *forced]:
+        if self.drafter is not None:
+            for work in free:
+                self._room(work.request, self.drafter.tokens)
+            for work, draft in zip(free, self.drafter.propose([w.request for w in free]), strict=True):
+                work.draft = draft
+        for work in able:
             request = work.request
-            room = len(request.pages) * self.cache.page_tokens
-            if len(request.ids) + len(draft) > room and self.cache.pool.free:
-                self.cache.grow(request, len(request.ids) + 1)
-                room = len(request.pages) * self.cache.page_tokens
-            work.draft = draft[: max(0, min(room - len(request.ids), request.limit - len(request.token_ids) - 1))]
+            if request.matcher is not None:
+                work.draft = request.forced_ids()
+            most = min(self._room(request, len(work.draft)), request.limit - len(request.token_ids) - 1)
+            work.draft = work.draft[: max(0, most)]
+
+    def _room(self, request: Request, drafts: int) -> int:
+        """Tokens its pages hold beyond its own; a page that lies free is taken for ``drafts``, none is taken from anybody."""
+        size = self.cache.page_tokens
+        if len(request.ids) + drafts > len(request.pages) * size and self.cache.pool.free:
+            self.cache.grow(request, len(request.pages) * size + 1)
+        return len(request.pages) * size - len(request.ids)
 
     def _chunk(self, work: Work) -> Chunk:
         request = work.request

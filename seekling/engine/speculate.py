@@ -14,8 +14,9 @@ from seekling.engine.runner import Chunk
 
 
 class Drafter(Protocol):
-    """Proposes the next tokens of decoding requests. ``steps`` counts the proposals, the others their tokens."""
+    """Proposes the next tokens of decoding requests, at most ``tokens``. ``steps`` counts proposals, the others tokens."""
 
+    tokens: int
     steps: int
     drafted: int
     accepted: int

@@ -3,11 +3,15 @@
 The cache lies in pages like everyone's; `Decoder.extend` writes new tokens into them and sees the pages of a row side by side.
 Any device, any dtype, weights shared with the model object (and read anew at every step).
 
+Layers with linear attention keep a state of the whole row instead of entries of its tokens. Pages cannot hold it, so it is kept
+beside them under the number of the row's first page, and such rows neither share pages nor go back.
+
 Tensor suffixes: N pages, P tokens a page, B rows, S slots, T new tokens, D hidden, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +19,15 @@ from torch import Tensor
 
 from seekling.engine.runner import PAGE, Chunk
 from seekling.errors import SeeklingError
-from seekling.model.cache import slot_shapes
+from seekling.model.cache import slot_shapes, state_shapes
+
+
+@dataclass
+class _RowState:
+    """What the layers keep of a row as a whole, after so many ``tokens`` (layer -> its states)."""
+
+    tokens: int = 0
+    layers: dict[int, list[Tensor]] = field(default_factory=dict)
 
 
 class TorchRunner:
@@ -25,7 +37,8 @@ class TorchRunner:
         model: `seekling.model.Decoder`, or a quantised copy.
         config: its configuration.
         page_tokens: tokens a page.
-        keep_states: keep the hidden states of a step's tokens in `states` (speculation with MTP reads them).
+        keep_states: keep the states of a step's tokens before the final norm, one (T, D) a chunk, in `states`; and keep pages
+            for the MTP layers too, which read them (speculation).
     """
 
     path = "torch"
@@ -33,15 +46,18 @@ class TorchRunner:
     def __init__(self, model: Any, config: Any, page_tokens: int = PAGE, keep_states: bool = False):
         self.model, self.config, self.page_tokens, self.keep_states = model, config, page_tokens, keep_states
         self.states: list[Tensor] = []
-        self._shapes = [slot_shapes(config, layer) for layer in range(config.num_hidden_layers)]
+        layers = config.num_hidden_layers + (config.num_nextn_predict_layers if keep_states else 0)
+        self._shapes = [slot_shapes(config, layer) for layer in range(layers)]
         self._limit = self._held = 0
         self._stores: list[list[Tensor]] = []  # per layer: tensors (pages, tokens a page, …)
+        self._row_states: dict[int, _RowState] = {}  # by the row's first page
 
     # ---- the pool --------------------------------------------------------------------------------------------------
 
     def allocate(self, pages: int) -> None:
         """Pages 0 … pages - 1. Memory is taken as they come into use."""
         self._limit, self._held = pages, 0
+        self._row_states.clear()
         self._stores = [[self._empty(0, shape) for shape in shapes] for shapes in self._shapes]
 
     def _empty(self, pages: int, shape: tuple[int, ...]) -> Tensor:
@@ -67,9 +83,14 @@ class TorchRunner:
             for layer in store:
                 layer[dst] = layer[src]
 
+    def forget(self, first_page: int) -> None:
+        """The row that began on this page is over: its state is dropped."""
+        self._row_states.pop(first_page, None)
+
     def bytes(self) -> int:
-        """Bytes the pool takes now."""
-        return sum(layer.nbytes for store in self._stores for layer in store)
+        """Bytes the pool takes now, and the states of rows beside it."""
+        states = (state for row in self._row_states.values() for states in row.layers.values() for state in states)
+        return sum(layer.nbytes for store in self._stores for layer in store) + sum(state.nbytes for state in states)
 
     # ---- a step ----------------------------------------------------------------------------------------------------
 
@@ -78,22 +99,22 @@ class TorchRunner:
         groups: dict[int, list[int]] = {}
         for number, chunk in enumerate(chunks):
             groups.setdefault(len(chunk.ids) if len(chunk.ids) == 1 else -1 - number, []).append(number)
-        states: list[Tensor | None] = [None] * len(chunks)
+        states: list[Tensor] = [torch.empty(0)] * len(chunks)
         logits: list[Tensor | None] = [None] * len(chunks)
         with self.evaluating():
             for members in groups.values():
                 h_BTD = self._extend([chunks[i] for i in members])
                 for row, i in enumerate(members):
-                    if self.keep_states:
-                        states[i] = h_BTD[row]
+                    states[i] = h_BTD[row]
                 wanted = [(row, i) for row, i in enumerate(members) if chunks[i].want != "none"]
                 if not wanted:
                     continue
                 rows = [h_BTD[row] if chunks[i].want == "all" else h_BTD[row, -1:] for row, i in wanted]
-                parts = self.model.head(torch.cat(rows)).float().split([len(r) for r in rows])
+                h = torch.cat(rows)
+                parts = self.model.head(self.model.final(h) if self.keep_states else h).float().split([len(r) for r in rows])
                 for (_, i), part in zip(wanted, parts, strict=True):
                     logits[i] = part
-        self.states = [s for s in states if s is not None]
+        self.states = states if self.keep_states else []
         found = [part for part in logits if part is not None]
         return torch.cat(found) if found else torch.empty(0, self.config.vocab_size)
 
@@ -101,9 +122,42 @@ class TorchRunner:
         """Final-normed states (B, T, D) of chunks of equal length, which their pages then hold."""
         device = next(self.model.parameters()).device
         self._reach(max(page for chunk in chunks for page in chunk.pages))
-        cache: Any = _PagedRows(self._stores, chunks, self.page_tokens, device)
+        states = self._states_of(chunks) if self.config.holds_state else []
+        cache = self.rows(chunks, states)
         ids_BT = torch.tensor([chunk.ids for chunk in chunks], dtype=torch.int64, device=device)
-        return self.model.extend(ids_BT, cache, rows=list(range(len(chunks))))
+        rows = list(range(len(chunks)))
+        h_BTD = (
+            self.model.extend_states(ids_BT, cache, rows) if self.keep_states else self.model.extend(ids_BT, cache, rows=rows)
+        )
+        for state, chunk in zip(states, chunks, strict=False):  # no states, or as many as chunks
+            state.tokens = chunk.end
+        return h_BTD
+
+    def _states_of(self, chunks: Sequence[Chunk]) -> list[_RowState]:
+        """The running state of every chunk's row, empty where a row begins."""
+        found = []
+        for chunk in chunks:
+            held = self._new_state() if chunk.start == 0 else self._row_states.get(chunk.pages[0], _RowState())
+            if held.tokens != chunk.start:
+                raise SeeklingError(
+                    f"this model keeps a running state of each row, here over {held.tokens} tokens, and cannot go on from "
+                    f"token {chunk.start}: compute the row from its beginning"
+                )
+            self._row_states[chunk.pages[0]] = held
+            found.append(held)
+        return found
+
+    def _new_state(self) -> _RowState:
+        weight = next(self.model.parameters())
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        shapes = {layer: state_shapes(self.config, layer) for layer in range(self.config.num_hidden_layers)}
+        return _RowState(
+            0, {layer: [torch.zeros(s, dtype=dtype, device=weight.device) for s in some] for layer, some in shapes.items()}
+        )
+
+    def rows(self, chunks: Sequence[Chunk], states: Sequence[_RowState] = ()) -> Any:
+        """The pages of some chunks as the cache that a decoder's layers take."""
+        return _PagedRows(self._stores, chunks, self.page_tokens, next(self.model.parameters()).device, states)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -123,8 +177,15 @@ class TorchRunner:
 class _PagedRows:
     """The cache that `Decoder.extend` sees: rows made of the pages of some chunks (see `seekling.model.cache.Cache`)."""
 
-    def __init__(self, stores: list[list[Tensor]], chunks: Sequence[Chunk], page_tokens: int, device: torch.device):
-        self._stores, self._chunks, self._page = stores, chunks, page_tokens
+    def __init__(
+        self,
+        stores: list[list[Tensor]],
+        chunks: Sequence[Chunk],
+        page_tokens: int,
+        device: torch.device,
+        states: Sequence[_RowState] = (),
+    ):
+        self._stores, self._chunks, self._page, self._states = stores, chunks, page_tokens, states
         self.lengths = [chunk.start for chunk in chunks]
         self.capacity = max(chunk.end for chunk in chunks)
         width = -(-self.capacity // page_tokens)
@@ -146,3 +207,12 @@ class _PagedRows:
         """The first ``slots`` slots of the rows, (B, slots, …) each."""
         table_BN = self._table_BN[list(rows)]
         return [store[table_BN].flatten(1, 2)[:, :slots] for store in self._stores[layer]]
+
+    def state(self, layer: int, rows: Sequence[int]) -> list[Tensor]:
+        """The running states of the rows, (B, …) each."""
+        return [torch.stack(some) for some in zip(*(self._states[row].layers[layer] for row in rows), strict=True)]
+
+    def set_state(self, layer: int, rows: Sequence[int], values: Sequence[Tensor]) -> None:
+        """Replace them."""
+        for b, row in enumerate(rows):
+            self._states[row].layers[layer] = [new[b] for new in values]

@@ -58,8 +58,7 @@ def model_from(config: ModelConfig, source: TensorSource, dtype: str | torch.dty
         CheckpointError: one that lists every missing, unexpected, misshaped or unreadable tensor.
     """
     source = hf.as_published(config, source)
-    config = _without_absent_mtp(config, source)
-    _check(config, source)
+    config = fitted(config, source)
     model = Decoder.empty(config, dtype=files.dtype_of(dtype), device="cpu")
     by_name = {piece.name: piece for piece in hf.pieces(model)}
     memory = model.state_dict()
@@ -69,6 +68,18 @@ def model_from(config: ModelConfig, source: TensorSource, dtype: str | torch.dty
                 by_name[name].put(memory[by_name[name].target], source.read(name))
     _check_copies(config, source)
     return model.eval()
+
+
+def fitted(config: ModelConfig, source: TensorSource) -> ModelConfig:
+    """The config that a store's weights fill completely: without MTP layers of which it holds none.
+
+    Raises:
+        CheckpointError: one that lists every missing, unexpected, misshaped or unreadable tensor.
+    """
+    source = hf.as_published(config, source)
+    config = _without_absent_mtp(config, source)
+    _check(config, source)
+    return config
 
 
 def _without_absent_mtp(config: ModelConfig, source: TensorSource) -> ModelConfig:
@@ -89,6 +100,7 @@ def _check(config: ModelConfig, source: TensorSource) -> None:
     shapes = {piece.name: piece.shape for piece in plan}
     optional = {name: shapes[main] for name, main in {**hf.copies(config), **hf.tied(config)}.items()}
     optional.update(hf.empty_tensors(config))
+    optional.update({name: shape for name, (shape, _) in hf.decay_tables(config).items()})
     held = source.shapes
     missing = [name for name in shapes if name not in held]
     unexpected, misshaped = [], []
@@ -115,12 +127,18 @@ def _by_layer(names: list[str]) -> list[str]:
 
 
 def _check_copies(config: ModelConfig, source: TensorSource) -> None:
-    """The model holds one embedding and one head: copies on disk must be the same numbers."""
+    """What the model holds once or derives must be the same numbers on disk: copies of the tables, decays."""
     bad = [
         f"{name} differs from {main}, which it must repeat; this model shares the two"
         for name, main in {**hf.copies(config), **hf.tied(config)}.items()
         if name in source.shapes and not _same_bits(source.read(name), source.read(main))
     ]
+    for name, (_, make) in hf.decay_tables(config).items():
+        if name in source.shapes:
+            held = source.read(name)
+            rounding = 1e-5 if held.dtype in (torch.float32, torch.float64) else 0.02  # slopes of 16 bits, 256 steps on
+            if not torch.allclose(held.float(), make(), rtol=0, atol=rounding):
+                bad.append(f"{name} differs from what config.json makes it; this model derives it")
     raise_all(CheckpointError, bad, source.where)
 
 
@@ -185,6 +203,8 @@ def _planned(model: Decoder, dtype: torch.dtype) -> tuple[list[ToWrite], list[To
         tensors.append(ToWrite(name, dtype, by_name[main].shape, values_of(by_name[main])))
     for name, shape in hf.empty_tensors(config).items():
         tensors.append(ToWrite(name, dtype, shape, lambda shape=shape: torch.empty(shape)))  # type: ignore[misc]
+    for name, (shape, make) in hf.decay_tables(config).items():
+        tensors.append(ToWrite(name, torch.float32, shape, make))
     return [t for t in tensors if not hf.is_mtp(t.name, config)], [t for t in tensors if hf.is_mtp(t.name, config)]
 
 

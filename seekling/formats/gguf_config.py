@@ -4,18 +4,22 @@ Every key below the architecture's name is either understood or named in an erro
 are stored as float32; ``1e-05`` comes back as 1e-05.
 """
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from seekling.errors import CheckpointError, raise_all
+from seekling.formats import gguf_v4
 from seekling.formats.gguf_header import GGUFTensor
 
 MODEL_TYPES = {
     "llama": "llama", "qwen2": "qwen2", "qwen2moe": "qwen2_moe", "qwen3": "qwen3", "qwen3moe": "qwen3_moe",
     "ernie4_5": "ernie4_5", "ernie4_5-moe": "ernie4_5_moe", "deepseek2": "deepseek_v3", "deepseek32": "deepseek_v32",
-    "minimax-m2": "minimax_m2", "gpt-oss": "gpt_oss",
+    "deepseek4": "deepseek_v4",
+    "minimax-01": "minimax", "minimax-m2": "minimax_m2", "gpt-oss": "gpt_oss",
 }  # fmt: skip
 # Keys that say nothing about the mathematics, or repeat what the tensors' shapes say.
 _NO_MATHS = ("vocab_size", "rope.scaling.finetuned", "tensor_data_layout")
@@ -44,7 +48,7 @@ class Metadata:
             value = value[0]
         if value is None:
             return None
-        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
             return short(float(value))
         if kind is int and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return value
@@ -107,8 +111,25 @@ def raw_config(
     raw = _common(meta, tensors)
     _FAMILY.get(arch, _plain)(meta, tensors, raw)
     raw.update(_rope(meta, tensors, floats, raw))
+    _plausible(meta, tensors, raw)
     meta.check()
     return raw
+
+
+def _plausible(meta: Metadata, tensors: Mapping[str, GGUFTensor], raw: Mapping[str, Any]) -> None:
+    """Counts that would make a model of absurd size; the tensors' shapes are compared one by one when a model is filled."""
+    layers = {int(match[1]) for name in tensors if (match := re.match(r"blk\.([0-9]{1,6})\.", name))}
+    total = raw["num_hidden_layers"] + raw.get("num_nextn_predict_layers", 0)
+    if layers != set(range(total)):
+        meta.problems.append(f"{meta.arch}.block_count is {total}, but there are tensors of {len(layers)} layers")
+    widest = 4 * max(max(tensor.shape) for tensor in tensors.values())
+    for key, value in raw.items():
+        if isinstance(value, int) and key != "max_position_embeddings" and not key.endswith("_token_id") and value > widest:
+            meta.problems.append(f"{key} {value} is larger than anything in the tensors")
+    if raw["rms_norm_eps"] < 0:
+        meta.problems.append(f"{meta.arch}.attention.layer_norm_rms_epsilon is negative")
+    if raw["max_position_embeddings"] > 2**31:
+        meta.problems.append(f"{meta.arch}.context_length {raw['max_position_embeddings']} is absurd")
 
 
 def _common(meta: Metadata, tensors: Mapping[str, GGUFTensor]) -> dict[str, Any]:
@@ -118,8 +139,7 @@ def _common(meta: Metadata, tensors: Mapping[str, GGUFTensor]) -> dict[str, Any]
     heads, hidden = meta.need("attention.head_count"), meta.need("embedding_length")
     layers = meta.need("block_count")
     head_dim = meta.get("attention.key_length", hidden // heads)
-    if layers > 4096:
-        meta.problems.append(f"{meta.arch}.block_count is {layers}")
+    layers = min(layers, len(tensors))  # a lie is noted later
     raw: dict[str, Any] = {
         "model_type": MODEL_TYPES[meta.arch],
         "vocab_size": embedding.shape[0],
@@ -136,8 +156,8 @@ def _common(meta: Metadata, tensors: Mapping[str, GGUFTensor]) -> dict[str, Any]
     }
     for key in ("bos", "eos", "padding"):
         value = meta.metadata.get(f"tokenizer.ggml.{key}_token_id")
-        if isinstance(value, int) and value < embedding.shape[0]:
-            raw[f"{'pad' if key == 'padding' else key}_token_id"] = value
+        known = isinstance(value, int) and 0 <= value < embedding.shape[0]
+        raw[f"{'pad' if key == 'padding' else key}_token_id"] = value if known else None
     return raw
 
 
@@ -231,6 +251,27 @@ def _minimax_m2(meta: Metadata, tensors: Mapping[str, GGUFTensor], raw: dict[str
     _weights_scale_is_one(meta)
 
 
+def _minimax_01(meta: Metadata, tensors: Mapping[str, GGUFTensor], raw: dict[str, Any]) -> None:
+    _same_value_width(meta, raw)
+    layers = raw["num_hidden_layers"]
+    interval = meta.get("full_attention_interval", 8) or 8
+    linear = meta.get("attention.recurrent_layers", None, list) or [(i + 1) % interval != 0 for i in range(layers)]
+    if len(linear) < layers:
+        meta.problems.append(f"{meta.arch}.attention.recurrent_layers has {len(linear)} values for {layers} layers")
+    scale = meta.need("residual_scale", float)
+    raw.update(
+        num_local_experts=meta.need("expert_count"),
+        num_experts_per_tok=meta.need("expert_used_count"),
+        rotary_dim=meta.get("rope.dimension_count", raw["head_dim"]),
+        layer_types=["linear_attention" if kind else "full_attention" for kind in linear[:layers]],
+        **{f"{part}_alpha_factor": scale for part in ("full_attn", "linear_attn", "mlp")},
+        **{f"{part}_beta_factor": 1.0 for part in ("full_attn", "linear_attn", "mlp")},
+    )
+    if meta.get("expert_feed_forward_length", raw["intermediate_size"]) != raw["intermediate_size"]:
+        meta.problems.append(f"{meta.arch}.expert_feed_forward_length differs from feed_forward_length")
+    _weights_scale_is_one(meta)
+
+
 def _gpt_oss(meta: Metadata, tensors: Mapping[str, GGUFTensor], raw: dict[str, Any]) -> None:
     _same_value_width(meta, raw)
     count, used, width = _experts(meta, raw["intermediate_size"])
@@ -314,5 +355,6 @@ def _rope(
 
 _FAMILY: dict[str, Callable[[Metadata, Mapping[str, GGUFTensor], dict[str, Any]], None]] = {
     "qwen2moe": _qwen_moe, "qwen3moe": _qwen_moe, "ernie4_5-moe": _ernie_moe, "minimax-m2": _minimax_m2, "gpt-oss": _gpt_oss,
-    "deepseek2": _deepseek, "deepseek32": _deepseek,
+    "minimax-01": _minimax_01,
+    "deepseek2": _deepseek, "deepseek32": _deepseek, "deepseek4": gguf_v4.read,
 }  # fmt: skip

@@ -156,7 +156,7 @@ class GGUFFile:
         if not self.architecture:
             raise CheckpointError(f"{path}: general.architecture is missing; this is no language model")
         if self._text("general.type") not in (None, "model"):
-            raise CheckpointError(f"{path} is a {self._text('general.type')}, not a model; give the model's own file")
+            raise CheckpointError(f"{path} is of type {self._text('general.type')!r}, not a model; give the model's own file")
         self.raw_config: dict[str, Any] = raw_config(
             self.architecture, self.metadata, self._header.tensors, self._small, str(path)
         )

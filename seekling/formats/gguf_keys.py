@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from seekling.errors import CheckpointError, raise_all
+from seekling.formats import gguf_v4
 from seekling.formats.gguf_config import MODEL_TYPES, SIGMOID, SOFTMAX
 from seekling.formats.gguf_out import Key
+from seekling.formats.gguf_rope import TRUNCATE, llama3_factors
 
 ARCHITECTURE = {model_type: arch for arch, model_type in MODEL_TYPES.items()} | {"deepseek_v2": "deepseek2"}
 # llama.cpp takes a deepseek2 model of so many layers for one without query compression, whatever the file says.
+_MLA = ("deepseek2", "deepseek32")
 _LITE_LAYERS, _LITE_48_VOCABULARY = (26, 27), 128256
 
 
@@ -74,12 +77,12 @@ def _common(plan: Plan, raw: Mapping[str, Any]) -> None:
     plan.count("block_count", raw["num_hidden_layers"])
     plan.count("context_length", raw["max_position_embeddings"])
     plan.count("embedding_length", raw["hidden_size"])
-    plan.count("feed_forward_length", raw["intermediate_size"])
+    plan.count("feed_forward_length", raw.get("intermediate_size") or raw["moe_intermediate_size"])
     plan.count("attention.head_count", raw["num_attention_heads"])
     plan.count("vocab_size", raw["vocab_size"])
     plan.number("attention.layer_norm_rms_epsilon", raw["rms_norm_eps"])
     plan.refuse(raw.get("hidden_act", "silu") != "silu", f"hidden_act {raw.get('hidden_act')!r}")
-    if raw["model_type"] in ("deepseek_v2", "deepseek_v3"):
+    if plan.arch in _MLA:
         return
     width = head_dim(raw)
     plan.count("attention.head_count_kv", raw.get("num_key_value_heads") or raw["num_attention_heads"])
@@ -124,14 +127,16 @@ def _ernie_moe(plan: Plan, raw: Mapping[str, Any]) -> None:
     plan.count("expert_used_count", raw["moe_k"])
     plan.count("expert_feed_forward_length", raw["moe_intermediate_size"])
     plan.count("interleave_moe_layer_step", 1)
-    plan.count("leading_dense_block_count", raw["moe_layer_start_index"])
+    layers, every, last = raw["num_hidden_layers"], raw["moe_layer_interval"], raw["moe_layer_end_index"]
+    last = layers - 1 if last == -1 else last
+    mixed = [i for i in range(layers) if (i + 1) % every == 0 and raw["moe_layer_start_index"] <= i <= last]
+    dense = mixed[0] if mixed else layers
+    plan.count("leading_dense_block_count", dense)
+    plan.refuse(mixed != list(range(dense, layers)), "dense layers behind the first mixed one")
     shared = raw.get("moe_num_shared_experts") or 0
     plan.count("expert_shared_count", shared)
     if shared:
         plan.count("expert_shared_feed_forward_length", shared * raw["moe_intermediate_size"])
-    last = raw.get("moe_layer_end_index", -1)
-    plan.refuse(raw.get("moe_layer_interval", 1) != 1, "moe_layer_interval other than 1")
-    plan.refuse(last not in (-1, None, raw["num_hidden_layers"] - 1), "moe_layer_end_index before the last layer")
     plan.refuse(raw.get("use_bias"), "use_bias (biases of the feed-forward layers)")
 
 
@@ -142,6 +147,20 @@ def _minimax_m2(plan: Plan, raw: Mapping[str, Any]) -> None:
     plan.count("expert_gating_func", SIGMOID)
     plan.refuse(raw.get("scoring_func", "sigmoid") != "sigmoid", "scoring_func other than sigmoid")
     plan.refuse(raw.get("use_qk_norm") is False, "use_qk_norm false")
+
+
+def _minimax_01(plan: Plan, raw: Mapping[str, Any]) -> None:
+    scales = {raw[f"{part}_alpha_factor"] for part in ("full_attn", "linear_attn", "mlp")}
+    ones = {raw[f"{part}_beta_factor"] for part in ("full_attn", "linear_attn", "mlp")}
+    plan.refuse(len(scales) > 1 or ones != {1.0}, "alpha factors that differ, or beta factors other than 1")
+    plan.number("residual_scale", max(scales))
+    linear = [kind == "linear_attention" for kind in raw["layer_types"]]
+    plan.keys[f"{plan.arch}.attention.recurrent_layers"] = Key("bool", linear, many=True)
+    plan.count("expert_count", raw["num_local_experts"])
+    plan.count("expert_used_count", raw["num_experts_per_tok"])
+    plan.refuse(raw.get("sliding_window"), "sliding_window")
+    heads = raw["num_attention_heads"]
+    plan.refuse(heads & (heads - 1), f"{heads} heads (llama.cpp spaces decays for powers of two only)")
 
 
 def _gpt_oss(plan: Plan, raw: Mapping[str, Any]) -> None:
@@ -174,21 +193,27 @@ def _deepseek(plan: Plan, raw: Mapping[str, Any]) -> None:
     plan.count("leading_dense_block_count", layers if not experts else dense)
     plan.count("expert_feed_forward_length", raw["moe_intermediate_size"])
     plan.count("expert_shared_count", raw.get("n_shared_experts") or 0)
+    if plan.arch == "deepseek32":
+        plan.count("attention.indexer.head_count", raw["index_n_heads"])
+        plan.count("attention.indexer.key_length", raw["index_head_dim"])
+        plan.count("attention.indexer.top_k", raw["index_topk"])
+        plan.refuse(not raw.get("q_lora_rank"), "no q_lora_rank")
     as_lite = layers in _LITE_LAYERS or (layers == 48 and raw["vocab_size"] == _LITE_48_VOCABULARY)
+    as_lite = as_lite and plan.arch == "deepseek2"
     plan.refuse(as_lite and raw.get("q_lora_rank"), f"q_lora_rank with {layers} layers (llama.cpp takes it for a Lite model)")
     plan.refuse(raw.get("attention_bias"), "attention_bias")
     plan.refuse(raw.get("mlp_bias"), "mlp_bias")
     plan.refuse(raw.get("rope_interleave", True) is False, "rope_interleave false")
-    if not experts or dense == layers:
-        return
-    _deepseek_experts(plan, raw, experts)
+    sigmoid = raw.get("scoring_func", "sigmoid" if raw["model_type"] == "deepseek_v3" else "softmax") == "sigmoid"
+    dense_v3 = raw["model_type"] == "deepseek_v3" and not experts
+    plan.count("expert_gating_func", SIGMOID if sigmoid or dense_v3 else SOFTMAX)  # also tells V3 from V2
+    if experts and dense < layers:
+        _deepseek_experts(plan, raw, experts)
 
 
 def _deepseek_experts(plan: Plan, raw: Mapping[str, Any], experts: int) -> None:
-    sigmoid = raw.get("scoring_func", "sigmoid" if raw["model_type"] == "deepseek_v3" else "softmax") == "sigmoid"
     plan.count("expert_count", experts)
     plan.count("expert_used_count", raw["num_experts_per_tok"])
-    plan.count("expert_gating_func", SIGMOID if sigmoid else SOFTMAX)
     plan.number("expert_weights_scale", raw.get("routed_scaling_factor", 1.0))
     # transformers' DeepSeek-V2 never normalises, whatever its config says
     plan.truth("expert_weights_norm", raw.get("norm_topk_prob", True) and raw["model_type"] != "deepseek_v2")
@@ -225,7 +250,7 @@ def _rope(plan: Plan, raw: Mapping[str, Any]) -> None:
     scaling = _scaling(raw)
     if scaling is None:
         return
-    kind, mla = scaling["rope_type"], plan.arch == "deepseek2"
+    kind, mla = scaling["rope_type"], plan.arch in _MLA
     if kind == "linear":
         plan.refuse(mla, "linear RoPE scaling (llama.cpp's deepseek2 also changes the softmax scale)")
         plan.text("rope.scaling.type", "linear")
@@ -254,7 +279,9 @@ def _yarn(plan: Plan, scaling: Mapping[str, Any], mla: bool) -> None:
         plan.number("rope.scaling.yarn_log_multiplier", 0.1 * (every or 0))
     else:
         plan.refuse(every or scaling.get("mscale"), "mscale of a model without MLA")
-        plan.refuse(scaling.get("attention_factor") is not None, "attention_factor (llama.cpp takes 0.1·ln(factor) + 1)")
+        usual = 1.0 if plan.arch == "deepseek4" else None
+        plan.refuse(scaling.get("attention_factor") not in (None, usual), "attention_factor (llama.cpp has its own)")
+    plan.keys[TRUNCATE] = Key("bool", scaling.get("truncate") is not False)
     if scaling.get("truncate") is False and plan.arch != "gpt-oss":
         plan.notes.append(
             "llama.cpp rounds YaRN's limits (truncate), this model does not: a small difference at long distances"
@@ -267,8 +294,6 @@ def rope_factors(raw: Mapping[str, Any]) -> list[float] | None:
     if scaling is None:
         return None
     if scaling["rope_type"] == "llama3":
-        from seekling.formats.gguf_rope import llama3_factors
-
         return [float(f) for f in llama3_factors(head_dim(raw), rope_theta(raw), scaling)]
     same = scaling["rope_type"] == "longrope" and scaling["long_factor"] == scaling["short_factor"]
     return list(scaling["long_factor"]) if same and scaling.get("attention_factor") == 1.0 else None
@@ -276,5 +301,6 @@ def rope_factors(raw: Mapping[str, Any]) -> list[float] | None:
 
 _WRITERS: dict[str, Callable[[Plan, Mapping[str, Any]], None]] = {
     "llama": _dense, "qwen2": _dense, "qwen3": _dense, "ernie4_5": _dense, "qwen2moe": _qwen_moe, "qwen3moe": _qwen_moe,
-    "ernie4_5-moe": _ernie_moe, "minimax-m2": _minimax_m2, "gpt-oss": _gpt_oss, "deepseek2": _deepseek,
+    "ernie4_5-moe": _ernie_moe, "minimax-01": _minimax_01, "minimax-m2": _minimax_m2, "gpt-oss": _gpt_oss,
+    "deepseek2": _deepseek, "deepseek32": _deepseek, "deepseek4": gguf_v4.write,
 }  # fmt: skip

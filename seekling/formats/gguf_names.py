@@ -60,10 +60,11 @@ class Made:
 
 Entry = Part | Made
 
-_OUTER = {
+OUTER = {
     "token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
 }  # fmt: skip
+BIAS = "exp_probs_b.bias"  # the router's correction (V3 §2.1.2)
 _GQA = {
     "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
@@ -90,16 +91,31 @@ _QWEN_SHARED = {
 
 @dataclass(frozen=True)
 class Names:
-    """One architecture: ``layer`` maps name stems below ``blk.N.`` to stems below ``model.layers.N.``; both may end in
-    ``.weight`` or ``.bias``.  ``experts`` is the pattern of an expert's names, ``bias`` the name of the router's correction."""
+    """One architecture.
+
+    Attributes:
+        layer: name stems below ``blk.N.`` to stems below ``prefix``; both end in ``.weight`` or ``.bias``.
+        experts: pattern of an expert's names below ``prefix``, with ``kinds`` for gate, up and down.
+        exact: whole names below ``blk.N.`` to whole names below ``prefix``.
+        linear: what ``layer`` is in layers with linear attention.
+        outer: names outside the layers.
+        prefix: what Hugging Face's names of layers begin with.
+    """
 
     layer: Mapping[str, str]
     experts: str = "mlp.experts.{expert}.{kind}_proj.weight"
     kinds: Mapping[str, str] = field(default_factory=lambda: {"gate": "gate", "up": "up", "down": "down"})
-    bias: str = "mlp.gate.e_score_correction_bias"
+    exact: Mapping[str, str] = field(default_factory=lambda: {BIAS: "mlp.gate.e_score_correction_bias"})
+    linear: Mapping[str, str] = field(default_factory=dict)
+    outer: Mapping[str, str] = field(default_factory=lambda: OUTER)
+    prefix: str = "model.layers."
 
 
 _W = {"gate": "w1", "up": "w3", "down": "w2"}
+_LIGHTNING = {
+    "attn_qkv": "self_attn.qkv_proj", "attn_gate": "self_attn.output_gate", "attn_norm_2": "self_attn.norm",
+    "attn_output": "self_attn.out_proj",
+}  # fmt: skip
 ARCHITECTURES: dict[str, Names] = {
     "llama": Names({**_GQA, **_DENSE}),
     "qwen2": Names({**_GQA, **_DENSE}),
@@ -107,18 +123,52 @@ ARCHITECTURES: dict[str, Names] = {
     "qwen2moe": Names({**_GQA, **_DENSE, **_ROUTER, **_QWEN_SHARED}),
     "qwen3moe": Names({**_GQA, **_DENSE, **_ROUTER}),
     "ernie4_5": Names({**_GQA, **_DENSE}),
-    "ernie4_5-moe": Names({**_GQA, **_DENSE, **_ROUTER, **_SHARED}, bias="mlp.moe_statics.e_score_correction_bias"),
+    "ernie4_5-moe": Names(
+        {**_GQA, **_DENSE, **_ROUTER, **_SHARED}, exact={BIAS: "mlp.moe_statics.e_score_correction_bias"}
+    ),
     "deepseek2": Names({**_MLA, **_DENSE, **_ROUTER, **_SHARED}),
     "deepseek32": Names({**_MLA, **_DENSE, **_ROUTER, **_SHARED}),
+    "deepseek4": Names(  # under the names DeepSeek publishes
+        layer={
+            "attn_norm": "attn_norm", "ffn_norm": "ffn_norm", "attn_q_a": "attn.wq_a", "attn_q_a_norm": "attn.q_norm",
+            "attn_q_b": "attn.wq_b", "attn_kv": "attn.wkv", "attn_kv_a_norm": "attn.kv_norm", "attn_output_a": "attn.wo_a",
+            "attn_output_b": "attn.wo_b", "attn_compressor_kv": "attn.compressor.wkv",
+            "attn_compressor_gate": "attn.compressor.wgate", "attn_compressor_norm": "attn.compressor.norm",
+            "indexer.attn_q_b": "attn.indexer.wq_b", "indexer.proj": "attn.indexer.weights_proj",
+            "indexer_compressor_kv": "attn.indexer.compressor.wkv", "indexer_compressor_gate": "attn.indexer.compressor.wgate",
+            "indexer_compressor_norm": "attn.indexer.compressor.norm", "ffn_gate_inp": "ffn.gate",
+            "ffn_gate_shexp": "ffn.shared_experts.w1", "ffn_down_shexp": "ffn.shared_experts.w2",
+            "ffn_up_shexp": "ffn.shared_experts.w3",
+        },
+        experts="ffn.experts.{expert}.{kind}.weight",
+        kinds={"gate": "w1", "up": "w3", "down": "w2"},
+        exact={
+            BIAS: "ffn.gate.bias", "attn_sinks.weight": "attn.attn_sink", "attn_compressor_ape.weight": "attn.compressor.ape",
+            "indexer_compressor_ape.weight": "attn.indexer.compressor.ape", "ffn_gate_tid2eid.weight": "ffn.gate.tid2eid",
+            **{f"hc_{part}_{kind}.weight": f"hc_{part}_{kind}" for part in ("attn", "ffn") for kind in ("fn", "base", "scale")},
+        },
+        outer={
+            "token_embd.weight": "embed.weight", "output_norm.weight": "norm.weight", "output.weight": "head.weight",
+            **{f"output_hc_{kind}.weight": f"hc_head_{kind}" for kind in ("fn", "base", "scale")},
+        },
+        prefix="layers.",
+    ),
+    "minimax-01": Names(
+        {**_GQA, "ffn_gate_inp": "block_sparse_moe.gate"},
+        experts="block_sparse_moe.experts.{expert}.{kind}.weight",
+        kinds=_W,
+        linear=_LIGHTNING,
+    ),
     "minimax-m2": Names(
         {**_GQA, "ffn_gate_inp": "block_sparse_moe.gate"},
         experts="block_sparse_moe.experts.{expert}.{kind}.weight",
         kinds=_W,
-        bias="block_sparse_moe.e_score_correction_bias",
+        exact={BIAS: "block_sparse_moe.e_score_correction_bias"},
     ),
     "gpt-oss": Names(
         {**{k: v for k, v in _GQA.items() if k != "ffn_norm"}, "post_attention_norm": "post_attention_layernorm",
-         "ffn_gate_inp": "mlp.router"}
+         "ffn_gate_inp": "mlp.router"},
+        exact={"attn_sinks.weight": "self_attn.sinks"},
     ),
 }  # fmt: skip
 # Tensors whose content is in the config (RoPE factors), never weights.
@@ -136,13 +186,14 @@ def entries(arch: str, tensors: Mapping[str, GGUFTensor], raw: Mapping[str, Any]
         raw: the config from ``gguf_config.raw_config``.
     """
     out: dict[str, Entry] = {}
+    outer = ARCHITECTURES[arch].outer
     for name, tensor in tensors.items():
         if name in ROPE_TENSORS:
             continue
         found: dict[str, Entry] | None = None
         layer = re.fullmatch(r"blk\.(0|[1-9][0-9]{0,5})\.(.+)", name)
-        if name in _OUTER:
-            found = {_OUTER[name]: Part(name, tensor.shape)}
+        if name in outer:
+            found = {outer[name]: Part(name, tensor.shape)}
         elif layer:
             found = _layer(arch, int(layer[1]), layer[2], tensors, raw)
         if found is None or found.keys() & out.keys():  # unknown, or another tensor is that one already
@@ -155,15 +206,17 @@ def _layer(
     arch: str, layer: int, rest: str, tensors: Mapping[str, GGUFTensor], raw: Mapping[str, Any]
 ) -> dict[str, Entry] | None:
     """The Hugging Face tensors that come from ``blk.{layer}.{rest}``; None for an unknown one."""
-    names, stored, to = ARCHITECTURES[arch], f"blk.{layer}.{rest}", f"model.layers.{layer}."
+    names = ARCHITECTURES[arch]
+    stored, to = f"blk.{layer}.{rest}", f"{names.prefix}{layer}."
     stem, _, end = rest.rpartition(".")
     shape = tensors[stored].shape
-    if rest == "exp_probs_b.bias":
-        return {to + names.bias: Part(stored, (1, *shape) if arch == "ernie4_5-moe" else shape)}
-    if rest == "attn_sinks.weight" and arch == "gpt-oss":
-        return {to + "self_attn.sinks": Part(stored, shape)}
+    if rest in names.exact:
+        return {to + names.exact[rest]: Part(stored, (1, *shape) if rest == BIAS and arch == "ernie4_5-moe" else shape)}
     if end not in ("weight", "bias"):
         return None
+    types = raw.get("layer_types") or []
+    if stem in names.linear and layer < len(types) and types[layer] == "linear_attention":
+        return {f"{to}{names.linear[stem]}.{end}": Part(stored, shape)}
     if stem in ("attn_q", "attn_k") and arch == "llama":
         heads = raw["num_attention_heads" if stem == "attn_q" else "num_key_value_heads"]
         heads = heads if heads > 0 and shape[0] % (2 * heads) == 0 else 0  # a misfit is reported by its shape

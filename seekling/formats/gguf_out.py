@@ -4,6 +4,7 @@ The file is written beside its place under another name, flushed, and then takes
 """
 
 import os
+import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from seekling.formats.gguf_types import BY_NAME, GGMLType
 ALIGNMENT = 32
 _SCALARS = {"u32": (4, "<I"), "i32": (5, "<i"), "f32": (6, "<f"), "bool": (7, "<?"), "u64": (10, "<Q")}
 _TEXT, _ARRAY = 8, 9
-_PLAIN = ("F32", "F16", "BF16")
+_SMALL = r"ffn_gate_inp|indexer\.proj|(^|_|\.)hc_(attn_|ffn_)?fn|compressor_ape"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Key:
 
 @dataclass(frozen=True)
 class OutTensor:
-    """A tensor to be written: ``rows`` gives its values slice by slice as float32 (R, ``shape[-1]``), in order."""
+    """A tensor to be written: ``rows`` gives its values slice by slice as float32 (R, ``shape[-1]``) in order, I32 as int32."""
 
     name: str
     kind: GGMLType
@@ -70,8 +71,8 @@ def pack_rows(kind: GGMLType, rows: np.ndarray) -> np.ndarray:
     Raises:
         OverflowError: a finite value is too large for F16.
     """
-    if kind.name == "F32":
-        return np.ascontiguousarray(rows, dtype="<f4")
+    if kind.name in ("F32", "I32"):
+        return np.ascontiguousarray(rows, dtype="<f4" if kind.name == "F32" else "<i4")
     if kind.name == "F16":
         with np.errstate(over="ignore"):
             packed = rows.astype("<f2")
@@ -138,10 +139,13 @@ def _write_tensor(file: Any, tensor: OutTensor, path: Path) -> None:
 def kind_for(name: str, shape: tuple[int, ...], wanted: GGMLType) -> GGMLType:
     """The format a tensor gets in a file of ``wanted``: as llama.cpp's own converter decides.
 
-    Vectors, norms, routers and biases stay F32.  Embedding and head are Q8_0 in a 4-bit file (that converter has no 4-bit
+    Vectors, norms, routers, biases and V4's mixing matrices stay F32, tables of experts are I32.
+    Embedding and head are Q8_0 in a 4-bit file (that converter has no 4-bit
     output; its quantiser keeps the head wider too).  Rows that are no whole number of blocks fall back to F16.
     """
-    if len(shape) == 1 or not name.endswith(".weight") or name.endswith("_norm.weight") or "ffn_gate_inp" in name:
+    if "ffn_gate_tid2eid" in name:
+        return BY_NAME["I32"]
+    if len(shape) == 1 or not name.endswith(".weight") or name.endswith("_norm.weight") or re.search(_SMALL, name):
         return BY_NAME["F32"]
     if wanted.name in ("Q4_0", "Q4_1") and name in ("token_embd.weight", "output.weight"):
         wanted = BY_NAME["Q8_0"]

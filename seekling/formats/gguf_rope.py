@@ -15,14 +15,19 @@ from seekling.formats.gguf_header import GGUFTensor
 if TYPE_CHECKING:
     from seekling.formats.gguf_config import Metadata
 
+TRUNCATE = "seekling.rope.truncate"  # whether YaRN's limits are rounded to whole frequencies
+
 
 def rope_keys(
     meta: "Metadata", tensors: Mapping[str, GGUFTensor], floats: Callable[[str], np.ndarray], raw: Mapping[str, Any]
 ) -> dict[str, Any]:
     """``rope_theta`` and ``rope_scaling`` as Hugging Face writes them; problems are noted in ``meta``."""
     theta = meta.get("rope.freq_base", 10000.0, float)
+    if not 1 <= theta <= 1e12:
+        meta.problems.append(f"{meta.arch}.rope.freq_base {theta} is no base of rotary frequencies")
+        theta = 10000.0
     width = raw.get("qk_rope_head_dim") or raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"]
-    if meta.get("rope.dimension_count", width) != width and raw["model_type"] != "minimax_m2":
+    if meta.get("rope.dimension_count", width) != width and raw["model_type"] not in ("minimax", "minimax_m2"):
         meta.problems.append(f"{meta.arch}.rope.dimension_count is not the width of a head ({width})")
     keys: dict[str, Any] = {"rope_theta": theta}
     factor = meta.get("rope.scaling.factor", meta.get("rope.scale_linear", None, float), float)
@@ -73,8 +78,9 @@ def _yarn(meta: "Metadata", factor: float | None, original: int | None, raw: Map
             scaling["mscale"] = scaling["mscale_all_dim"] = round(multiplier * 10, 6)
         else:
             meta.problems.append(f"{meta.arch}.rope.scaling.yarn_log_multiplier is not supported for this architecture")
-    if raw["model_type"] == "gpt_oss":
-        scaling["truncate"] = False  # not in the file; published so for every gpt-oss
+    # llama.cpp has no key for it; without our own, what was published with every gpt-oss
+    if not meta.metadata.get(TRUNCATE, raw["model_type"] != "gpt_oss"):
+        scaling["truncate"] = False
     return scaling
 
 

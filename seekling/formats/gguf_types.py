@@ -42,20 +42,23 @@ TYPES: dict[int, GGMLType] = {code: GGMLType(name, code, values, size) for name,
 )}
 # fmt: on
 BY_NAME = {kind.name: kind for kind in TYPES.values()}
-_PLAIN = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-# Formats of which no weights can be made: integers, and the two that only hold activations.
-UNREADABLE = ("I8", "I16", "I32", "I64", "Q8_1", "Q8_K")
+_PLAIN = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I8": torch.int8,
+    "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
+}  # fmt: skip
+# Formats that only hold activations.
+UNREADABLE = ("Q8_1", "Q8_K")
 # 4-bit floats in steps of one half (OCP MX specification 1.0 §5.3.3), doubled; the scale is halved to match.
 _MXFP4_VALUES = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 
 
 def float_dtype(kind: GGMLType) -> torch.dtype:
-    """The dtype `dequantise` gives: the stored one for plain floats, bfloat16 where that is exact (MXFP4), else float32."""
+    """The dtype `dequantise` gives: the stored one for plain numbers, bfloat16 where that is exact (MXFP4), else float32."""
     return _PLAIN.get(kind.name, torch.bfloat16 if kind.name == "MXFP4" else torch.float32)
 
 
 def dequantise(kind: GGMLType, rows: np.ndarray, width: int) -> Tensor:
-    """Floats of packed rows.
+    """Numbers of packed rows.
 
     Args:
         kind: of the blocks.
@@ -69,7 +72,7 @@ def dequantise(kind: GGMLType, rows: np.ndarray, width: int) -> Tensor:
         CheckpointError: no weights can be made of this format.
     """
     if kind.name in UNREADABLE:
-        raise CheckpointError(f"tensors of type {kind.name} hold no weights; use a file in F16, Q8_0 or another float format")
+        raise CheckpointError(f"tensors of type {kind.name} hold no weights; use a file in F16, Q8_0 or another format")
     dtype = float_dtype(kind)
     if kind.name in _PLAIN:
         return torch.from_numpy(np.array(rows)).view(dtype).reshape(len(rows), width)

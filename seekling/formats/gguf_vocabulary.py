@@ -86,6 +86,9 @@ def vocabulary_keys(tokenizer: "Tokenizer", size: int, notes: list[str], where: 
     for key, token in (("bos", tokenizer.bos_id), ("eos", tokenizer.eos_id), ("padding", tokenizer.pad_id)):
         if token is not None and token < size:
             keys[f"tokenizer.ggml.{key}_token_id"] = Key("u32", token)
+    others = [token for token in tokenizer.end_ids if token != tokenizer.eos_id and token < size]
+    if others:
+        keys["tokenizer.ggml.eot_token_id"] = Key("u32", others[-1])
     unknown = vocabulary.get(model.get("unk_token"))
     if unknown is not None:
         keys["tokenizer.ggml.unknown_token_id"] = Key("u32", unknown)

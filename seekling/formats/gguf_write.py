@@ -20,7 +20,7 @@ from torch import Tensor
 from seekling.errors import CheckpointError, raise_all
 from seekling.formats.families import read_config, write_config
 from seekling.formats.gguf_keys import Plan, head_dim, plan_keys, rope_factors
-from seekling.formats.gguf_names import ARCHITECTURES
+from seekling.formats.gguf_names import ARCHITECTURES, BIAS
 from seekling.formats.gguf_out import Key, OutTensor, kind_for, write_file
 from seekling.formats.gguf_types import BY_NAME, SLICE_VALUES
 from seekling.formats.source import TensorSource
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 
 # general.file_type by format
 FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "bf16": 32}
-_OUTER = {
-    "model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-}  # fmt: skip
 # Architectures for which llama.cpp insists on a head of its own.
 _NEED_HEAD = ("qwen2moe", "minimax-m2", "gpt-oss")
 
@@ -93,6 +89,14 @@ def write_gguf_source(
     keys["general.quantization_version"] = Key("u32", 2)
     keys |= plan.keys
     tensors = plan_tensors(source, raw, plan, to)
+    for key, token in (
+        ("bos", raw.get("bos_token_id")),
+        ("eos", raw.get("eos_token_id")),
+        ("padding", raw.get("pad_token_id")),
+    ):
+        ids = token if isinstance(token, list) else [token]
+        if ids and ids[0] is not None:
+            keys[f"tokenizer.ggml.{key}_token_id"] = Key("u32", ids[0])
     if tokenizer is None:
         keys["tokenizer.ggml.model"] = Key("str", "none")
         plan.notes.append("without a tokenizer: llama.cpp will take token ids only")
@@ -122,14 +126,18 @@ def plan_tensors(source: TensorSource, raw: Mapping[str, Any], plan: Plan, to: s
         found[stored] = OutTensor(stored, kind_for(stored, shape, wanted), shape, rows)
 
     names = ARCHITECTURES[plan.arch]
-    inverse = {to_: from_ for from_, to_ in names.layer.items()}
+    outer, exact = ({to_: from_ for from_, to_ in pairs.items()} for pairs in (names.outer, names.exact))
+    inverse = {to_: from_ for from_, to_ in (*names.layer.items(), *names.linear.items())}
     pattern = re.escape(names.experts).replace(r"\{expert\}", r"(\d+)").replace(r"\{kind\}", "(\\w+?)")
     kinds = {value: key for key, value in names.kinds.items()}
     for disk, shape in source.shapes.items():
-        if disk in _OUTER:
-            add(_OUTER[disk], tuple(shape), _all_rows(source, disk))
+        if disk in outer:
+            add(outer[disk], tuple(shape), _all_rows(source, disk))
             continue
-        match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", disk)
+        if (mtp := re.match(r"mtp\.(\d+)\.", disk)) and plan.arch == "deepseek4":
+            left_out.add(int(mtp[1]))
+            continue
+        match = re.fullmatch(re.escape(names.prefix) + r"(\d+)\.(.+)", disk)
         if not match:
             bad.append(f"{disk} has no place in a GGUF of {plan.arch}")
             continue
@@ -142,7 +150,10 @@ def plan_tensors(source: TensorSource, raw: Mapping[str, Any], plan: Plan, to: s
         expert = re.fullmatch(pattern, rest)
         if expert and expert[2] in kinds:
             experts.setdefault((layer, kinds[expert[2]]), {})[int(expert[1])] = disk
-        elif not _special(add, source, raw, plan.arch, layer, rest, names.bias):
+        elif rest in exact:
+            one_row = shape[-1:] if exact[rest] == BIAS else tuple(shape)
+            add(f"blk.{layer}.{exact[rest]}", one_row, _all_rows(source, disk))
+        elif not _special(add, source, raw, plan.arch, layer, rest):
             stem, _, end = rest.rpartition(".")
             if stem not in inverse or end not in ("weight", "bias"):
                 bad.append(f"{disk} has no place in a GGUF of {plan.arch}")
@@ -188,16 +199,11 @@ def _special(
     arch: str,
     layer: int,
     rest: str,
-    bias: str,
 ) -> bool:
     """Tensors that llama.cpp wants in another form than Hugging Face's; False for all others."""
-    disk, to = f"model.layers.{layer}.{rest}", f"blk.{layer}."
+    disk, to = f"{ARCHITECTURES[arch].prefix}{layer}.{rest}", f"blk.{layer}."
     shape = tuple(source.shapes[disk])
-    if rest == bias:
-        add(to + "exp_probs_b.bias", shape[-1:], _all_rows(source, disk))
-    elif rest == "self_attn.sinks" and arch == "gpt-oss":
-        add(to + "attn_sinks.weight", shape, _all_rows(source, disk))
-    elif rest == "self_attn.kv_b_proj.weight":
+    if rest == "self_attn.kv_b_proj.weight":
         heads, nope = raw["num_attention_heads"], raw["qk_nope_head_dim"]
         value, latent = raw["v_head_dim"], shape[1]
         add(to + "attn_k_b.weight", (heads, latent, nope), _per_head(source, disk, heads, lambda w: w[:nope].T))
@@ -237,11 +243,12 @@ def _gpt_oss_experts(
 
 
 def _slices(tensor: Tensor) -> Iterator[np.ndarray]:
-    """float32 rows of a tensor, a bounded number of values at a time."""
+    """float32 rows of a tensor (int32 of a table of integers), a bounded number of values at a time."""
     rows = tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() > 1 else tensor[None]
     step = max(1, SLICE_VALUES // max(1, rows.shape[1]))
+    dtype = torch.float32 if rows.is_floating_point() else torch.int32
     for part in rows.split(step):
-        yield part.detach().to(device="cpu", dtype=torch.float32).contiguous().numpy()
+        yield part.detach().to(device="cpu", dtype=dtype).contiguous().numpy()
 
 
 def _all_rows(source: TensorSource, *disks: str) -> Callable[[], Iterator[np.ndarray]]:

@@ -5,7 +5,9 @@ An MTP layer carries copies of the embedding and of the head on disk (V3's publi
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from seekling.formats.families import v4_names
 from seekling.formats.source import TensorSource
 from seekling.model.config import ModelConfig
 from seekling.model.decoder import Decoder
+from seekling.model.lightning import decays
 from seekling.model.v4.decoder import FLOAT32
 
 _GATE_UP, _DOWN = ".mlp.experts.gate_up_proj", ".mlp.experts.down_proj"
@@ -30,9 +33,10 @@ _RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
         (".mlp.gate.e_score_correction_bias", ".block_sparse_moe.e_score_correction_bias"),
         (".mlp.", ".block_sparse_moe."),
     ),
+    "minimax": ((".mlp.", ".block_sparse_moe."),),
     "gpt_oss": ((".mlp.gate.", ".mlp.router."),),
 }
-_EXPERT_NAMES = {"minimax_m2": ("w1", "w3", "w2"), "deepseek_v4": ("w1", "w3", "w2")}  # gate, up, down
+_EXPERT_NAMES = dict.fromkeys(("minimax", "minimax_m2", "deepseek_v4"), ("w1", "w3", "w2"))  # gate, up, down
 _STACKED = ("gpt_oss",)  # all experts in one tensor on disk too, inputs before outputs, gate and up rows in turn
 
 
@@ -156,6 +160,25 @@ def tied(config: ModelConfig) -> dict[str, str]:
     return {disk_name("lm_head.weight", config): disk_name("model.embed_tokens.weight", config)}
 
 
+def decay_tables(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], Callable[[], Tensor]]]:
+    """Tables of the linear layers that transformers keeps as weights although the config decides them (name -> shape, maker).
+
+    Written as float32; a checkpoint that lacks them is complete, one that holds other numbers is another model.
+    """
+    out: dict[str, tuple[tuple[int, ...], Callable[[], Tensor]]] = {}
+    h, n = config.num_attention_heads, config.linear_block
+    for layer in range(config.num_hidden_layers):
+        if config.layer_type(layer) != "linear_attention":
+            continue
+        made = partial(decays, h, layer, config.num_hidden_layers, n)
+        prefix = f"model.layers.{layer}.self_attn."
+        out[f"{prefix}slope_rate"] = (h, 1, 1), lambda made=made: made().slope_H[:, None, None]  # type: ignore[misc]
+        out[f"{prefix}query_decay"] = (h, n, 1), lambda made=made: made().query(n)  # type: ignore[misc]
+        out[f"{prefix}key_decay"] = (h, n, 1), lambda made=made: made().key(n)  # type: ignore[misc]
+        out[f"{prefix}diagonal_decay"] = (1, h, n, n), lambda made=made: made().diagonal(n)[None]  # type: ignore[misc]
+    return out
+
+
 def empty_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Tensors without elements that transformers expects where ``n_shared_experts`` is 0 (name -> shape)."""
     if config.n_shared_experts or config.attention != "mla":
@@ -209,6 +232,6 @@ class Renamed:
 
 def as_published(config: ModelConfig, source: TensorSource) -> TensorSource:
     """The source under the names that ``pieces`` uses, for families whose checkpoints spell them in several ways."""
-    if config.model_type != "deepseek_v4":
+    if config.model_type != "deepseek_v4" or isinstance(source, Renamed):
         return source
     return Renamed(source, {name: v4_names.published(name) for name in source.shapes})

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,11 +38,11 @@ _OTHERS = {
 }  # fmt: skip
 # Everything this torch build can hold (float8_e8m0fnu came with torch 2.7).
 ANY_DTYPE = TORCH_DTYPE | {name: getattr(torch, text) for name, text in _OTHERS.items() if hasattr(torch, text)}
+_FIELDS = {"dtype", "shape", "data_offsets"}
 DTYPE_NAME = {dtype: name for name, dtype in ANY_DTYPE.items()}
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One tensor as the header describes it; ``start`` and ``end`` count from the first byte after the header."""
 
     dtype: str
@@ -121,11 +121,12 @@ def _is_text_map(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return type(value) is int and value >= 0
 
 
 def _read_entry(value: Any, data_bytes: int) -> tuple[Entry | None, str]:
-    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+    """One entry, or what is wrong with it (a 671B model has 92,000 of them)."""
+    if not isinstance(value, dict) or value.keys() != _FIELDS:
         return None, "needs exactly dtype, shape and data_offsets"
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:

@@ -64,6 +64,11 @@ class SafetensorsSource:
             raise CheckpointError(f"{path} does not exist or is no file; give a .safetensors file")
         return cls(path, {path.name: (path, read_header(path))})
 
+    @property
+    def inner(self) -> "SafetensorsSource":
+        """What sources that dequantise or merge wrap; this one wraps nothing."""
+        return self
+
     def read(self, name: str) -> Tensor:
         """The floating tensor, in the dtype it is stored in, as a map of the file.
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from seekling.errors import CheckpointError, raise_all
 from seekling.formats import folder as files
 from seekling.formats.fp8 import E4M3, FP8Format, FP8Source, quantize, scales_shape
+from seekling.formats.merged_source import MergedSource
 from seekling.formats.safetensors_io import ANY_DTYPE, ToWrite, write_safetensors
 from seekling.formats.stores import FolderSource, open_folder
 
@@ -80,18 +81,40 @@ def convert(
     Raises:
         CheckpointError: what cannot be read or written; nothing is left behind.
     """
-    source_path, out_path = files.checkpoint_folder(folder), Path(out)
+    source_path = files.checkpoint_folder(folder)
     raw = files.read_json(source_path, files.CONFIG)
-    raise_all(CheckpointError, _refusals(source_path, out_path, dtype, max_shard_bytes))
+    raise_all(CheckpointError, _refusals(source_path, Path(out), dtype, max_shard_bytes))
     source = open_folder(source_path, raw, torch.bfloat16 if dtype is None and fp8 is None else None)
+    return rewrite(source, source_path, raw, out, dtype, fp8, max_shard_bytes, on_tensor, also)
+
+
+def rewrite(
+    source: FolderSource | MergedSource,
+    source_path: Path,
+    raw: dict[str, Any],
+    out: str | os.PathLike,
+    dtype: str | None = None,
+    fp8: FP8Format | None = None,
+    max_shard_bytes: int = SHARD_BYTES,
+    on_tensor: OnTensor | None = None,
+    also: Iterable[Path] = (),
+) -> Converted:
+    """``convert`` for a source that is open already, or has something added to it.
+
+    Args:
+        source_path: where the small files to copy are.
+        raw: its config.json.
+    """
+    out_path = Path(out)
+    raise_all(CheckpointError, _refusals(source_path, out_path, dtype, max_shard_bytes))
     groups, kept = planned(source, DTYPES[dtype] if dtype else None, fp8)
     config = new_config(raw, groups, fp8.to_config(kept) if fp8 else None)
-    copies, left_out = companions(source_path, set(_files_of(source).values()))
+    copies, left_out = companions(source_path, set(source.inner.files.values()))
     done = Converted(left_out=left_out)
     done.bytes = sum(t.bytes for group in groups for t in group)
     done.tensors = sum(map(len, groups))
     done.quantised = sum(t.dtype == E4M3 for group in groups for t in group)
-    mtp = {name for name, file in _files_of(source).items() if file == files.MTP_FILE}
+    mtp = {name for name, file in source.inner.files.items() if file == files.MTP_FILE}
     existed = out_path.exists()
     with files.disk_errors(out_path):
         out_path.mkdir(parents=True, exist_ok=True)
@@ -133,14 +156,12 @@ def _check_space(out: Path, needed: int) -> None:
         raise CheckpointError(f"{out}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; make room on that disk")
 
 
-def _files_of(source: FolderSource) -> dict[str, str]:
-    return source.files if hasattr(source, "files") else source.inner.files
-
-
 # ---- what is written -------------------------------------------------------------------------------------------------
 
 
-def planned(source: FolderSource, dtype: torch.dtype | None, fp8: FP8Format | None) -> tuple[list[Group], list[str]]:
+def planned(
+    source: FolderSource | MergedSource, dtype: torch.dtype | None, fp8: FP8Format | None
+) -> tuple[list[Group], list[str]]:
     """Every tensor of the new folder, in the order of the old one, and the modules that stay unquantised under ``fp8``.
 
     Raises:
@@ -163,8 +184,8 @@ def planned(source: FolderSource, dtype: torch.dtype | None, fp8: FP8Format | No
     return groups, kept
 
 
-def _cast(source: FolderSource, name: str, dtype: torch.dtype) -> Tensor:
-    values = source.read(name) if ANY_DTYPE[source.dtypes[name]].is_floating_point else _stored(source, name)
+def _cast(source: FolderSource | MergedSource, name: str, dtype: torch.dtype) -> Tensor:
+    values = source.read(name) if ANY_DTYPE[source.dtypes[name]].is_floating_point else source.inner.stored(name)
     if dtype != torch.float16 or values.dtype == dtype:
         return values.to(dtype)
     out = values.to(dtype)
@@ -173,11 +194,7 @@ def _cast(source: FolderSource, name: str, dtype: torch.dtype) -> Tensor:
     return out
 
 
-def _stored(source: FolderSource, name: str) -> Tensor:
-    return (source.inner if hasattr(source, "inner") else source).stored(name)
-
-
-def _fp8_group(source: FolderSource, name: str, shape: tuple[int, ...], fp8: FP8Format) -> Group:
+def _fp8_group(source: FolderSource | MergedSource, name: str, shape: tuple[int, ...], fp8: FP8Format) -> Group:
     scale = f"{name}_scale_inv"
     kept: dict[str, Tensor] = {}
 

@@ -46,6 +46,7 @@ def pull_repository(
     file: str | None = None,
     quant: str | None = None,
     out: Path | None = None,
+    anyway: bool = False,
     bar: Quiet | None = None,
     pause: float = 1.0,
     tries: int = 5,
@@ -56,6 +57,7 @@ def pull_repository(
         source: "hf" or "modelscope"; ``endpoint``: its address, see `seekling.hub.remote`.
         file, quant: which GGUF (or safetensors) file, where there are several.
         out: a folder to pull to instead of the cache.
+        anyway: also pull a model that this version could not load.
         pause, tries: see `Client`.
 
     Raises:
@@ -71,7 +73,7 @@ def pull_repository(
     with locked(folder, bar):
         try:
             listing = hub.listing(client, wanted)
-            return _Pull(wanted, hub, client, listing, folder, bar).run(file, quant)
+            return _Pull(wanted, hub, client, listing, folder, bar).run(file, quant, anyway)
         except Refused as refused:
             raise explained(refused, wanted, hub) from None
 
@@ -85,7 +87,7 @@ class _Pull:
         self.fetched = 0
         self.known = ((read_record(folder) or {}) if folder.is_dir() else {}).get("files", {})
 
-    def run(self, file: str | None, quant: str | None) -> Pulled:
+    def run(self, file: str | None, quant: str | None, anyway: bool) -> Pulled:
         files = self.listing.files
         tensors = any(name.endswith(".safetensors") and "/" not in name for name in files)
         ggufs = any(name.endswith(".gguf") for name in files)
@@ -101,11 +103,22 @@ class _Pull:
         with self.bar:
             self._room([*small, *weights])
             self._take(small)
+            if "config.json" in small and not anyway:
+                self._would_load()
             if indexed:
                 weights = choose.weight_names(files, self._weight_map(), file, self.wanted)
                 self._room(weights)
             self._take(weights)
         return self._finish()
+
+    def _would_load(self) -> None:
+        """Refuse a model of no use here while it has cost nothing: by its config, before its weights."""
+        from seekling.inspection.look import config_problems
+
+        bad = config_problems(self.folder / "config.json")
+        if bad:
+            more = f" (and {len(bad) - 1} more reasons)" if len(bad) > 1 else ""
+            raise DataError(f"{self.wanted} would not load here: {bad[0]}{more}; its weights were not fetched (--anyway does)")
 
     def _weight_map(self) -> dict[str, str]:
         try:

@@ -8,7 +8,9 @@ A packed matrix is written once, in the layout the kernels read (csrc/infer_matm
 Shapes: O outputs, I inputs, E matrices of a stack (experts, heads), N rows.
 """
 
+import contextlib
 import ctypes
+import mmap
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor
 from seekling.errors import MachineError
 from seekling.kernels import native
 
-LANES, GROUP = 16, 32
+BLOCK, GROUP = 32, 32
 _ROWS_AT_ONCE = 4096  # rows turned to float32 together while packing: bounds the extra memory
 
 # Numbers of csrc/infer_matmul.h's enum Format.
@@ -48,7 +50,7 @@ class Packed:
         data: all bytes (uint8).
         format: a key of `FORMATS`.
         shape: (O, I), or (E, O, I) for a stack.
-        bias: float32, padded to whole blocks of 16, or None.
+        bias: float32, padded to whole blocks of 32, or None.
     """
 
     data: Tensor
@@ -94,53 +96,102 @@ def _function(name: str, restype=None):
 def matrix_bytes(format: str, outputs: int, inputs: int) -> int:
     """Bytes of one packed matrix."""
     block = _function("block_bytes", ctypes.c_int64)(ctypes.c_int64(FORMATS[format]), ctypes.c_int64(inputs))
-    return -(-outputs // LANES) * block
+    return -(-outputs // BLOCK) * block
 
 
 def padded_bias(bias: Tensor | None) -> Tensor | None:
     """float32, with zeros up to a whole block."""
     if bias is None:
         return None
-    return torch.nn.functional.pad(bias.detach().float(), (0, -bias.numel() % LANES)).contiguous()
+    return torch.nn.functional.pad(bias.detach().float(), (0, -bias.shape[-1] % BLOCK)).contiguous()
 
 
-def pack(weight: Tensor, format: str, bias: Tensor | None = None, importance: Tensor | None = None) -> Packed:
-    """Quantise and pack a floating weight (O, I) or a stack (E, O, I); the weight is read in pieces and not kept.
+class Memory:
+    """Zeroed memory for weights and caches, in large pages where the system has them: reading is then up to 40 % faster.
+
+    Matrices lie side by side in chunks, since a large page is bigger than most of them.
+    """
+
+    CHUNK, LARGE_PAGE, LINE = 1 << 25, 1 << 21, 64
+
+    def __init__(self) -> None:
+        self._chunk = torch.empty(0, dtype=torch.uint8)
+        self._used = 0
+
+    def take(self, size: int) -> Tensor:
+        """uint8 (size,), aligned to a cache line; lives as long as any tensor of its chunk."""
+        if self._used + size > self._chunk.numel():
+            self._chunk, self._used = self.map(max(size, self.CHUNK)), 0
+        out = self._chunk[self._used : self._used + size]
+        self._used += -(-size // self.LINE) * self.LINE
+        return out
+
+    @classmethod
+    def map(cls, size: int) -> Tensor:
+        """uint8 (size,) of its own; nothing is really taken before it is written to."""
+        area = mmap.mmap(-1, size + cls.LARGE_PAGE)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):  # a kernel without large pages
+                area.madvise(mmap.MADV_HUGEPAGE)
+        whole = torch.frombuffer(area, dtype=torch.uint8)
+        first = -whole.data_ptr() % cls.LARGE_PAGE
+        return whole[first : first + size]
+
+
+def empty(format: str, shape: tuple[int, ...], memory: Memory, bias: Tensor | None = None) -> Packed:
+    """A matrix (O, I) or stack (E, O, I) to be filled by `fill` or `refill`; ``bias`` (O,) or (E, O)."""
+    *stack, outputs, inputs = shape
+    size = matrix_bytes(format, outputs, inputs) * (stack[0] if stack else 1)
+    return Packed(memory.take(size), format, tuple(shape), padded_bias(bias))
+
+
+def fill(w: Packed, weight: Tensor, index: int = 0, importance: Tensor | None = None) -> None:
+    """Quantise and pack one floating matrix (O, I), which is read in pieces and not kept.
 
     ``importance`` (I,), for int4: how much an error of each input's weights counts (mean square of the activations).
     """
-    *stack, outputs, inputs = weight.shape
-    size = matrix_bytes(format, outputs, inputs)
-    data = torch.zeros(size * (stack[0] if stack else 1), dtype=torch.uint8)
+    outputs, inputs = w.shape[-2:]
     importance = None if importance is None else importance.float().contiguous()
-    for e, matrix in enumerate(weight.detach() if stack else [weight.detach()]):
-        for first in range(0, outputs, _ROWS_AT_ONCE):
-            part = matrix[first : first + _ROWS_AT_ONCE].float().contiguous()
-            _function("pack")(
-                ctypes.c_int64(FORMATS[format]), _pointer(part), _pointer(importance), ctypes.c_int64(first),
-                ctypes.c_int64(part.shape[0]), ctypes.c_int64(inputs), ctypes.c_void_p(data.data_ptr() + e * size),
-            )  # fmt: skip
-    return Packed(data, format, tuple(weight.shape), padded_bias(bias))
+    for first in range(0, outputs, _ROWS_AT_ONCE):
+        part = weight.detach()[first : first + _ROWS_AT_ONCE].float().contiguous()
+        _function("pack")(
+            ctypes.c_int64(FORMATS[w.format]), _pointer(part), _pointer(importance), ctypes.c_int64(first),
+            ctypes.c_int64(part.shape[0]), ctypes.c_int64(inputs), _matrix_pointer(w, index),
+        )  # fmt: skip
+
+
+def refill(w: Packed, blocks: Tensor, index: int = 0) -> None:
+    """Rearrange the GGUF blocks (uint8, row after row) of one matrix of a type in `BLOCKS`; every number stays what it is."""
+    outputs, inputs = w.shape[-2:]
+    per, size = BLOCKS[w.format]
+    if inputs % per or blocks.numel() != outputs * (inputs // per * size):
+        raise ValueError(f"{blocks.numel()} bytes are no {w.format} matrix of shape {(outputs, inputs)}")
+    flat = blocks.reshape(-1).contiguous()
+    _function("repack")(
+        ctypes.c_int64(FORMATS[w.format]), _pointer(flat), ctypes.c_int64(0), ctypes.c_int64(outputs),
+        ctypes.c_int64(inputs), _matrix_pointer(w, index),
+    )  # fmt: skip
+
+
+def pack(weight: Tensor, format: str, bias: Tensor | None = None, importance: Tensor | None = None) -> Packed:
+    """A floating weight (O, I) or stack (E, O, I), quantised and packed; see `fill`."""
+    w = empty(format, tuple(weight.shape), Memory(), bias)
+    for e, matrix in enumerate(weight if weight.dim() == 3 else [weight]):
+        fill(w, matrix, e, importance)
+    return w
 
 
 def repack(blocks: Tensor, format: str, shape: tuple[int, ...], bias: Tensor | None = None) -> Packed:
-    """Rearrange GGUF blocks (uint8, row after row) of a type in `BLOCKS`; every number stays what it is."""
-    *stack, outputs, inputs = shape
-    per, size = BLOCKS[format]
-    row = inputs // per * size
-    count = stack[0] if stack else 1
-    if inputs % per or blocks.numel() != count * outputs * row:
-        raise ValueError(f"{blocks.numel()} bytes are no {format} matrix of shape {shape}")
-    each = matrix_bytes(format, outputs, inputs)
-    data = torch.zeros(each * count, dtype=torch.uint8)
-    flat = blocks.reshape(-1)
-    for e in range(count):
-        part = flat[e * outputs * row : (e + 1) * outputs * row].contiguous()
-        _function("repack")(
-            ctypes.c_int64(FORMATS[format]), _pointer(part), ctypes.c_int64(0), ctypes.c_int64(outputs),
-            ctypes.c_int64(inputs), ctypes.c_void_p(data.data_ptr() + e * each),
-        )  # fmt: skip
-    return Packed(data, format, tuple(shape), padded_bias(bias))
+    """GGUF blocks of a matrix (O, I) or stack (E, O, I), rearranged; see `refill`."""
+    w = empty(format, shape, Memory(), bias)
+    count = shape[0] if len(shape) == 3 else 1
+    for e, part in enumerate(blocks.reshape(count, -1)):
+        refill(w, part, e)
+    return w
+
+
+def _matrix_pointer(w: Packed, index: int) -> ctypes.c_void_p:
+    return ctypes.c_void_p(w.data.data_ptr() + index * matrix_bytes(w.format, *w.shape[-2:]))
 
 
 def dequantise(w: Packed) -> Tensor:
@@ -154,7 +205,7 @@ def multiply(w: Packed, x_NI: Tensor, repeat: int = 1) -> Tensor:
     """x Wᵀ + bias (N, O), float32; ``repeat`` does it several times, for measurements."""
     outputs, inputs = w.shape[-2:]
     x = torch.nn.functional.pad(x_NI.float(), (0, -inputs % GROUP)).contiguous()
-    y = torch.empty(x.shape[0], -(-outputs // LANES) * LANES)
+    y = torch.empty(x.shape[0], -(-outputs // BLOCK) * BLOCK)
     _function("multiply")(
         ctypes.byref(w.c), _pointer(x), ctypes.c_int64(x.shape[0]), _pointer(y), ctypes.c_int64(repeat)
     )  # fmt: skip

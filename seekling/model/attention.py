@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from seekling.kernels import ops
 from seekling.model.config import ModelConfig
-from seekling.model.layers import RMSNorm
+from seekling.model.layers import RMSNorm, weight_of
 from seekling.model.rope import rotate
 from seekling.model.sight import CachedRows, WholeRows
 
@@ -95,7 +95,7 @@ class MLA(nn.Module):
     def _absorbed(self, q_nope: Tensor, q_rope: Tensor, c_BSL: Tensor, kr_BSR: Tensor, mask: Tensor) -> Tensor:
         """Multi-query attention over the latents: q̃ = W_UKᵀ q, u = Σ p c, o = W_UV u."""
         config = self.config
-        w = self.kv_b_proj.weight.view(config.num_attention_heads, -1, config.kv_lora_rank)
+        w = weight_of(self.kv_b_proj).view(config.num_attention_heads, -1, config.kv_lora_rank)
         w_uk_HNL, w_uv_HVL = w.split([config.qk_nope_head_dim, config.v_head_dim], 1)
         q_BTHL = torch.einsum("bthn,hnl->bthl", q_nope, w_uk_HNL)
         scores = torch.einsum("bthl,bsl->bths", q_BTHL, c_BSL) + torch.einsum("bthr,bsr->bths", q_rope, kr_BSR)

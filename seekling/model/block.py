@@ -1,4 +1,7 @@
-"""One pre-norm decoder layer: x + attention(norm(x)), then x + feed-forward(norm(x)).  Shapes: B batch, T time, D hidden."""
+"""One decoder layer: x + attention(norm(x)), then x + feed-forward(norm(x)); MiniMax adds to the norm's output instead.
+
+Shapes: B batch, T time, D hidden.
+"""
 
 from torch import Tensor, nn
 
@@ -7,6 +10,7 @@ from seekling.model.attention import MLA
 from seekling.model.config import ModelConfig
 from seekling.model.gqa import GQA
 from seekling.model.layers import MLP, RMSNorm
+from seekling.model.lightning import LightningAttention
 from seekling.model.moe import MoE, Trace
 from seekling.model.sight import CachedRows, WholeRows
 
@@ -17,24 +21,36 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = MLA(config) if config.attention == "mla" else GQA(config, layer)
+        self.self_attn = attention(config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MoE(config) if config.is_moe(layer) else MLP(config, config.intermediate_size)
+        self.residual, self.linear = config.norm_residual, config.layer_type(layer) == "linear_attention"
 
     def feed_forward(self, x_BTD: Tensor, trace: Trace | None) -> Tensor:
         return self.mlp(x_BTD, trace) if isinstance(self.mlp, MoE) else self.mlp(x_BTD)
 
     def forward(self, x_BTD: Tensor, rows: WholeRows, trace: Trace | None = None) -> Tensor:
-        attended = self.self_attn(self.input_layernorm(x_BTD), rows)
-        x_BTD, normed = self._add_and_norm(x_BTD, attended)
-        return x_BTD + self.feed_forward(normed, trace)
+        normed = self.input_layernorm(x_BTD)
+        return self._finish(x_BTD, normed, self.self_attn(normed, rows), trace)
 
     def extend(self, x_BTD: Tensor, rows: CachedRows, layer: int, trace: Trace | None = None) -> Tensor:
         """The same over new tokens of cached rows (see MLA.extend)."""
-        attended = self.self_attn.extend(self.input_layernorm(x_BTD), rows, layer)
-        x_BTD, normed = self._add_and_norm(x_BTD, attended)
-        return x_BTD + self.feed_forward(normed, trace)
+        normed = self.input_layernorm(x_BTD)
+        return self._finish(x_BTD, normed, self.self_attn.extend(normed, rows, layer), trace)
 
-    def _add_and_norm(self, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        norm = self.post_attention_layernorm
-        return ops.add_rms_norm(x, delta, norm.weight, norm.eps)
+    def _finish(self, x_BTD: Tensor, normed: Tensor, attended: Tensor, trace: Trace | None) -> Tensor:
+        """What follows attention, in the residual form of the config."""
+        norm, scale = self.post_attention_layernorm, self.residual
+        if scale is None:
+            x_BTD, normed = ops.add_rms_norm(x_BTD, attended, norm.weight, norm.eps)
+            return x_BTD + self.feed_forward(normed, trace)
+        alpha, beta = (scale.linear_alpha, scale.linear_beta) if self.linear else (scale.full_alpha, scale.full_beta)
+        normed = norm(normed * alpha + attended * beta)
+        return normed * scale.mlp_alpha + self.feed_forward(normed, trace) * scale.mlp_beta
+
+
+def attention(config: ModelConfig, layer: int) -> MLA | GQA | LightningAttention:
+    """The attention block of that layer."""
+    if config.layer_type(layer) == "linear_attention":
+        return LightningAttention(config, layer)
+    return MLA(config) if config.attention == "mla" else GQA(config, layer)

@@ -97,6 +97,11 @@ def _layers(config: Any) -> list[str]:
     bad += [f"layer_types holds {t!r}; known are {', '.join(known)}" for t in set(config.layer_types) - set(known)]
     if "sliding_attention" in config.layer_types and (config.sliding_window is None or config.sliding_window < 1):
         bad.append(f"sliding_window must be positive where layers use sliding_attention, not {config.sliding_window!r}")
+    if "linear_attention" in config.layer_types:
+        if config.attention != "gqa":
+            bad.append(f"layer_types holds linear_attention, which goes with attention gqa, not {config.attention}")
+        if config.linear_block < 1:
+            bad.append(f"linear_block must be positive, not {config.linear_block}")
     return bad
 
 

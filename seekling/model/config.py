@@ -38,6 +38,21 @@ class RopeScaling:
 
 
 @dataclass(frozen=True)
+class NormResidual:
+    """MiniMax's residual form: the norm's output goes on beside the block, x = α·norm(x) + β·block(norm(x)).
+
+    One pair each for full attention, linear attention and the feed-forward part (MiniMax-01 §2, DeepNorm).
+    """
+
+    full_alpha: float = 1.0
+    full_beta: float = 1.0
+    linear_alpha: float = 1.0
+    linear_beta: float = 1.0
+    mlp_alpha: float = 1.0
+    mlp_beta: float = 1.0
+
+
+@dataclass(frozen=True)
 class Parameters:
     """Parameter counts. ``active`` is what one token touches in the main model, both embedding tables counted."""
 
@@ -59,8 +74,9 @@ class ModelConfig:
 
     ``attention`` is ``mla`` (latent attention: the kv_lora_rank … v_head_dim fields), ``gqa`` (num_key_value_heads, head_dim
     and the fields after them) or ``v4`` (DeepSeek-V4: head_dim, q_lora_rank, qk_rope_head_dim and the nested ``v4``).
-    ``layer_types`` gives each layer ``full_attention``, ``sliding_attention`` or ``linear_attention``, or one of V4's kinds; None
-    means full attention everywhere.
+    ``layer_types`` gives each layer ``full_attention``, ``sliding_attention`` or ``linear_attention``, or one of V4's kinds;
+    None means full attention everywhere.  Linear layers work through whole rows in blocks of ``linear_block`` tokens
+    (``model/lightning.py``).
 
     ``topk_method`` with ``scoring_func``: ``noaux_tc`` with sigmoid (V3), ``greedy`` and ``group_limited_greedy`` with softmax
     (V2, Qwen), ``bias`` with softmax (ERNIE: a bias steers the choice), ``topk_first`` with softmax (gpt-oss: softmax over the
@@ -94,6 +110,8 @@ class ModelConfig:
     attention_sinks: bool = False
     sliding_window: int | None = None
     layer_types: tuple[str, ...] | None = None
+    linear_block: int = 256
+    norm_residual: NormResidual | None = None
     # mixture of experts
     n_routed_experts: int = 0
     num_experts_per_tok: int = 0
@@ -209,6 +227,11 @@ class ModelConfig:
         if self.attention == "gqa":
             each = 2 * self.num_key_value_heads * self.head_dim
         return each * sum(self.layer_type(i) != "linear_attention" for i in range(self.num_hidden_layers))
+
+    @property
+    def holds_state(self) -> bool:
+        """Whether some layer keeps a running state of the whole row, which cannot be cut back or shared token by token."""
+        return self.v4 is not None or (self.layer_types is not None and "linear_attention" in self.layer_types)
 
     @property
     def softmax_scale(self) -> float:

@@ -167,6 +167,13 @@ class Decoder(nn.Module):
         Raises:
             SeeklingError: when a row would outgrow the cache.
         """
+        return self.final(self.extend_states(ids_BT, cache, rows, trace))
+
+    @torch.no_grad()
+    def extend_states(
+        self, ids_BT: Tensor, cache: Cache, rows: Sequence[int] | None = None, trace: Trace | None = None
+    ) -> Tensor:
+        """``extend`` before the final norm: what the MTP layers read (see ``states``)."""
         rows = list(range(ids_BT.shape[0])) if rows is None else list(rows)
         T, device = ids_BT.shape[1], ids_BT.device
         starts = torch.tensor([cache.lengths[row] for row in rows], device=device)
@@ -181,4 +188,4 @@ class Decoder(nn.Module):
             x_BTD = layer.extend(x_BTD, cached, i, trace)
         for row in rows:
             cache.lengths[row] += T
-        return self.model.norm(x_BTD)
+        return x_BTD

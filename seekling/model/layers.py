@@ -7,6 +7,12 @@ from seekling.kernels import ops
 from seekling.model.config import ModelConfig
 
 
+def weight_of(linear: nn.Module) -> Tensor:
+    """The matrix a linear layer multiplies by, adapters included, for code that reads it instead of calling the layer."""
+    effective = getattr(linear, "effective_weight", None)
+    return linear.weight if effective is None else effective()  # type: ignore[return-value]
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) · weight, statistics in float32 (V3 §4.2)."""
 

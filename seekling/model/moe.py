@@ -104,11 +104,15 @@ class Experts(nn.Module):
             self.down_proj_bias = nn.Parameter(torch.empty(e, d))
 
     def forward(self, x_ND: Tensor, routing: Routing) -> Tensor:
-        if self.config.swiglu_limit is None and not self.config.expert_bias:
-            return ops.grouped_experts(x_ND, routing.weights_NK, routing.indices_NK, self.gate_up_proj, self.down_proj)
-        return self._clamped(x_ND, routing)
+        return self.run(x_ND, routing, self.gate_up_proj, self.down_proj)
 
-    def _clamped(self, x_ND: Tensor, routing: Routing) -> Tensor:
+    def run(self, x_ND: Tensor, routing: Routing, gate_up_EMD: Tensor, down_EDM: Tensor) -> Tensor:
+        """``forward`` with these matrices in place of the layer's own (an adapter's merged ones)."""
+        if self.config.swiglu_limit is None and not self.config.expert_bias:
+            return ops.grouped_experts(x_ND, routing.weights_NK, routing.indices_NK, gate_up_EMD, down_EDM)
+        return self._clamped(x_ND, routing, gate_up_EMD, down_EDM)
+
+    def _clamped(self, x_ND: Tensor, routing: Routing, gate_up_EMD: Tensor, down_EDM: Tensor) -> Tensor:
         """Experts with biases and gpt-oss's activation: (up + 1)·gate·σ(α·gate), gate ≤ limit, |up| ≤ limit."""
         limit = float("inf") if self.config.swiglu_limit is None else self.config.swiglu_limit
         alpha = 1.0 if self.config.swiglu_alpha is None else self.config.swiglu_alpha
@@ -116,10 +120,10 @@ class Experts(nn.Module):
         for e in routing.indices_NK.unique().tolist():
             token_J, place_J = torch.where(routing.indices_NK == e)
             bias, down_bias = (self.gate_up_proj_bias[e], self.down_proj_bias[e]) if self.config.expert_bias else (None, None)
-            gate, up = nn.functional.linear(x_ND[token_J], self.gate_up_proj[e], bias).chunk(2, -1)
+            gate, up = nn.functional.linear(x_ND[token_J], gate_up_EMD[e], bias).chunk(2, -1)
             gate, up = gate.clamp(max=limit), up.clamp(min=-limit, max=limit)
             hidden = (up + 1) * gate * torch.sigmoid(gate * alpha)
-            y_JD = nn.functional.linear(hidden, self.down_proj[e], down_bias) * routing.weights_NK[token_J, place_J, None]
+            y_JD = nn.functional.linear(hidden, down_EDM[e], down_bias) * routing.weights_NK[token_J, place_J, None]
             out_ND = out_ND.index_add(0, token_J, y_JD.to(out_ND.dtype))
         return out_ND
 

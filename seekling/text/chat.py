@@ -13,18 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from seekling.errors import DataError, raise_all
-from seekling.text.special import ASSISTANT, BOS, EOS, THINK, THINK_END, USER
+from seekling.text.special import ASSISTANT, BOS, EOS, THINK, THINK_END, USER, Mark
 
 ROLES = ("system", "user", "assistant")
 KEYS = {"role", "content", "reasoning_content"}
 
 Message = Mapping[str, Any]
-
-
-class Mark(str):
-    """A control token by its text, as opposed to text that merely looks like one."""
-
-    __slots__ = ()
 
 
 def chat_pieces(messages: Sequence[Message], *, add_generation_prompt: bool = True, thinking: bool = False) -> list[str]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 _ADDED = (UNKNOWN, CONTROL, USER_DEFINED, UNUSED)
+_COMPOSED = ("qwen2",)  # whose own tokenizer.json composes characters first (llama.cpp does not)
 MAX_TOKEN = 4096  # characters; real ones have at most some hundred blanks
 _AGAIN = "use another conversion of the model"
 
@@ -154,7 +155,7 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int]
     spec = _spec(
         {**_MODEL, "ignore_merges": pre.whole_words, "vocab": vocabulary, "merges": merges},
         added,
-        normalizer=None,
+        normalizer={"type": "NFC"} if name in _COMPOSED else None,
         pre_tokenizer=splitter(pre),
         decoder={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
     )

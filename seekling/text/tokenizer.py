@@ -1,25 +1,26 @@
-"""Text ↔ token ids: any byte-level or SentencePiece-style ``tokenizer.json``, read with the `tokenizers` library.
+"""Text ↔ token ids: any byte-level or SentencePiece-style vocabulary, read with the `tokenizers` library.
 
-The file's added tokens (control marks) are taken out before the encoder is built, so no text can ever become one, whatever it
-contains; marks enter only where a caller asks for them (``bos=True``, chat, FIM). Decoding joins the tokens' bytes. Nothing in
-a Tokenizer changes after it is made: threads may share it.
+No text can ever become a control mark, whatever it contains; marks enter only where a caller asks for them (``bos=True``,
+chat, FIM). Decoding joins the tokens' bytes. Nothing in a Tokenizer changes after it is made: threads may share it.
 """
 
 import codecs
-import functools
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import tokenizers
+from typing import TYPE_CHECKING, Any
 
 from seekling.errors import DataError
-from seekling.text.chat import Mark, Message, chat_pieces
-from seekling.text.special import BOS, EOS, PAD
+from seekling.text.folder import TOKENIZER, read_folder, write_folder
+from seekling.text.special import BOS, EOS, PAD, Mark
+from seekling.text.vocabulary import Vocabulary
 
-FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+if TYPE_CHECKING:
+    from seekling.text.encoding import ChatEncoding
+    from seekling.text.reply import ReplyParser
+
+Message = Mapping[str, Any]
 
 
 class Tokenizer:
@@ -28,66 +29,96 @@ class Tokenizer:
     Args:
         spec: the content of tokenizer.json.
         settings: the content of tokenizer_config.json (names of the begin, end and padding tokens).
-        chat_template: Jinja text kept beside it for other programs.
+        chat_template: Jinja text of the main chat template.
+        templates: further named chat templates ("tool_use", …).
+        end_ids: end tokens beside ``eos_token`` (generation_config.json).
+        model_type: the model's family, a hint for the chat encoding where there is no template.
+        source: what the vocabulary was read from.
 
-    Attributes: ``special`` (control token text → id), ``bos_id``, ``eos_id``, ``pad_id`` (None where there is none).
+    Attributes: ``special`` (control token text → id), ``bos_id``, ``eos_id``, ``pad_id`` (None where there is none),
+    ``end_ids`` (every token that ends an answer), ``source``.
 
     Raises:
         DataError: the file is of a kind that cannot be read.
     """
 
-    def __init__(self, spec: dict[str, Any], settings: dict[str, Any] | None = None, chat_template: str | None = None) -> None:
-        self.spec, self.settings, self.chat_template = spec, dict(settings or {}), chat_template
-        added = spec.get("added_tokens") or []
-        self.special: dict[str, int] = {token["content"]: token["id"] for token in added}
-        self._hidden = frozenset(token["id"] for token in added if token.get("special"))
-        self._bare = _bare_encoder(spec)
-        self._bytes = _byte_table(spec, self.special)
+    def __init__(
+        self,
+        spec: dict[str, Any],
+        settings: dict[str, Any] | None = None,
+        chat_template: str | None = None,
+        *,
+        templates: Mapping[str, str] | None = None,
+        end_ids: Iterable[int] = (),
+        model_type: str = "",
+        source: str = TOKENIZER,
+    ) -> None:
+        self.spec, self.settings, self.source, self.model_type = spec, dict(settings or {}), source, model_type
+        self.templates = dict(templates or {}) | ({} if chat_template is None else {"default": chat_template})
+        self._vocabulary = Vocabulary(spec)
+        self.special = self._vocabulary.control
+        self._hidden = self._vocabulary.hidden
+        self._bytes = self._vocabulary.bytes
         self.vocab_size: int = max(self._bytes, default=-1) + 1
-        self._strip_first = _strips_first_space(spec)
         self.bos_id = self._named("bos_token", BOS)
         self.eos_id = self._named("eos_token", EOS)
         self.pad_id = self._named("pad_token", PAD)
+        self.end_ids: tuple[int, ...] = tuple(dict.fromkeys([*([] if self.eos_id is None else [self.eos_id]), *end_ids]))
 
     def _named(self, key: str, fallback: str) -> int | None:
         name = self.settings.get(key)
         name = name.get("content") if isinstance(name, dict) else name
         if name is None:
             return self.special.get(fallback)
-        found = self.special.get(name, self._bare.token_to_id(name))
+        found = self.special.get(name, self._vocabulary.encoder.token_to_id(name))
         if found is None:
-            raise DataError(f"tokenizer_config.json: {key} {name!r} is not in tokenizer.json")
+            raise DataError(f"tokenizer_config.json: {key} {name!r} is not in {self.source}")
         return found
+
+    @property
+    def chat_template(self) -> str | None:
+        """The main chat template, None without one."""
+        return self.templates.get("default")
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether a raw prompt of this model begins with the begin token, as far as its files say."""
+        if self.bos_id is None:
+            return False
+        if "add_bos_token" in self.settings and self.bos_id != self.special.get(BOS):
+            return bool(self.settings["add_bos_token"])
+        marks = _template_tokens(self.spec.get("post_processor"))
+        by_class = str(self.settings.get("tokenizer_class", "")).startswith(("Llama", "CodeLlama"))
+        return BOS in self.special or by_class or any(self.special.get(mark) == self.bos_id for mark in marks)
 
     # ---- files ---------------------------------------------------------------------------------------------------
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
-        """Read tokenizer.json (and tokenizer_config.json, chat_template.jinja when there) from a folder.
+        """Read a folder's vocabulary, settings, chat templates and end tokens (see `seekling.text.folder`).
+
+        `source` says which file the vocabulary came from.
 
         Raises:
             DataError: no such file, or one that is damaged or of an unknown kind.
         """
         folder = Path(folder)
-        if not (folder / FILES[0]).is_file():
-            raise DataError(f"{folder} has no tokenizer.json: name a run, checkpoint or tokenizer folder")
-        spec = _read_json(folder / FILES[0])
-        settings = _read_json(folder / FILES[1]) if (folder / FILES[1]).is_file() else {}
-        template = folder / FILES[2]
-        text = template.read_text("utf-8") if template.is_file() else settings.get("chat_template")
+        files = read_folder(folder)
         try:
-            return cls(spec, settings, text if isinstance(text, str) else None)
+            return cls(
+                files.spec,
+                files.settings,
+                templates=files.templates,
+                end_ids=files.end_ids,
+                model_type=files.model_type,
+                source=files.source,
+            )
         except DataError as error:
             raise DataError(f"{folder}: {error}") from None
 
     def save(self, folder: str | Path) -> None:
         """Write the files `load` and transformers' AutoTokenizer read."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILES[0]).write_text(json.dumps(self.spec, ensure_ascii=False, indent=1), "utf-8")
-        (folder / FILES[1]).write_text(json.dumps(self.settings, ensure_ascii=False, indent=2) + "\n", "utf-8")
-        if self.chat_template is not None:
-            (folder / FILES[2]).write_text(self.chat_template, "utf-8")
+        write_folder(Path(folder), self.spec, self.settings, self.templates)
 
     # ---- text → ids ----------------------------------------------------------------------------------------------
 
@@ -104,21 +135,88 @@ class Tokenizer:
         front = [self._need(self.bos_id, "begin")] if bos else []
         back = [self._need(self.eos_id, "end")] if eos else []
         try:
-            encodings = self._bare.encode_batch_fast(texts, add_special_tokens=False)
+            encoded = self._vocabulary.encode(texts)
         except (UnicodeEncodeError, TypeError):
             raise DataError(_why_not_text(texts)) from None
-        return [front + encoding.ids + back for encoding in encodings]
+        return [front + ids + back for ids in encoded] if front or back else encoded
 
     def encode_pieces(self, pieces: Sequence[str]) -> list[int]:
-        """Ids of text with control marks: a `Mark` becomes its one token, any other string ordinary tokens."""
-        texts = iter(self.encode_batch([piece for piece in pieces if not isinstance(piece, Mark)]))
-        return [i for piece in pieces for i in ([self.mark(piece)] if isinstance(piece, Mark) else next(texts))]
+        """Ids of text with control marks: a `Mark` becomes its one token, all else ordinary tokens.
+
+        Neighbouring texts are encoded as one, as the library would encode the whole string.
+        """
+        names = self._vocabulary.names
+        written = []
+        for piece in pieces:
+            if isinstance(piece, Mark):
+                self.mark(piece)
+                written.append(names[piece])
+            else:
+                written.append(piece)
+        try:
+            return self.encode("".join(written))
+        except TypeError:
+            raise DataError(_why_not_text(pieces)) from None
 
     def encode_chat(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool = True, thinking: bool = False
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool = False,
+        add_generation_prompt: bool = True,
+        continue_final: bool = False,
+        reasoning_effort: str | None = None,
     ) -> list[int]:
-        """Ids of a conversation (see `seekling.text.chat.chat_pieces`)."""
-        return self.encode_pieces(chat_pieces(messages, add_generation_prompt=add_generation_prompt, thinking=thinking))
+        """Ids of a conversation in this model's own chat format.
+
+        Args:
+            messages: dicts with ``role`` and ``content``; an assistant's may have ``reasoning_content`` and ``tool_calls``,
+                a tool's ``tool_call_id``.
+            tools: function definitions in the OpenAI form.
+            thinking: the answer shall begin with reasoning.
+            add_generation_prompt: end where the assistant's answer begins.
+            continue_final: leave the last message, the assistant's, open to be continued.
+            reasoning_effort: "low", "medium", "high" or "max" for the models that know it.
+
+        Raises:
+            DataError: a message, or the combination, that this model's format cannot express.
+        """
+        return self.encode_pieces(
+            self.chat.pieces(
+                messages,
+                tools=tools,
+                thinking=thinking,
+                add_generation_prompt=add_generation_prompt and not continue_final,
+                continue_final=continue_final,
+                reasoning_effort=reasoning_effort,
+            )
+        )
+
+    @cached_property
+    def chat(self) -> "ChatEncoding":
+        """The chat encoding that fits this vocabulary and template (see `seekling.text.encoding`)."""
+        from seekling.text.encoding import chat_encoding
+
+        return chat_encoding(self)
+
+    def reply_parser(
+        self, prompt_ids: Sequence[int] = (), *, tools: Sequence[Mapping[str, Any]] | None = None, early_calls: bool = False
+    ) -> "ReplyParser":
+        """A streaming parser of this model's answers to a prompt (see `seekling.text.reply`)."""
+        from seekling.text.encoding import begin_of_answer
+        from seekling.text.reply import ReplyParser
+
+        grammar = self.chat.grammar
+        begun = begin_of_answer(self, grammar, prompt_ids)
+        return ReplyParser(grammar, self, tools=tools, early_calls=early_calls, **begun)
+
+    @property
+    def template_hash(self) -> str | None:
+        """sha256 of the main chat template, None without one."""
+        from seekling.text.encoding import template_hash
+
+        return None if self.chat_template is None else template_hash(self.chat_template)
 
     def mark(self, text: str) -> int:
         """Id of a control token. DataError when this vocabulary has none of that name."""
@@ -158,7 +256,7 @@ class StreamDecoder:
         self._tokenizer = tokenizer
         self._skip = tokenizer._hidden if skip_special else frozenset()
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._at_start = tokenizer._strip_first
+        self._at_start = tokenizer._vocabulary.strips_first
 
     def push(self, token: int) -> str:
         """Take a token; return the characters it completes."""
@@ -177,73 +275,18 @@ class StreamDecoder:
         return self._utf8.decode(b"", final=True)
 
 
-# ---- reading the file ------------------------------------------------------------------------------------------------
-
-
-def _bare_encoder(spec: dict[str, Any]) -> tokenizers.Tokenizer:
-    """The encoder without added tokens and without a template that would add some."""
-    bare = {**spec, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
-    try:
-        return tokenizers.Tokenizer.from_str(json.dumps(bare))
-    except Exception as error:  # the library raises bare Exception
-        raise DataError(f"tokenizer.json cannot be read: {error}") from None
-
-
-def _byte_table(spec: dict[str, Any], special: dict[str, int]) -> dict[int, bytes]:
-    """Id → bytes, for byte-level vocabularies and those with ``▁`` for space and ``<0x0A>`` for a lone byte."""
-    vocabulary = (spec.get("model") or {}).get("vocab")
-    kinds = {step.get("type") for step in _steps(spec.get("decoder"))}
-    if not isinstance(vocabulary, dict) or not kinds & {"ByteLevel", "ByteFallback", "Metaspace"}:
-        raise DataError(
-            f"tokenizer.json is of a kind that is not supported ({(spec.get('model') or {}).get('type')}, decoder "
-            f"{', '.join(map(str, kinds))}): use a byte-level or byte-fallback BPE"
-        )
-    if "ByteLevel" in kinds:
-        letters = byte_letters()
-        table = {i: b"".join(letters.get(c) or c.encode() for c in token) for token, i in vocabulary.items()}
-    else:
-        table = {i: _fallback_bytes(token) for token, i in vocabulary.items()}
-    table.update((i, token.encode()) for token, i in special.items())
-    return table
-
-
-def _fallback_bytes(token: str) -> bytes:
-    if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token):
-        return bytes([int(token[3:5], 16)])
-    return token.replace("▁", " ").encode()
-
-
-@functools.cache
-def byte_letters() -> dict[str, bytes]:
-    """The letter that stands for each byte in a byte-level vocabulary: printable Latin-1 itself, the rest from U+0100 on."""
-    plain = [b for b in range(256) if 33 <= b <= 126 or 161 <= b <= 172 or 174 <= b <= 255]
-    others = [b for b in range(256) if b not in plain]
-    return {chr(b): bytes([b]) for b in plain} | {chr(256 + n): bytes([b]) for n, b in enumerate(others)}
-
-
-def _strips_first_space(spec: dict[str, Any]) -> bool:
-    decoder = _steps(spec.get("decoder"))
-    return any(
-        (step.get("type") == "Strip" and step.get("start", 0) > 0)
-        or (step.get("type") == "Metaspace" and step.get("prepend_scheme", "always") != "never")
-        for step in decoder
-    )
-
-
-def _steps(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
-    if not decoder:
+def _template_tokens(processor: dict[str, Any] | None) -> list[str]:
+    """Marks that the file's post-processor puts before a lone text."""
+    if not processor:
         return []
-    return decoder["decoders"] if decoder.get("type") == "Sequence" else [decoder]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}): fetch or write it again") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{path} is not a JSON object: fetch or write it again")
-    return value
+    steps = processor.get("processors") if processor.get("type") == "Sequence" else [processor]
+    front: list[str] = []
+    for step in steps or []:
+        for part in step.get("single") or []:
+            if "SpecialToken" not in part:
+                break
+            front.append(part["SpecialToken"]["id"])
+    return front
 
 
 def _why_not_text(texts: Sequence[str]) -> str:

@@ -70,7 +70,8 @@ class Hook:
 class LoopSettings:
     """How the loop steps. ``lr`` and ``router_speed`` are functions of the step; ``clip`` 0 means no clipping.
 
-    ``flops_per_token`` and ``peak_flops`` (operations a second) turn speed into utilisation when both are known.
+    ``flops_per_token`` and ``peak_flops`` (operations a second) turn speed into utilisation when both are known; ``verb`` is
+    the command that goes on with an interrupted run.
     """
 
     steps: int
@@ -82,6 +83,7 @@ class LoopSettings:
     give_up_after: int = 10
     flops_per_token: float = 0.0
     peak_flops: float = 0.0
+    verb: str = "pretrain"
 
 
 class Interrupted(SystemExit):
@@ -164,7 +166,7 @@ class Loop:
             if asked and self.step < self.settings.steps:
                 run = self.checkpoints.folder.parent if self.checkpoints else "the run"
                 where = f"saved at step {self.step} of {self.settings.steps}" if self.checkpoints else "nothing was saved"
-                raise Interrupted(asked[0], f"stopped: {where}; go on with: seekling pretrain --resume {run}")
+                raise Interrupted(asked[0], f"stopped: {where}; go on with: seekling {self.settings.verb} --resume {run}")
 
     def one_step(self) -> None:
         """One optimizer step: gradients of all micro-batches, update, router biases, log line."""

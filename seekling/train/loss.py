@@ -14,6 +14,7 @@ from torch import Tensor
 
 from seekling.kernels import ops
 from seekling.model import Decoder, Trace
+from seekling.model.layers import weight_of
 from seekling.model.moe import Routing
 
 IGNORE = -100
@@ -99,7 +100,14 @@ def compute_loss(
 
 def head_loss(model: Decoder, h_BTD: Tensor, goal_BT: Tensor, scale: float, chunk: int) -> tuple[Tensor, Tensor]:
     """(scale · Σ cross-entropy with gradient, Σ cross-entropy detached) of final-normed states against target ids."""
-    ce_sum = ops.linear_cross_entropy(h_BTD.flatten(0, 1), model.lm_head.weight, goal_BT.flatten(), scale, chunk)
+    h_ND, goal_N, weight_VD = h_BTD.flatten(0, 1), goal_BT.flatten(), weight_of(model.lm_head)
+    asked = (goal_N != IGNORE).nonzero()[:, 0]
+    if len(asked) < 0.9 * len(goal_N):  # no logits where nothing is asked: half of a conversation and more
+        h_ND, goal_N = h_ND[asked], goal_N[asked]
+    if model.lm_head.bias is not None:  # as one more input that is always 1
+        h_ND = torch.cat([h_ND, h_ND.new_ones(len(h_ND), 1)], 1)
+        weight_VD = torch.cat([weight_VD, model.lm_head.bias[:, None].to(weight_VD.dtype)], 1)
+    ce_sum = ops.linear_cross_entropy(h_ND, weight_VD, goal_N, scale, chunk)
     return ce_sum, ce_sum.detach() / scale
 
 

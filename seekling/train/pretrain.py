@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -58,11 +58,22 @@ class Micro:
     rows: int
 
 
-class NextTokens:
-    """The pretraining objective: rows ``step·batch_size …`` of the packed stream, cross-entropy + MTP + balance loss."""
+class Rows(Protocol):
+    """Endless rows by number: the packed stream of pretraining, the packed conversations of SFT."""
 
-    def __init__(self, model: Decoder, packed: Packed, recipe: Recipe, schedules: Schedules) -> None:
-        self.model, self.packed, self.train, self.schedules = model, packed, recipe.train, schedules
+    seq_len: int
+
+    def batch(self, first_row: int, n: int) -> Batch: ...
+
+
+class NextTokens:
+    """Next tokens of rows ``step·batch_size …``: cross-entropy + MTP + balance loss.
+
+    ``train`` has batch_size, micro_batch, seq_balance_alpha and loss_chunk.
+    """
+
+    def __init__(self, model: Decoder, packed: Rows, train: Any, schedules: Schedules) -> None:
+        self.model, self.packed, self.train, self.schedules = model, packed, train, schedules
         self.device = model.lm_head.weight.device
 
     def load(self, step: int) -> Sequence[Micro]:
@@ -292,7 +303,7 @@ def build_loop(
     return Loop(
         model,
         optimizer,
-        NextTokens(model, packed, recipe, schedules),
+        NextTokens(model, packed, train, schedules),
         settings,
         log=log,
         progress=Progress(console, train.steps),

@@ -8,10 +8,11 @@
 from typing import Any
 
 from seekling.errors import ConfigError
-from seekling.formats.families import deepseek, deepseek_v4, gqa
+from seekling.formats.families import deepseek, deepseek_v4, gqa, minimax
 from seekling.model.config import ModelConfig
 
 _MODULES = {"deepseek_v2": deepseek, "deepseek_v3": deepseek, "deepseek_v4": deepseek_v4} | dict.fromkeys(gqa.DEFAULTS, gqa)
+_MODULES |= dict.fromkeys(("minimax", *minimax.PUBLISHED), minimax)
 ARCHITECTURES = {
     "deepseek_v2": "DeepseekV2ForCausalLM",
     "deepseek_v3": "DeepseekV3ForCausalLM",
@@ -23,6 +24,7 @@ ARCHITECTURES = {
     "qwen3_moe": "Qwen3MoeForCausalLM",
     "ernie4_5": "Ernie4_5ForCausalLM",
     "ernie4_5_moe": "Ernie4_5_MoeForCausalLM",
+    "minimax": "MiniMaxForCausalLM",
     "minimax_m2": "MiniMaxM2ForCausalLM",
     "gpt_oss": "GptOssForCausalLM",
 }

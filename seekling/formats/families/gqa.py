@@ -65,7 +65,7 @@ def read(raw: Values) -> ModelConfig:
     """Raises ConfigError with every unknown key, unsupported value and contradiction."""
     family = raw["model_type"]
     r = Reader(raw, DEFAULTS[family])
-    values = _common(r)
+    values = common(r)
     if not r.bad:
         values |= {"model_type": family, "attention": "gqa", **_READERS[family](r, values)}
         partial = values.pop("partial_rotary_factor", 1.0)
@@ -78,7 +78,8 @@ def read(raw: Values) -> ModelConfig:
         raise ConfigError(f"config.json: {error}") from None
 
 
-def _common(r: Reader) -> Values:
+def common(r: Reader) -> Values:
+    """What all these families have, under the same keys."""
     names = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads max_position_embeddings"
     values = {name: r.need(name) for name in names.split()}
     values["num_key_value_heads"] = r.take("num_key_value_heads", values["num_attention_heads"])
@@ -94,7 +95,7 @@ def _common(r: Reader) -> Values:
     )
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         values[name] = r.ids(name)
-    return values | r.rope(partial=r.raw["model_type"] == "minimax_m2")
+    return values | r.rope(partial=r.raw["model_type"].startswith("minimax"))
 
 
 # ---- one reader a family: what differs -----------------------------------------------------------------------------------
@@ -246,6 +247,11 @@ _READERS: dict[str, Callable[[Reader, Values], Values]] = {
 
 def write(config: ModelConfig) -> Values:
     """``config.json`` of the config's family."""
+    return write_common(config) | _WRITERS[config.model_type](config)
+
+
+def write_common(config: ModelConfig) -> Values:
+    """What all these families write."""
     names = (
         "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
         "max_position_embeddings rms_norm_eps tie_word_embeddings initializer_range"
@@ -264,7 +270,7 @@ def write(config: ModelConfig) -> Values:
         out["partial_rotary_factor"] = share
         out["rope_parameters"].pop("type", None)
     out |= {"hidden_act": "silu", "attention_dropout": 0.0}
-    return out | _WRITERS[config.model_type](config)
+    return out
 
 
 def _write_llama(config: ModelConfig) -> Values:

@@ -1,4 +1,4 @@
-// The matrix product of infer_matmul.h: one tile of R rows by B blocks for each format, and the choice among them.
+// The matrix product of infer_matmul.h: one tile of R rows by a block for each format, and the choice among them.
 #include "infer_matmul.h"
 
 namespace sk {
@@ -7,22 +7,22 @@ namespace {
 
 constexpr int MAX_ROWS = 6;  // rows of a tile: 6 × 2 integer and 6 × 2 float accumulators fill the 32 registers
 
-// ---- scales: what a group's integer dot product is multiplied by, for 16 outputs ---------------------------------------
+// ---- scales: what a group's integer dot product is multiplied by, for one half block ------------------------------------------
 
 struct Scales { Floats scale, minimum; };
 
-template <int F> SK_INLINE Scales load_scales(const uint8_t* at, int g) {
-    if constexpr (F == Q8 || F == Q4) return {load_half((const uint16_t*)at + g * 16), zeros()};
-    else if constexpr (F == Q4M) return {load_half((const uint16_t*)at + g * 32), load_half((const uint16_t*)at + g * 32 + 16)};
-    else if constexpr (F == Q4K) {  // superblock: 16 half scales, 16 half minima, then 8 × (16 scales, 16 minima) of 6 bits
-        const uint8_t* super = at + (g / 8) * 320;
-        const uint8_t* small = super + 64 + (g % 8) * 32;
-        Floats minimum = mul(load_half((const uint16_t*)super + 16), load_u8(small + 16));
-        return {mul(load_half((const uint16_t*)super), load_u8(small)), sub(zeros(), minimum)};
+template <int F> SK_INLINE Scales load_scales(const uint8_t* block, int g, int half) {
+    const uint8_t* at = block + Layout<F>::at(g) + Layout<F>::numbers;
+    if constexpr (F == Q8 || F == Q4) return {load_half((const uint16_t*)at + half * 16), zeros()};
+    else if constexpr (F == Q4M) return {load_half((const uint16_t*)at + half * 16), load_half((const uint16_t*)at + 32 + half * 16)};
+    else if constexpr (F == Q4K) {  // 32 scales and 32 minima of 6 bits, under the half-precision pair of the superblock
+        const uint16_t* super = (const uint16_t*)(block + (int64_t)(g / 8) * Layout<F>::super);
+        Floats scale = mul(load_half(super + half * 16), load_u8(at + half * 16));
+        return {scale, sub(zeros(), mul(load_half(super + 32 + half * 16), load_u8(at + 32 + half * 16)))};
     } else return {zeros(), zeros()};
 }
 
-// ---- the tile ------------------------------------------------------------------------------------------------------------
+// ---- the tile: R rows by the 32 outputs of a block ----------------------------------------------------------------------------
 
 template <int F> SK_INLINE Ints start_of(const Group& a) {
     if constexpr (F == Q4) return all_ints(a.minus8);
@@ -30,132 +30,112 @@ template <int F> SK_INLINE Ints start_of(const Group& a) {
     else return all_ints(0);
 }
 
-// Integer dot products of one group: acc[r][b] = Σ w·q.
-template <int F, int R, int B>
-SK_INLINE void dot_group(Ints (&acc)[R][B], const uint8_t* const (&w)[B], const Group* const (&a)[R], int g) {
-    for (int r = 0; r < R; r++)
-        for (int b = 0; b < B; b++) acc[r][b] = start_of<F>(a[r][g]);
-    if constexpr (Layout<F>::nibbles) {
-        for (int line = 0; line < 4; line++) {  // 4 bits: a line holds inputs 8·line .. +4 below and the next four above
-            Bytes low[B], high[B];
-            for (int b = 0; b < B; b++) {
-                Bytes both = load_bytes(w[b] + (g * 4 + line) * 64);
-                low[b] = low_nibbles(both);
-                high[b] = high_nibbles(both);
-            }
-            for (int r = 0; r < R; r++) {
+// Integer dot products of one group: acc[r][half] = Σ w·q.
+template <int F, int R> SK_INLINE void dot_group(Ints (&acc)[R][2], const uint8_t* w, const Group* const (&a)[R], int g) {
+    for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = start_of<F>(a[r][g]);
+    for (int line = 0; line < Layout<F>::lines; line++) {
+        Bytes left = load_bytes(w + line * 128), right = load_bytes(w + line * 128 + 64);
+        for (int r = 0; r < R; r++) {
+            if constexpr (Layout<F>::nibbles) {  // a line holds inputs 8·line .. +4 in the low halves, the next four in the high
                 int32_t first = quad_at(a[r][g].q + line * 8), second = quad_at(a[r][g].q + line * 8 + 4);
-                for (int b = 0; b < B; b++) acc[r][b] = dot_u4(dot_u4(acc[r][b], low[b], first), high[b], second);
+                acc[r][0] = dot_u4(dot_u4(acc[r][0], low_nibbles(left), first), high_nibbles(left), second);
+                acc[r][1] = dot_u4(dot_u4(acc[r][1], low_nibbles(right), first), high_nibbles(right), second);
+            } else {
+                int32_t quad = quad_at(a[r][g].q + line * 4);
+                acc[r][0] = dot_u8(acc[r][0], left, quad);
+                acc[r][1] = dot_u8(acc[r][1], right, quad);
             }
-        }
-    } else {
-        for (int line = 0; line < 8; line++) {
-            Bytes bytes[B];
-            for (int b = 0; b < B; b++) bytes[b] = load_bytes(w[b] + (g * 8 + line) * 64);
-            for (int r = 0; r < R; r++)
-                for (int b = 0; b < B; b++) acc[r][b] = dot_u8(acc[r][b], bytes[b], quad_at(a[r][g].q + line * 4));
         }
     }
 }
 
-template <int F, int R, int B>
-SK_INLINE void sum_groups(Floats (&sum)[R][B], const uint8_t* const (&w)[B], const void* const* rows, int groups) {
+template <int F, int R> SK_INLINE void sum_groups(Floats (&sum)[R][2], const uint8_t* w, const void* const* rows, int groups) {
     const Group* a[R];
     for (int r = 0; r < R; r++) a[r] = (const Group*)rows[r];
     for (int g = 0; g < groups; g++) {
-        Ints acc[R][B];
-        dot_group<F, R, B>(acc, w, a, g);
-        for (int b = 0; b < B; b++) {
-            Scales s = load_scales<F>(w[b] + Layout<F>::numbers(groups), g);
+        Ints acc[R][2];
+        dot_group<F, R>(acc, w + Layout<F>::at(g), a, g);
+        for (int half = 0; half < 2; half++) {
+            Scales s = load_scales<F>(w, g, half);
             for (int r = 0; r < R; r++) {
                 Floats scale = all(a[r][g].scale);
                 if constexpr (F != I8) scale = mul(s.scale, scale);
-                sum[r][b] = fma(to_float(acc[r][b]), scale, sum[r][b]);
-                if constexpr (Layout<F>::minimum) sum[r][b] = fma(s.minimum, all(a[r][g].scaled_sum), sum[r][b]);
+                sum[r][half] = fma(to_float(acc[r][half]), scale, sum[r][half]);
+                if constexpr (Layout<F>::minimum) sum[r][half] = fma(s.minimum, all(a[r][g].scaled_sum), sum[r][half]);
             }
         }
     }
     if constexpr (F == I8)
-        for (int b = 0; b < B; b++) {
-            Floats scale = load16((const float*)(w[b] + Layout<F>::numbers(groups)));
-            for (int r = 0; r < R; r++) sum[r][b] = mul(sum[r][b], scale);
+        for (int half = 0; half < 2; half++) {
+            Floats scale = load16((const float*)(w + Layout<F>::at(groups)) + half * 16);
+            for (int r = 0; r < R; r++) sum[r][half] = mul(sum[r][half], scale);
         }
 }
 
-template <int F, int R, int B>
-SK_INLINE void sum_floats(Floats (&sum)[R][B], const uint8_t* const (&w)[B], const void* const* rows, int groups) {
-    for (int line = 0; line < groups * Layout<F>::lines; line++)
+template <int F, int R> SK_INLINE void sum_floats(Floats (&sum)[R][2], const uint8_t* w, const void* const* rows, int groups) {
+    for (int line = 0; line < groups * Layout<F>::lines; line++, w += 128)
         for (int r = 0; r < R; r++)
-            for (int b = 0; b < B; b++) {
+            for (int half = 0; half < 2; half++) {
                 if constexpr (F == BF16)
-                    sum[r][b] = dot_bf16(sum[r][b], load_bytes(w[b] + line * 64), (uint32_t)quad_at((const uint16_t*)rows[r] + 2 * line));
+                    sum[r][half] = dot_bf16(sum[r][half], load_bytes(w + half * 64), (uint32_t)quad_at((const uint16_t*)rows[r] + 2 * line));
                 else
-                    sum[r][b] = fma(load16((const float*)w[b] + line * 16), all(((const float*)rows[r])[line]), sum[r][b]);
+                    sum[r][half] = fma(load16((const float*)w + half * 16), all(((const float*)rows[r])[line]), sum[r][half]);
             }
 }
 
-template <int F, int R, int B>
-void tile(const uint8_t* first, int groups, const void* const* rows, float* out, int64_t stride, const float* bias) {
-    const uint8_t* w[B];
-    for (int b = 0; b < B; b++) w[b] = first + b * Layout<F>::block(groups);
-    Floats sum[R][B];
+template <int F, int R> void tile(const uint8_t* w, int groups, const void* const* rows, float* out, int64_t stride, const float* bias) {
+    Floats sum[R][2];
+    for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = zeros();
+    if constexpr (F == BF16 || F == F32) sum_floats<F, R>(sum, w, rows, groups);
+    else sum_groups<F, R>(sum, w, rows, groups);
     for (int r = 0; r < R; r++)
-        for (int b = 0; b < B; b++) sum[r][b] = zeros();
-    if constexpr (F == BF16 || F == F32) sum_floats<F, R, B>(sum, w, rows, groups);
-    else sum_groups<F, R, B>(sum, w, rows, groups);
-    for (int r = 0; r < R; r++)
-        for (int b = 0; b < B; b++) {
-            if (bias) sum[r][b] = add(sum[r][b], load16(bias + b * LANES));
-            store16(out + r * stride + b * LANES, sum[r][b]);
+        for (int half = 0; half < 2; half++) {
+            if (bias) sum[r][half] = add(sum[r][half], load16(bias + half * LANES));
+            store16(out + r * stride + half * LANES, sum[r][half]);
         }
 }
 
-template <int F, int B>
-void tiles(const uint8_t* first, int groups, const void* const* rows, int count, float* out, int64_t stride, const float* bias) {
+template <int F>
+void multiply_as(const Matrix& w, int index, int block, const void* const* rows, int count, float* out, int64_t stride) {
     using Tile = void (*)(const uint8_t*, int, const void* const*, float*, int64_t, const float*);
-    static constexpr Tile table[MAX_ROWS] = {tile<F, 1, B>, tile<F, 2, B>, tile<F, 3, B>, tile<F, 4, B>, tile<F, 5, B>, tile<F, 6, B>};
-    int passes = (count + MAX_ROWS - 1) / MAX_ROWS;  // even passes: 7 rows are 4 + 3, not 6 + 1
-    for (int pass = 0, r = 0; pass < passes; pass++) {
+    static constexpr Tile tiles[MAX_ROWS] = {tile<F, 1>, tile<F, 2>, tile<F, 3>, tile<F, 4>, tile<F, 5>, tile<F, 6>};
+    int groups = groups_of(w.inputs), passes = (count + MAX_ROWS - 1) / MAX_ROWS;
+    const uint8_t* at = w.data + index * w.stride + block * Layout<F>::block(groups);
+    const float* bias = w.bias ? w.bias + (index * blocks_of(w.outputs) + block) * BLOCK : nullptr;
+    for (int pass = 0, r = 0; pass < passes; pass++) {  // even passes: 7 rows are 4 + 3, not 6 + 1
         int n = (count - r + passes - pass - 1) / (passes - pass);
-        table[n - 1](first, groups, rows + r, out + r * stride, stride, bias);
+        tiles[n - 1](at, groups, rows + r, out + r * stride, stride, bias);
         r += n;
     }
-}
-
-template <int F>
-void multiply_as(const Matrix& w, int index, int first_block, int blocks, const void* const* rows, int count, float* out, int64_t stride) {
-    int groups = groups_of(w.inputs);
-    const uint8_t* first = w.data + index * w.stride + first_block * Layout<F>::block(groups);
-    const float* bias = w.bias ? w.bias + first_block * LANES : nullptr;
-    if (blocks == 2) tiles<F, 2>(first, groups, rows, count, out, stride, bias);
-    else tiles<F, 1>(first, groups, rows, count, out, stride, bias);
 }
 
 // ---- one output's weights as floats ------------------------------------------------------------------------------------
 
 template <int F> float weight_at(const uint8_t* block, int groups, int lane, int k) {
-    const uint8_t* scales = block + Layout<F>::numbers(groups);
-    int g = k / GROUP, i = k % GROUP;
-    if constexpr (F == BF16) return float_of((uint32_t)((const uint16_t*)block)[(k / 2) * 32 + lane * 2 + k % 2] << 16);
-    else if constexpr (F == F32) return ((const float*)block)[k * 16 + lane];
-    else if constexpr (F == I8 || F == Q8) {
-        float q = (float)((int)block[(k / 4) * 64 + lane * 4 + k % 4] - 128);
-        return q * (F == I8 ? ((const float*)scales)[lane] : half_to_float(((const uint16_t*)scales)[g * 16 + lane]));
+    int g = k / GROUP, i = k % GROUP, half = lane / LANES;
+    const uint8_t* at = block + Layout<F>::at(g) + half * 64;
+    lane %= LANES;
+    if constexpr (F == BF16) return float_of((uint32_t)((const uint16_t*)(at + i / 2 * 128))[lane * 2 + i % 2] << 16);
+    else if constexpr (F == F32) return ((const float*)(at + i * 128))[lane];
+    else if constexpr (F == I8) {
+        float q = (float)((int)at[(i / 4) * 128 + lane * 4 + i % 4] - 128);
+        return q * ((const float*)(block + Layout<F>::at(groups)))[half * 16 + lane];
     } else {
-        uint8_t both = block[(g * 4 + i / 8) * 64 + lane * 4 + i % 4];
-        float q = (float)(i % 8 < 4 ? both & 15 : both >> 4);
         float s[16], m[16];
-        Scales pair = load_scales<F>(scales, g);
+        Scales pair = load_scales<F>(block, g, half);
         store16(s, pair.scale);
         store16(m, pair.minimum);
+        if constexpr (F == Q8) return (float)((int)at[(i / 4) * 128 + lane * 4 + i % 4] - 128) * s[lane];
+        uint8_t both = at[(i / 8) * 128 + lane * 4 + i % 4];
+        float q = (float)(i % 8 < 4 ? both & 15 : both >> 4);
         return F == Q4 ? (q - 8) * s[lane] : q * s[lane] + m[lane];
     }
 }
 
 template <int F> void dequantise_as(const Matrix& w, int row, float* out) {
     int groups = groups_of(w.inputs);
-    const uint8_t* block = w.data + (row / LANES) * Layout<F>::block(groups);
-    for (int k = 0; k < w.inputs; k++) out[k] = weight_at<F>(block, groups, row % LANES, k);
+    const uint8_t* block = w.data + (row / BLOCK) * Layout<F>::block(groups);
+    for (int k = 0; k < w.inputs; k++) out[k] = weight_at<F>(block, groups, row % BLOCK, k);
 }
 
 // ---- activations ---------------------------------------------------------------------------------------------------------
@@ -212,9 +192,9 @@ void dequantise_row(const Matrix& w, int row, float* out) {
     }
 }
 
-void multiply(const Matrix& w, int index, int first_block, int blocks, const void* const* rows, int count, float* out, int64_t stride) {
+void multiply(const Matrix& w, int index, int block, const void* const* rows, int count, float* out, int64_t stride) {
     switch (w.format) {
-#define SK_CASE(F) case F: return multiply_as<F>(w, index, first_block, blocks, rows, count, out, stride);
+#define SK_CASE(F) case F: return multiply_as<F>(w, index, block, rows, count, out, stride);
         SK_FORMATS(SK_CASE)
 #undef SK_CASE
     }

@@ -18,21 +18,17 @@ uint16_t to_half(float v) {  // round to nearest even; overflow gives infinity
     return (uint16_t)(sign + (uint32_t)std::nearbyint(std::fabs(v) * 16777216.0f));  // subnormal: units of 2^-24
 }
 
-template <int F> void place(uint8_t* block, int groups, int lane, int g, const Code& c) {
-    uint8_t* scales = block + Layout<F>::numbers(groups);
+template <int F> void place(uint8_t* block, int lane, int g, const Code& c) {
+    uint8_t* numbers = block + Layout<F>::at(g) + lane / LANES * 64 + lane % LANES * 4;
+    uint16_t* scales = (uint16_t*)(block + Layout<F>::at(g) + Layout<F>::numbers);
     if constexpr (Layout<F>::nibbles) {
-        for (int i = 0; i < GROUP; i++) {
-            uint8_t& at = block[(g * 4 + i / 8) * 64 + lane * 4 + i % 4];
-            at = i % 8 < 4 ? (uint8_t)((at & 0xf0) | c.q[i]) : (uint8_t)((at & 0x0f) | (c.q[i] << 4));
-        }
+        for (int i = 0; i < GROUP; i += 8)
+            for (int j = 0; j < 4; j++) numbers[i / 8 * 128 + j] = (uint8_t)(c.q[i + j] | c.q[i + 4 + j] << 4);
     } else {
-        for (int i = 0; i < GROUP; i++) block[(g * 8 + i / 4) * 64 + lane * 4 + i % 4] = c.q[i];
+        for (int i = 0; i < GROUP; i += 4) std::memcpy(numbers + i / 4 * 128, c.q + i, 4);
     }
-    if constexpr (F == Q8 || F == Q4) ((uint16_t*)scales)[g * 16 + lane] = c.scale;
-    if constexpr (F == Q4M) {
-        ((uint16_t*)scales)[g * 32 + lane] = c.scale;
-        ((uint16_t*)scales)[g * 32 + 16 + lane] = c.minimum;
-    }
+    if constexpr (F == Q8 || F == Q4 || F == Q4M) scales[lane] = c.scale;
+    if constexpr (F == Q4M) scales[BLOCK + lane] = c.minimum;
 }
 
 // ---- from floats -----------------------------------------------------------------------------------------------------------
@@ -100,17 +96,17 @@ void pack_floats(int format, const float* x, const float* importance, int inputs
     std::vector<float> row((size_t)groups * GROUP, 0.0f);
     std::copy(x, x + inputs, row.begin());
     float channel = largest_magnitude(x, inputs) / 127.0f;
-    if (format == I8) ((float*)(block + Layout<I8>::numbers(groups)))[lane] = channel;
+    if (format == I8) ((float*)(block + Layout<I8>::at(groups)))[lane] = channel;
     for (int g = 0; g < groups; g++) {
         const float* part = row.data() + g * GROUP;
         Code c{};
         if (format == I8) {
             code8(part, channel, c);
-            place<I8>(block, groups, lane, g, c);
+            place<I8>(block, lane, g, c);
         } else if (format == Q8) {
             c.scale = to_half(largest_magnitude(part, GROUP) / 127.0f);
             code8(part, half_to_float(c.scale), c);
-            place<Q8>(block, groups, lane, g, c);
+            place<Q8>(block, lane, g, c);
         } else if (format == Q4M) {
             std::vector<float> weight;
             if (importance && (g + 1) * GROUP > inputs) {  // the padding must not count
@@ -118,14 +114,13 @@ void pack_floats(int format, const float* x, const float* importance, int inputs
                 std::copy(importance + g * GROUP, importance + inputs, weight.begin());
             }
             code_with_minimum(part, !importance ? nullptr : weight.empty() ? importance + g * GROUP : weight.data(), c);
-            place<Q4M>(block, groups, lane, g, c);
+            place<Q4M>(block, lane, g, c);
         } else if (format == BF16) {
-            for (int i = 0; i < GROUP; i++) {
-                int k = g * GROUP + i;
-                ((uint16_t*)block)[(k / 2) * 32 + lane * 2 + k % 2] = to_bf16(part[i]);
-            }
+            uint8_t* at = block + Layout<BF16>::at(g) + lane / LANES * 64;
+            for (int i = 0; i < GROUP; i++) ((uint16_t*)(at + i / 2 * 128))[lane % LANES * 2 + i % 2] = to_bf16(part[i]);
         } else if (format == F32) {
-            for (int i = 0; i < GROUP; i++) ((float*)block)[(g * GROUP + i) * 16 + lane] = part[i];
+            uint8_t* at = block + Layout<F32>::at(g) + lane / LANES * 64;
+            for (int i = 0; i < GROUP; i++) ((float*)(at + i * 128))[lane % LANES] = part[i];
         }
     }
 }
@@ -154,26 +149,26 @@ template <int F> void repack_small(const uint8_t* row, int groups, int lane, uin
             if (F == Q8) c.q[i] = (uint8_t)(row[header + i] ^ 0x80);
             else c.q[i] = i < 16 ? row[header + i] & 15 : row[header + i - 16] >> 4;
         }
-        place<F>(block, groups, lane, g, c);
+        place<F>(block, lane, g, c);
     }
 }
 
 void repack_q4k(const uint8_t* row, int groups, int lane, uint8_t* block) {
-    uint8_t* scales = block + Layout<Q4K>::numbers(groups);
     for (int s = 0; s < groups / 8; s++, row += 144) {
-        uint8_t* super = scales + s * 320;
-        ((uint16_t*)super)[lane] = half_at(row);
-        ((uint16_t*)super)[16 + lane] = half_at(row + 2);
+        uint16_t* super = (uint16_t*)(block + s * Layout<Q4K>::super);
+        super[lane] = half_at(row);
+        super[BLOCK + lane] = half_at(row + 2);
         const uint8_t* six = row + 4;
         for (int j = 0; j < 8; j++) {
             uint8_t scale = j < 4 ? six[j] & 63 : (uint8_t)((six[j + 4] & 15) | (six[j - 4] >> 6 << 4));
             uint8_t minimum = j < 4 ? six[j + 4] & 63 : (uint8_t)((six[j + 4] >> 4) | (six[j] >> 6 << 4));
-            super[64 + j * 32 + lane] = scale;
-            super[64 + j * 32 + 16 + lane] = minimum;
+            uint8_t* small = block + Layout<Q4K>::at(s * 8 + j) + Layout<Q4K>::numbers;
+            small[lane] = scale;
+            small[BLOCK + lane] = minimum;
             Code c{};
             const uint8_t* q = row + 16 + j / 2 * 32;
             for (int i = 0; i < GROUP; i++) c.q[i] = j % 2 ? q[i] >> 4 : q[i] & 15;
-            place<Q4K>(block, groups, lane, s * 8 + j, c);
+            place<Q4K>(block, lane, s * 8 + j, c);
         }
     }
 }
@@ -181,23 +176,23 @@ void repack_q4k(const uint8_t* row, int groups, int lane, uint8_t* block) {
 }  // namespace
 
 // Rows first .. first + count of a matrix, from floats (count, inputs); `importance` (inputs) or null weighs the error of Q4M.
-// `first` must be a multiple of 16.  `data` is the whole matrix, zero where nothing was packed.
+// `first` must be a multiple of 32.  `data` is the whole matrix, zero where nothing was packed.
 SK_API void sk_infer_pack(int64_t format, const float* x, const float* importance, int64_t first, int64_t count, int64_t inputs, uint8_t* data) {
     int64_t size = block_bytes((int)format, (int)inputs);
 #pragma omp parallel for schedule(static)
-    for (int64_t b = 0; b < (count + LANES - 1) / LANES; b++)
-        for (int64_t lane = 0; lane < LANES && b * LANES + lane < count; lane++)
-            pack_floats((int)format, x + (b * LANES + lane) * inputs, importance, (int)inputs, (int)lane, data + (first / LANES + b) * size);
+    for (int64_t b = 0; b < (count + BLOCK - 1) / BLOCK; b++)
+        for (int64_t lane = 0; lane < BLOCK && b * BLOCK + lane < count; lane++)
+            pack_floats((int)format, x + (b * BLOCK + lane) * inputs, importance, (int)inputs, (int)lane, data + (first / BLOCK + b) * size);
 }
 
 SK_API void sk_infer_repack(int64_t format, const uint8_t* rows, int64_t first, int64_t count, int64_t inputs, uint8_t* data) {
     int64_t size = block_bytes((int)format, (int)inputs), row = blocks_bytes((int)format, (int)inputs);
     int groups = groups_of((int)inputs);
 #pragma omp parallel for schedule(static)
-    for (int64_t b = 0; b < (count + LANES - 1) / LANES; b++)
-        for (int lane = 0; lane < LANES && b * LANES + lane < count; lane++) {
-            const uint8_t* from = rows + (b * LANES + lane) * row;
-            uint8_t* block = data + (first / LANES + b) * size;
+    for (int64_t b = 0; b < (count + BLOCK - 1) / BLOCK; b++)
+        for (int lane = 0; lane < BLOCK && b * BLOCK + lane < count; lane++) {
+            const uint8_t* from = rows + (b * BLOCK + lane) * row;
+            uint8_t* block = data + (first / BLOCK + b) * size;
             if (format == Q8) repack_small<Q8>(from, groups, lane, block);
             else if (format == Q4) repack_small<Q4>(from, groups, lane, block);
             else if (format == Q4M) repack_small<Q4M>(from, groups, lane, block);
@@ -212,20 +207,19 @@ SK_API void sk_infer_dequantise(const Matrix* w, float* out) {
     for (int64_t r = 0; r < w->outputs; r++) dequantise_row(*w, (int)r, out + r * w->inputs);
 }
 
-// y (rows, 16·blocks) = x (rows, padded inputs) Wᵀ: for tests and benchmarks.
+// y (rows, 32·blocks) = x (rows, padded inputs) Wᵀ: for tests and benchmarks.
 SK_API void sk_infer_multiply(const Matrix* w, const float* x, int64_t count, float* y, int64_t repeat) {
-    int64_t bytes = row_bytes(w->format, w->inputs), stride = (int64_t)blocks_of(w->outputs) * LANES;
+    int64_t bytes = row_bytes(w->format, w->inputs), stride = (int64_t)blocks_of(w->outputs) * BLOCK;
     std::vector<uint8_t> memory((size_t)(bytes * count + 64));
     std::vector<const void*> rows((size_t)count);
     for (int64_t r = 0; r < count; r++) {
         rows[(size_t)r] = memory.data() + r * bytes;
         quantise_row(w->format, x + r * padded(w->inputs), w->inputs, memory.data() + r * bytes);
     }
-    int64_t items = (blocks_of(w->outputs) + 1) / 2;
     for (int64_t i = 0; i < repeat; i++)
 #pragma omp parallel for schedule(static)
-        for (int64_t item = 0; item < items; item++)
-            multiply(*w, 0, (int)item * 2, std::min(2, blocks_of(w->outputs) - (int)item * 2), rows.data(), (int)count, y + item * 32, stride);
+        for (int block = 0; block < blocks_of(w->outputs); block++)
+            multiply(*w, 0, block, rows.data(), (int)count, y + block * BLOCK, stride);
 }
 
 }  // namespace sk

@@ -87,7 +87,7 @@ class V4Attention(nn.Module):
         before, state = 0, None
         if sight.cache is not None:
             assert sight.rows_B is not None and sight.starts_B is not None
-            state, before = sight.cache.states[self.layer], self.window - 1
+            state, before = sight.cache.held[self.layer], self.window - 1
             new_BTP = kv_BKP
             kv_BKP = torch.cat([look_back(state.window, sight.rows_B, sight.starts_B, before), new_BTP], 1)
             write(state.window, sight.rows_B, sight.starts_B, new_BTP)

@@ -47,7 +47,7 @@ class V4Cache(Cache):
     """``rows`` independent sequences of up to ``capacity`` tokens.
 
     Attributes:
-        states: one LayerState a layer.
+        held: one LayerState a layer.
         lengths: tokens held by each row.
     """
 
@@ -64,7 +64,7 @@ class V4Cache(Cache):
         self.config, self.capacity = config, capacity
         self.lengths = [0] * rows
         self._reached = [0] * rows  # the most tokens a row has held since it was empty
-        self.states = [self._state(layer, rows, capacity, dtype, device) for layer in range(config.num_hidden_layers)]
+        self.held = [self._state(layer, rows, capacity, dtype, device) for layer in range(config.num_hidden_layers)]
 
     def _state(self, layer: int, rows: int, capacity: int, dtype: torch.dtype, device: torch.device | str) -> LayerState:
         config, v4 = self.config, self.config.v4
@@ -92,14 +92,14 @@ class V4Cache(Cache):
 
     def state_elements(self) -> int:
         """Numbers of a row's rings, whatever its length."""
-        rings = [s.window for s in self.states] + [ring for b in self._blocks() for ring in (b.content, b.gate)]
+        rings = [s.window for s in self.held] + [ring for b in self._blocks() for ring in (b.content, b.gate)]
         return sum(ring[0].numel() for ring in rings)
 
     def bytes(self) -> int:
-        return sum(t.nbytes for state in self.states for t in state.tensors())
+        return sum(t.nbytes for state in self.held for t in state.tensors())
 
     def _blocks(self) -> list[Blocks]:
-        return [b for s in self.states for b in (s.blocks, s.index) if b is not None]
+        return [b for s in self.held for b in (s.blocks, s.index) if b is not None]
 
     def advance(self, rows: Sequence[int], tokens: int) -> None:
         """The rows hold ``tokens`` more; called once all layers have written them."""
@@ -130,11 +130,11 @@ class V4Cache(Cache):
     def grow(self, rows: int, capacity: int) -> None:
         """Room for more rows and longer ones; what the rows hold stays."""
         self._check(self.config, capacity)
-        first = self.states[0].window
-        held, self.capacity = self.states, max(capacity, self.capacity)
+        first = self.held[0].window
+        before, self.capacity = self.held, max(capacity, self.capacity)
         rows = max(rows, self.rows)
-        self.states = [self._state(i, rows, self.capacity, first.dtype, first.device) for i in range(len(held))]
-        for old, new in zip(held, self.states, strict=True):
+        self.held = [self._state(i, rows, self.capacity, first.dtype, first.device) for i in range(len(before))]
+        for old, new in zip(before, self.held, strict=True):
             for a, b in zip(old.tensors(), new.tensors(), strict=True):
                 b[: a.shape[0], : a.shape[1]] = a
         more = rows - self.rows

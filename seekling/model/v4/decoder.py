@@ -107,7 +107,9 @@ class V4Decoder(Decoder):
     # ---- cached rows ---------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def extend(self, ids_BT: Tensor, cache: Cache, rows: Sequence[int] | None = None, trace: Trace | None = None) -> Tensor:
+    def extend_states(
+        self, ids_BT: Tensor, cache: Cache, rows: Sequence[int] | None = None, trace: Trace | None = None
+    ) -> Tensor:
         rows = list(range(ids_BT.shape[0])) if rows is None else list(rows)
         T, device = ids_BT.shape[1], ids_BT.device
         if not isinstance(cache, V4Cache):
@@ -122,4 +124,4 @@ class V4Decoder(Decoder):
         for layer in self._main:
             streams = layer(streams, sight, ids_BT, trace)
         cache.advance(rows, T)
-        return self.final(streams)
+        return streams

@@ -48,18 +48,23 @@ class V4Router(Router):
         return Routing(weights_NK * self.config.routed_scaling_factor, indices_NK, scores_NE)
 
 
+def clamped_experts(x_ND: Tensor, routing: Routing, gate_up_EMD: Tensor, down_EDM: Tensor, limit: float) -> Tensor:
+    """Σ_k w_nk · expert_{i_nk}(x_n) -> (N, D), every expert with clamped SwiGLU."""
+    out_ND = torch.zeros_like(x_ND)
+    for e in routing.indices_NK.unique().tolist():
+        token_J, place_J = torch.where(routing.indices_NK == e)
+        gate, up = nn.functional.linear(x_ND[token_J], gate_up_EMD[e]).chunk(2, -1)
+        y_JD = nn.functional.linear(clamped_swiglu(gate, up, limit), down_EDM[e])
+        out_ND = out_ND.index_add(0, token_J, (y_JD * routing.weights_NK[token_J, place_J, None]).to(out_ND.dtype))
+    return out_ND
+
+
 class V4Experts(Experts):
     """The stacked experts with clamped SwiGLU."""
 
-    def forward(self, x_ND: Tensor, routing: Routing) -> Tensor:
+    def run(self, x_ND: Tensor, routing: Routing, gate_up_EMD: Tensor, down_EDM: Tensor) -> Tensor:
         assert self.config.swiglu_limit is not None
-        out_ND = torch.zeros_like(x_ND)
-        for e in routing.indices_NK.unique().tolist():
-            token_J, place_J = torch.where(routing.indices_NK == e)
-            gate, up = nn.functional.linear(x_ND[token_J], self.gate_up_proj[e]).chunk(2, -1)
-            y_JD = nn.functional.linear(clamped_swiglu(gate, up, self.config.swiglu_limit), self.down_proj[e])
-            out_ND = out_ND.index_add(0, token_J, (y_JD * routing.weights_NK[token_J, place_J, None]).to(out_ND.dtype))
-        return out_ND
+        return clamped_experts(x_ND, routing, gate_up_EMD, down_EDM, self.config.swiglu_limit)
 
 
 class V4MLP(MLP):

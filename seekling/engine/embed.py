@@ -1,0 +1,35 @@
+"""Texts as vectors, from any decoder: its final-normed states, averaged or taken at the last token, at length 1.
+
+Tensor suffixes: N texts, T tokens, D hidden.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from seekling.errors import SeeklingError
+
+Pooling = Literal["mean", "last"]
+
+
+def embed(model: Any, encoded: Sequence[list[int]], pooling: Pooling) -> Tensor:
+    """Vectors (N, D), float32, of Euclidean length 1. Texts of equal length are computed together.
+
+    Raises:
+        SeeklingError: unknown pooling.
+    """
+    if pooling not in ("mean", "last"):
+        raise SeeklingError(f"pooling is {pooling!r}: give 'mean' or 'last'")
+    out = torch.empty(len(encoded), model.config.hidden_size)
+    groups: dict[int, list[int]] = {}
+    for number, ids in enumerate(encoded):
+        groups.setdefault(len(ids), []).append(number)
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        for members in groups.values():
+            for some in (members[i : i + 16] for i in range(0, len(members), 16)):
+                h_NTD = model.hidden(torch.tensor([encoded[i] for i in some], device=device)).float()
+                out[some] = (h_NTD.mean(1) if pooling == "mean" else h_NTD[:, -1]).cpu()
+    return torch.nn.functional.normalize(out, dim=-1)

@@ -1,0 +1,59 @@
+"""What an answer depends on beside its request, as one short hash: weights, code, and the instructions that run."""
+
+import functools
+import hashlib
+from pathlib import Path
+
+import torch
+
+from seekling.engine.backend import Backend, runner_path
+
+_ROOMS = ("engine", "kernels", "model", "text")
+_SUFFIXES = (".py", ".cpp", ".h")
+_WEIGHTS = (".safetensors", ".gguf")
+
+
+def fingerprint(backend: Backend, quant: str | None) -> str:
+    """ "seekling-" and 16 hex digits. Reads all weights once."""
+    whole = hashlib.sha256()
+    for part in (weights(backend), code(), instructions(backend), str(quant)):
+        whole.update(part.encode() + b"\0")
+    return f"seekling-{whole.hexdigest()[:16]}"
+
+
+def weights(backend: Backend) -> str:
+    """Hash of the tensors in memory, or of the files they were packed from."""
+    digest = hashlib.sha256()
+    if backend.model is not None:
+        for name, tensor in sorted(backend.model.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+    if backend.path is None:
+        return "in memory"  # packed from a model that is gone
+    files = [backend.path] if backend.path.is_file() else sorted(backend.path.iterdir())
+    for file in files:
+        if file.suffix in _WEIGHTS or file.name == "config.json":
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+@functools.cache
+def code() -> str:
+    """Hash of the source files that take part."""
+    digest, root = hashlib.sha256(), Path(__file__).parents[1]
+    for room in _ROOMS:
+        for file in sorted((root / room).rglob("*")):
+            if file.suffix in _SUFFIXES:
+                digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def instructions(backend: Backend) -> str:
+    """The runner's path. Torch's results also depend on its version, its number of threads and the CPU's abilities."""
+    path = runner_path(backend.runner)
+    if backend.model is None:
+        return path
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{path} {torch.__version__} {capability} {torch.get_num_threads()} threads"

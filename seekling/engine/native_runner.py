@@ -1,0 +1,269 @@
+"""The fast runner: a whole step of a decoder in one native call, over packed weights and paged cache (csrc/infer_step.cpp).
+
+Activations are quantised to int8 in groups of 32 before every product with quantised weights; the residual stream, norms,
+softmax and routers are float32; the cache is bfloat16. A token's logits are bit-identical whatever other rows are in the
+step, however its prompt is cut into chunks, and for any number of threads.
+
+>>> runner = NativeRunner.from_gguf("SmolLM2-135M-Instruct.Q4_1.gguf")
+>>> runner.allocate(256)
+>>> logits_RV = runner.step([Chunk([1, 2, 3], start=0, pages=[0])])
+"""
+
+import ctypes
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seekling.engine.packed import DecoderParts, PackedQuant, PackedWeights, StoreParts
+from seekling.engine.runner import PAGE, Chunk
+from seekling.errors import MachineError, SeeklingError
+from seekling.kernels import infer, native
+from seekling.kernels.infer_model import CLayer, CStep, NativeModel
+from seekling.model.config import ModelConfig
+from seekling.model.decoder import Decoder
+from seekling.model.rope import RopeTable
+
+_MOST_CHANNELS = 1024  # of a head or latent: rows of that size live on the stack
+_ITEM = 32  # outputs of one piece of work; rows of logits are padded to it
+
+
+def unsupported(config: ModelConfig) -> list[str]:
+    """What of this model the native runner does not compute; empty when it can run it."""
+    bad = []
+    if not infer.available():
+        bad.append(f"the kernels are not built ({native.status()})")
+    if config.v4 is not None:
+        return [*bad, "DeepSeek-V4"]
+    layers = range(config.num_hidden_layers)
+    if any(config.layer_type(i) == "linear_attention" for i in layers):
+        bad.append("linear attention")
+    if config.norm_residual is not None:
+        bad.append("residuals of norms")
+    if config.rope_scaling is not None and config.rope_scaling.rope_type in ("dynamic", "longrope"):
+        bad.append(f"rope scaling of type {config.rope_scaling.rope_type}")
+    if config.attention == "mla" and any(config.window(i) for i in layers):
+        bad.append("sliding windows with MLA")
+    if max(config.head_dim, config.v_head_dim, config.kv_lora_rank, config.rope_dim) > _MOST_CHANNELS:
+        bad.append(f"heads or latents of more than {_MOST_CHANNELS} channels")
+    return bad
+
+
+class NativeRunner:
+    """See `seekling.engine.runner.Runner`.
+
+    Args:
+        model: a `Decoder`, whose weights are copied into packed form (the model itself is not kept), or `PackedWeights`.
+        quant: "int8", "int4", "bf16" or "f32".
+        threads: default torch's number at each step.
+
+    Raises:
+        MachineError: the model has a part that the native kernels do not compute, or they are not built.
+    """
+
+    page_tokens = PAGE
+
+    def __init__(self, model: Decoder | PackedWeights, quant: PackedQuant = "bf16", threads: int | None = None):
+        weights = model if isinstance(model, PackedWeights) else PackedWeights(DecoderParts(model), quant)
+        self.config, self.quant, self.threads = weights.config, weights.quant, threads
+        missing = unsupported(self.config)
+        if missing:
+            raise MachineError(f"the native runner does not compute {', '.join(missing)}; use the torch runner")
+        self._native = NativeModel()
+        self._rope = RopeTable(self.config)
+        self._positions = 0
+        self._pool: Tensor | None = None
+        self._pages = 0
+        self._describe(weights)
+
+    @classmethod
+    def from_gguf(cls, path: str | os.PathLike, quant: PackedQuant = "gguf", threads: int | None = None) -> "NativeRunner":
+        """A runner over a GGUF file, whose blocks are kept as they are; the file is not held open."""
+        from seekling.formats.families import read_config
+        from seekling.formats.gguf_file import open_gguf
+
+        file = open_gguf(path)
+        return cls(PackedWeights(StoreParts(read_config(file.raw_config), file.source), quant), threads=threads)
+
+    @property
+    def path(self) -> str:
+        """Which code runs, for people."""
+        return f"{native.status()}, {self.quant}"
+
+    def weight_bytes(self) -> int:
+        """Bytes of the packed weights."""
+        return sum(w.nbytes() for w in self.packed())
+
+    def packed(self) -> list[infer.Packed]:
+        """Every packed matrix once."""
+        return list({id(w): w for w in self._native.keep if isinstance(w, infer.Packed)}.values())
+
+    def embedding_bytes(self) -> int:
+        """Bytes of the embedding, of which a token reads one row only."""
+        return self._embedding.nbytes()
+
+    # ---- the model as the kernels see it -------------------------------------------------------------------------------
+
+    def _describe(self, weights: PackedWeights) -> None:
+        config, m = self.config, self._native.model
+        gqa = config.attention == "gqa"
+        embedding = weights.matrix("model.embed_tokens.weight")
+        head = embedding if config.tie_word_embeddings and not config.head_bias else weights.matrix("lm_head.weight")
+        assert embedding is not None and head is not None
+        self._embedding = embedding
+        m.embedding, m.head = self._native.matrix(embedding), self._native.matrix(head)
+        m.final_norm = self._vector(weights.vector("model.norm.weight"))
+        m.layer_count, m.hidden, m.vocabulary = config.num_hidden_layers, config.hidden_size, config.vocab_size
+        m.attention, m.heads, m.kv_heads = int(not gqa), config.num_attention_heads, config.num_key_value_heads if gqa else 1
+        m.head_dim = config.head_dim if gqa else config.v_head_dim
+        m.rotary, m.interleaved = config.rope_dim, self._interleaved()
+        m.qk_norm = {None: 0, "head": 1, "full": 2}[config.qk_norm]
+        if not gqa:
+            m.nope, m.latent, m.q_latent = config.qk_nope_head_dim, config.kv_lora_rank, config.q_lora_rank or 0
+        m.width_max = self._widest()
+        m.eps, m.attention_scale = config.rms_norm_eps, config.softmax_scale
+        m.qk_eps = config.rms_norm_eps if gqa else 1e-6  # see model/attention.py
+        self._describe_router()
+        layers = (CLayer * config.num_hidden_layers)()
+        offset, each = 0, self._native.layer_page_bytes()
+        for i, layer in enumerate(layers):
+            self._describe_attention(layer, weights, i)
+            self._describe_mlp(layer, weights, i)
+            layer.cache_offset = offset
+            offset += each
+        m.page_bytes = offset
+        m.layers = ctypes.addressof(layers)
+        self._native.keep.append(layers)
+
+    def _describe_router(self) -> None:
+        config, m = self.config, self._native.model
+        m.experts, m.experts_per_token, m.expert_width = (
+            config.n_routed_experts,
+            config.num_experts_per_tok,
+            config.moe_intermediate_size,
+        )
+        first = config.topk_method == "topk_first"
+        m.scoring = 2 if first else {"softmax": 0, "sigmoid": 1}[config.scoring_func]
+        m.normalise, m.routed_scale = int(config.renormalises), 1.0 if first else config.routed_scaling_factor
+        m.norm_min = -1.0 if config.router_norm_min is None else config.router_norm_min
+        grouped = config.topk_method in ("noaux_tc", "bias", "group_limited_greedy")
+        m.group_count, m.groups_kept = config.n_group if grouped else 1, config.topk_group
+        m.group_best = 1 if config.topk_method == "group_limited_greedy" else 2
+        m.clamped = int(config.swiglu_limit is not None or config.expert_bias)
+        m.swiglu_alpha = 1.0 if config.swiglu_alpha is None else config.swiglu_alpha
+        m.swiglu_limit = 3e38 if config.swiglu_limit is None else config.swiglu_limit
+
+    def _describe_attention(self, layer: Any, weights: PackedWeights, i: int) -> None:
+        config, name = self.config, f"model.layers.{i}.self_attn."
+        layer.attention_norm = self._vector(weights.vector(f"model.layers.{i}.input_layernorm.weight"))
+        layer.window, layer.kind = config.window(i) or 0, int(config.attention == "mla")
+        layer.o = self._matrix(weights, name + "o_proj.weight")
+        layer.q = self._matrix(weights, name + "q_proj.weight")
+        if config.attention == "gqa":
+            layer.k, layer.v = (self._matrix(weights, f"{name}{kind}_proj.weight") for kind in "kv")
+            layer.q_norm, layer.k_norm = (self._vector(weights.vector(f"{name}{kind}_norm.weight")) for kind in "qk")
+            layer.sinks = self._vector(weights.vector(name + "sinks"))
+            return
+        layer.q_a, layer.q_b = (self._matrix(weights, f"{name}{kind}_proj.weight") for kind in ("q_a", "q_b"))
+        layer.kv_a = self._matrix(weights, name + "kv_a_proj_with_mqa.weight")
+        k_b, v_b = weights.absorbed(name + "kv_b_proj.weight")
+        layer.k_b, layer.v_b = self._native.matrix(k_b), self._native.matrix(v_b)
+        layer.q_norm = self._vector(weights.vector(name + "q_a_layernorm.weight"))
+        layer.k_norm = self._vector(weights.vector(name + "kv_a_layernorm.weight"))
+
+    def _describe_mlp(self, layer: Any, weights: PackedWeights, i: int) -> None:
+        name = f"model.layers.{i}.mlp."
+        layer.mlp_norm = self._vector(weights.vector(f"model.layers.{i}.post_attention_layernorm.weight"))
+        layer.moe = int(self.config.is_moe(i))
+        dense = name + ("shared_experts." if layer.moe else "")
+        layer.gate, layer.up, layer.down = (
+            self._matrix(weights, f"{dense}{kind}_proj.weight") for kind in ("gate", "up", "down")
+        )
+        if not layer.moe:
+            return
+        layer.router = self._native.matrix(weights.matrix(name + "gate.weight", "f32"))
+        layer.router_bias = self._vector(weights.vector(name + "gate.e_score_correction_bias"))
+        layer.shared_gate = self._native.matrix(weights.matrix(name + "shared_expert_gate.weight", "f32"))
+        layer.expert_gate = self._native.matrix(weights.expert_stack(name + "experts.gate_up_proj", 0))
+        layer.expert_up = self._native.matrix(weights.expert_stack(name + "experts.gate_up_proj", 1))
+        layer.expert_down = self._native.matrix(weights.expert_stack(name + "experts.down_proj"))
+
+    def _interleaved(self) -> int:
+        config = self.config
+        return int(config.rope_interleave or (config.attention == "mla" and config.rope_arithmetic == "complex"))
+
+    def _widest(self) -> int:
+        """The longest row of activations that is ever quantised."""
+        c = self.config
+        heads = c.num_attention_heads * max(c.head_dim, c.v_head_dim)
+        return max(c.hidden_size, heads, c.intermediate_size, c.shared_width, c.moe_intermediate_size, c.kv_lora_rank,
+                   c.q_lora_rank or 0)  # fmt: skip
+
+    def _matrix(self, weights: PackedWeights, target: str) -> Any:
+        return self._native.matrix(weights.matrix(target))
+
+    def _vector(self, vector: Tensor | None) -> int | None:
+        if vector is None:
+            return None
+        self._native.keep.append(vector)
+        return vector.data_ptr()
+
+    # ---- the pool --------------------------------------------------------------------------------------------------------
+
+    def allocate(self, pages: int) -> None:
+        """Pages 0 … pages - 1. Memory is taken as they come into use."""
+        size = self._native.model.page_bytes
+        self._pool = infer.Memory.map(pages * size).view(pages, size)
+        self._pages = pages
+        self._native.model.pool = self._pool.data_ptr()
+
+    def copy_page(self, src: int, dst: int) -> None:
+        assert self._pool is not None, "allocate() comes first"
+        self._pool[dst] = self._pool[src]
+
+    def bytes(self) -> int:
+        """Bytes the pool may take."""
+        return 0 if self._pool is None else self._pool.nbytes
+
+    # ---- a step ----------------------------------------------------------------------------------------------------------
+
+    def step(self, chunks: Sequence[Chunk]) -> Tensor:
+        """Float32 logits (R, V) of the rows asked for, in the order of the chunks."""
+        ids: list[int] = []
+        pages: list[int] = []
+        wanted: list[int] = []
+        row_ends, starts, offsets = [0], [], []
+        for chunk in chunks:
+            first = len(ids)
+            ids += chunk.ids
+            row_ends.append(len(ids))
+            starts.append(chunk.start)
+            offsets.append(len(pages))
+            pages += chunk.pages[: -(-chunk.end // PAGE)]
+            if chunk.want != "none":
+                wanted += range(first if chunk.want == "all" else len(ids) - 1, len(ids))
+            if len(pages) - offsets[-1] < -(-chunk.end // PAGE) or not chunk.ids:
+                raise SeeklingError(f"a chunk of {len(chunk.ids)} tokens up to {chunk.end} came with {len(chunk.pages)} pages")
+        if not ids:
+            return torch.empty(0, self.config.vocab_size)
+        self._check(ids, pages, max(chunk.end for chunk in chunks))
+        arrays = [np.array(values, dtype=np.int32) for values in (ids, row_ends, starts, offsets, pages, wanted)]
+        width = -(-self.config.vocab_size // _ITEM) * _ITEM
+        logits = torch.empty(len(wanted), width)
+        step = CStep(*(a.ctypes.data for a in arrays), logits.data_ptr(), width, len(chunks), len(wanted),
+                     self.threads or torch.get_num_threads(), 0)  # fmt: skip
+        self._native.step(step)
+        return logits[:, : self.config.vocab_size]
+
+    def _check(self, ids: list[int], pages: list[int], end: int) -> None:
+        if min(ids) < 0 or max(ids) >= self.config.vocab_size:
+            raise SeeklingError(f"token ids must lie in 0..{self.config.vocab_size - 1}")
+        if min(pages) < 0 or max(pages) >= self._pages:
+            raise SeeklingError(f"page {max(pages)} was asked for, but the cache has {self._pages}")
+        if end > self._positions:
+            cos, sin = self._rope.upto(max(end, min(self.config.max_position_embeddings, 4096)), torch.device("cpu"))
+            self._positions, self._tables = cos.shape[0], (cos.contiguous(), sin.contiguous())
+            self._native.model.cosines, self._native.model.sines = (t.data_ptr() for t in self._tables)

@@ -1,0 +1,114 @@
+// What a decoder is to the native runner: plain structures of pointers and sizes, filled by seekling/kernels/infer.py, and what
+// the threads of a step share.  Shapes: M rows (tokens of the step), D hidden, H heads, L kv latent, R rotary, E experts.
+#pragma once
+#include "infer_matmul.h"
+#include <atomic>
+#include <sched.h>
+
+namespace sk {
+
+constexpr int PAGE = 32;    // tokens a page (seekling/engine/runner.py)
+constexpr int SPLIT = 256;  // tokens one attention sum covers; longer contexts are merged from these, always in order
+
+enum AttentionKind : int32_t { GQA = 0, MLA = 1 };
+enum QKNorm : int32_t { NO_NORM = 0, HEAD_NORM = 1, FULL_NORM = 2 };
+enum Scoring : int32_t { SOFTMAX = 0, SIGMOID = 1, SOFTMAX_OF_CHOSEN = 2 };
+
+struct Layer {  // mirrored in infer.py
+    const float* attention_norm;
+    const float* mlp_norm;
+    Matrix q, k, v, o;             // GQA; MLA without q_lora uses q and o
+    Matrix q_a, q_b, kv_a;         // MLA
+    Matrix k_b, v_b;               // MLA, stacks over heads: (L outputs, N inputs) and (V outputs, L inputs)
+    const float* q_norm;           // GQA: QKNorm; MLA: norm of the query latent
+    const float* k_norm;           // GQA: QKNorm; MLA: norm of the kv latent
+    const float* sinks;            // (H) or null
+    Matrix gate, up, down;         // dense MLP, or the shared experts (outputs 0 = none)
+    Matrix shared_gate;            // one output: sigmoid(shared_gate · x) multiplies the shared experts; outputs 0 = none
+    Matrix router;
+    const float* router_bias;      // (E) added for the choice, or null
+    Matrix expert_gate, expert_up, expert_down;  // stacks over experts
+    int64_t cache_offset;          // bytes of this layer's part in a page
+    int32_t window;                // tokens a query sees, itself included; 0 = all
+    int32_t moe;
+    int32_t kind;                  // AttentionKind; must be the model's
+    int32_t reserved;
+};
+
+struct Model {
+    const Layer* layers;
+    Matrix embedding, head;
+    const float* final_norm;
+    const float* cosines;          // (positions, rotary/2)
+    const float* sines;
+    uint8_t* pool;
+    int64_t page_bytes;
+    int32_t layer_count, hidden, width_max, vocabulary;
+    int32_t attention, heads, kv_heads, head_dim;      // head_dim: of GQA; of MLA the value dim
+    int32_t nope, rotary, latent, q_latent;            // rotary: channels that turn (GQA: the first of a head)
+    int32_t interleaved, qk_norm, experts, experts_per_token;
+    int32_t expert_width, scoring, normalise, group_count;
+    int32_t groups_kept, group_best, clamped, reserved;  // clamped: experts have gpt-oss's activation
+    float eps, qk_eps, attention_scale, routed_scale;
+    float norm_min;                                      // least sum of expert weights to divide by; negative = add 1e-20
+    float swiglu_alpha, swiglu_limit, reserved_float;
+};
+
+struct Step {
+    const int32_t* ids;            // (M)
+    const int32_t* chunk_rows;     // (chunks + 1): where each chunk's rows begin
+    const int32_t* chunk_start;    // (chunks): position of its first row
+    const int32_t* page_offset;    // (chunks): where its page table begins in `pages`
+    const int32_t* pages;
+    const int32_t* wanted;         // (wanted_count): rows whose logits are asked for
+    float* logits;                 // (wanted_count, logits_stride)
+    int64_t logits_stride;         // at least the vocabulary rounded up to 32
+    int32_t chunks, wanted_count, threads, reserved;
+};
+
+// Threads of one step meet here.  They spin, for the wait is shorter than a system call, and give way when it is not.
+struct Barrier {
+    alignas(64) std::atomic<int> arrived{0};
+    alignas(64) std::atomic<int> phase{0};
+    void wait(int size) {
+        if (size == 1) return;
+        int now = phase.load(std::memory_order_relaxed);
+        if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
+            arrived.store(0, std::memory_order_relaxed);
+            phase.store(now + 1, std::memory_order_release);
+            return;
+        }
+        for (int spins = 0; phase.load(std::memory_order_acquire) == now; spins++) {
+#if defined(__x86_64__)
+            __builtin_ia32_pause();
+#endif
+            if (spins > 2000) sched_yield();
+        }
+    }
+};
+
+struct Team {
+    Barrier& barrier;
+    int me, size;
+    void meet() const { barrier.wait(size); }
+    int first(int64_t items) const { return (int)(items * me / size); }
+    int end(int64_t items) const { return (int)(items * (me + 1) / size); }
+};
+
+// Grows, never shrinks; 64-byte aligned; new memory is zero, so that paddings are.
+struct Buffer {
+    uint8_t* data = nullptr;
+    int64_t size = 0;
+    ~Buffer() { std::free(data); }
+    template <class T> T* as() const { return (T*)data; }
+    void ensure(int64_t bytes) {
+        if (bytes <= size) return;
+        bytes = (bytes + 4095) / 4096 * 4096;
+        std::free(data);
+        data = (uint8_t*)std::aligned_alloc(64, bytes);
+        std::memset(data, 0, bytes);
+        size = bytes;
+    }
+};
+
+}  // namespace sk

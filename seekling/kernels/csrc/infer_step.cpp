@@ -1,0 +1,174 @@
+// A step from token ids to logits: preparation of rows, matrix products shared among threads, dense layers, the C functions.
+// Attention is in infer_step_attention.cpp, experts in infer_step_experts.cpp.
+#include "infer_step_parts.h"
+#include <omp.h>
+
+namespace sk {
+
+Worker::Worker(Runner& run, const Step& in, Team team) : run(run), m(run.model), in(in), team(team), M(in.chunk_rows[in.chunks]) {
+    int64_t widest = std::max(padded(m.width_max), LANES * partial_floats(value_floats()));
+    int64_t row = row_bytes(F32, m.width_max) + row_bytes(BF16, m.width_max) + row_bytes(Q8, m.width_max);
+    Buffer& own = run.own[team.me];
+    own.ensure(widest * 4 + ALONE * row + 2 * ROW_BLOCK * BLOCK * 4 + 256);
+    scratch = own.as<float>();
+    std::memset(scratch, 0, (size_t)widest * 4);
+    tile = scratch + widest;
+    own_rows = (uint8_t*)(tile + 2 * ROW_BLOCK * BLOCK);
+}
+
+void Worker::step() {
+    embed();
+    for (int l = 0; l < m.layer_count; l++) {
+        const Layer& layer = m.layers[l];
+        if (m.attention == MLA) mla(layer);
+        else gqa(layer);
+        if (layer.moe) moe(layer);
+        else mlp(layer);
+    }
+    head();
+}
+
+void Worker::embed() {
+    for (int r = team.first(M); r < team.end(M); r++) dequantise_row(m.embedding, in.ids[r], x(r));
+    team.meet();
+}
+
+Prepared Worker::normed(const float* weight, unsigned kinds) {
+    return prepare(M, m.hidden, kinds, [&](int r, float* out) { rms_norm_row(x(r), weight, m.hidden, m.eps, out); });
+}
+
+void Worker::add_product(const Matrix& w, const Prepared& rows) {
+    product(w, rows, M, [&](int first, int count, int column, const float* tile) {
+        for (int r = 0; r < count; r++)
+            for (int i = 0; i < BLOCK; i += LANES) {
+                float* at = x(first + r) + column + i;
+                store16(at, add(load16(at), load16(tile + r * BLOCK + i)));
+            }
+    });
+    team.meet();
+}
+
+void Worker::mlp(const Layer& layer) {
+    Prepared rows = normed(layer.mlp_norm, 1u << kind_of(layer.gate));
+    int kind = kind_of(layer.down);
+    int64_t stride = row_bytes(format_of(kind), layer.gate.outputs);
+    int blocks = blocks_of(layer.gate.outputs);
+    share((M + ROW_BLOCK - 1) / ROW_BLOCK * blocks, [&](int item) {
+        int first = item / blocks * ROW_BLOCK, n = std::min(ROW_BLOCK, M - first);
+        glu(layer.gate, layer.up, 0, item % blocks, rows.of(layer.gate), nullptr, first, n, kind, run.hidden, stride, false);
+    });
+    team.meet();
+    Prepared hidden;
+    hidden.kinds[kind] = {run.hidden.data, stride};
+    add_product(layer.down, hidden);
+}
+
+// 32 channels of silu(gate) · up for a run of rows, quantised at once: a group of activations never leaves this thread.
+void Worker::glu(const Matrix& gate, const Matrix& up, int index, int block, const Rows& rows, const Choice* choices, int first, int count,
+                 int kind, Buffer& out, int64_t stride, bool clamped) {
+    const void* from[ROW_BLOCK];
+    for (int r = 0; r < count; r++) from[r] = rows[choices ? choices[first + r].row : first + r];
+    float* other = tile + ROW_BLOCK * BLOCK;
+    multiply(gate, index, block, from, count, tile, BLOCK);
+    multiply(up, index, block, from, count, other, BLOCK);
+    auto activation = [&](Floats g, Floats u) {
+        if (!clamped) return mul(silu16(g), u);
+        Floats limit = all(m.swiglu_limit);
+        g = smaller(g, limit);
+        u = larger(smaller(u, limit), sub(zeros(), limit));
+        return mul(mul(add(u, all(1.0f)), g), div(all(1.0f), add(all(1.0f), exp16(mul(g, all(-m.swiglu_alpha))))));
+    };
+    for (int r = 0; r < count; r++) {
+        float* g = tile + r * BLOCK;
+        for (int b = 0; b < 2; b++)
+            store16(g + b * LANES, activation(load16(g + b * LANES), load16(other + r * BLOCK + b * LANES)));
+        quantise_row(format_of(kind), g, BLOCK, out.data + (first + r) * stride + block * row_bytes(format_of(kind), BLOCK));
+    }
+}
+
+void Worker::head() {
+    if (in.wanted_count == 0) return;
+    Prepared rows = prepare(in.wanted_count, m.hidden, 1u << kind_of(m.head), [&](int i, float* out) {
+        rms_norm_row(x(in.wanted[i]), m.final_norm, m.hidden, m.eps, out);
+    });
+    product(m.head, rows, in.wanted_count, [&](int first, int count, int column, const float* tile) {
+        for (int r = 0; r < count; r++)
+            std::memcpy(in.logits + (first + r) * in.logits_stride + column, tile + r * BLOCK, BLOCK * 4);
+    });
+}
+
+// ---- memory ------------------------------------------------------------------------------------------------------------------
+
+void Runner::ensure(const Step& in) {
+    int M = in.chunk_rows[in.chunks];
+    const Model& m = model;
+    int widest = std::max(M, in.wanted_count);
+    x.ensure((int64_t)M * padded(m.hidden) * 4);
+    for (int kind = 0; kind < KINDS; kind++) prepared[kind].ensure(widest * row_bytes(format_of(kind), m.width_max));
+    position.ensure(M * 4);
+    chunk_of.ensure(M * 4);
+    first_part.ensure((M + 1) * 4);
+    hidden.ensure((int64_t)M * std::max(1, m.experts_per_token) * row_bytes(F32, m.width_max));
+    attended.ensure((int64_t)M * padded(m.heads * m.head_dim) * 4 + 64);
+    int64_t q_channels = m.attention == MLA ? (int64_t)m.heads * (m.nope + m.rotary) : (int64_t)m.heads * m.head_dim;
+    q_width = padded((int)q_channels);
+    k_width = m.attention == MLA ? padded(m.latent + m.rotary) : padded(m.kv_heads * m.head_dim);
+    q.ensure((int64_t)M * q_width * 4 + 4096);
+    k.ensure((int64_t)M * k_width * 4 + 4096);
+    if (m.attention == MLA) {
+        q_latent.ensure((int64_t)M * padded(std::max(1, m.q_latent)) * 4);
+        head_rows.ensure((int64_t)M * m.heads * row_bytes(F32, std::max(m.nope, m.latent)));
+        queries.ensure((int64_t)(M + in.chunks) * (m.heads + LANES) * mla_row(m.latent, m.rotary) * 2);
+    } else {
+        v.ensure((int64_t)M * k_width * 4 + 4096);
+        queries.ensure((int64_t)M * m.heads * head_channels(m.head_dim) * 2);
+    }
+    if (m.experts) {
+        shared_hidden.ensure((int64_t)M * row_bytes(F32, m.width_max));
+        shared_scale.ensure((int64_t)M * 4);
+        scores.ensure((int64_t)M * padded(m.experts) * 4);
+        chosen.ensure((int64_t)M * m.experts_per_token * 8);
+    }
+    int total = 0;
+    for (int c = 0, row = 0; c < in.chunks; c++) {
+        int count = in.chunk_rows[c + 1] - in.chunk_rows[c];
+        for (int i = 0; i < count; i++, row++) {
+            position.as<int>()[row] = in.chunk_start[c] + i;
+            chunk_of.as<int>()[row] = c;
+            first_part.as<int>()[row] = total;
+            total += parts_of(count, in.chunk_start[c] + count);
+        }
+    }
+    int value = m.attention == MLA ? (m.latent + 15) / 16 * 16 : head_channels(m.head_dim);
+    partials.ensure((int64_t)total * m.heads * partial_floats(value) * 4);
+    if ((int)own.size() < in.threads) own = std::vector<Buffer>((size_t)in.threads);
+}
+
+// ---- called from Python --------------------------------------------------------------------------------------------------------
+
+SK_API Runner* sk_infer_open() { return new Runner(); }
+SK_API void sk_infer_close(Runner* run) { delete run; }
+
+SK_API void sk_infer_step(Runner* run, const Model* model, const Step* in) {
+    run->model = *model;
+    run->ensure(*in);
+    for (auto& ticket : run->tickets) ticket.store(0);
+#pragma omp parallel num_threads(in->threads)
+    {
+        Worker worker(*run, *in, Team{run->barrier, omp_get_thread_num(), omp_get_num_threads()});
+        worker.step();
+    }
+}
+
+SK_API void sk_infer_sizes(int64_t* sizes) {  // so that Python can check its mirrors
+    sizes[0] = sizeof(Matrix);
+    sizes[1] = sizeof(Layer);
+    sizes[2] = sizeof(Model);
+    sizes[3] = sizeof(Step);
+}
+
+SK_API int64_t sk_infer_layer_page_bytes(const Model* m) {
+    return m->attention == MLA ? (int64_t)PAGE * mla_row(m->latent, m->rotary) * 2 : m->kv_heads * gqa_head_bytes(m->head_dim);
+}
+
+}  // namespace sk

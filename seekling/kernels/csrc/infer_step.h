@@ -1,0 +1,105 @@
+// One thread's walk through a step, and what the threads share while they walk.
+//
+// All threads run the same code.  A phase hands each its part of the outputs; between phases they meet.  Activations for a
+// matrix product are prepared (normed, quantised) once by shared work, or, for a row or two, by every thread for itself, which
+// is quicker than waiting.  Shapes: M rows, D hidden, H heads.
+#pragma once
+#include "infer_attention.h"
+
+namespace sk {
+
+constexpr int ROW_BLOCK = 96;  // rows that pass while a pair of weight blocks stays in the cache
+constexpr int ALONE = 2;       // rows every thread prepares for itself
+constexpr int TICKETS = 64;    // more than twice the shared loops between two meetings
+
+// The three shapes of activation rows.
+enum Kind : int32_t { GROUPS = 0, HALVES = 1, SINGLES = 2, KINDS = 3 };
+SK_INLINE Kind kind_of(const Matrix& w) { return w.format == BF16 ? HALVES : w.format == F32 ? SINGLES : GROUPS; }
+SK_INLINE int format_of(int kind) { return kind == HALVES ? BF16 : kind == SINGLES ? F32 : Q8; }
+
+struct Rows {  // activation rows of one kind
+    const uint8_t* data;
+    int64_t stride;
+    const void* operator[](int64_t row) const { return data + row * stride; }
+};
+
+struct Prepared { Rows kinds[KINDS]; const Rows& of(const Matrix& w) const { return kinds[kind_of(w)]; } };
+
+struct Choice { int32_t row, slot; float weight; };  // a row that chose an expert; slot counts all choices, sorted by expert
+
+// What outlives a step: the model and its scratch memory.
+struct Runner {
+    Model model;
+    Barrier barrier;
+    std::atomic<int> tickets[TICKETS];
+    int rows = 0, q_width = 0, k_width = 0;
+    Buffer x, prepared[KINDS], q, k, v, q_latent, attended, queries, head_rows, partials, hidden, shared_hidden, shared_scale, scores, chosen,
+        position, chunk_of, first_part;
+    std::vector<Buffer> own;
+    void ensure(const Step& in);
+};
+
+struct Unit { int chunk, kv_head, first_query, split; };  // attention work; split −1 = all of them
+
+class Worker {
+  public:
+    Worker(Runner& run, const Step& in, Team team);
+    void step();
+
+  private:
+    Runner& run;
+    const Model& m;
+    const Step& in;
+    Team team;
+    int M;
+    float* scratch;      // one row of the widest kind, zero beyond what was written
+    uint8_t* own_rows;   // prepared rows of this thread alone
+    float* tile;         // (ROW_BLOCK, BLOCK) × 2
+    int loops = 0;       // shared loops so far; equal in all threads
+    std::vector<Unit> units;
+    std::vector<Choice> choices;
+    std::vector<int> expert_first;
+
+    float* x(int row) const { return run.x.as<float>() + (int64_t)row * padded(m.hidden); }
+    int position(int row) const { return run.position.as<int>()[row]; }
+    int chunk_of(int row) const { return run.chunk_of.as<int>()[row]; }
+    Pages pages(int chunk, int64_t offset) const {
+        return {m.pool, m.page_bytes, offset, in.pages + in.page_offset[chunk]};
+    }
+
+    template <class Do> void share(int n, Do work);
+    template <class Make> Prepared prepare(int rows, int inputs, unsigned kinds, Make make);
+    template <class Then> void products(const Matrix* const* w, int count, int index, const Prepared& rows, int M, Then then);
+    template <class Then> void product(const Matrix& w, const Prepared& rows, int M, Then then);
+    template <class Then> void head_products(const Matrix& w, int format_inputs, Then then);
+    void add_product(const Matrix& w, const Prepared& rows);
+    Prepared normed(const float* weight, unsigned kinds);
+
+    void embed();
+    void gqa(const Layer& layer);
+    void place_gqa(const Layer& layer, int row, int head);
+    void mla(const Layer& layer);
+    void place_latent(const Layer& layer, int row);
+    void place_mla_query(const Layer& layer, int row, int head);
+    void absorb(const Layer& layer);
+    void expand(const Layer& layer);
+    void attend(const Layer& layer);
+    void attend_unit(const Layer& layer, const Unit& unit);
+    void split_unit(const Layer& layer, const Unit& unit, int queries, const int* first, const int* end, int from, Partial* out);
+    void merged(const Layer& layer, int row, int head, float* out);
+    int parts(int chunk) const;
+    int queries_per_row() const { return m.attention == MLA ? m.heads : m.heads / m.kv_heads; }
+    int queries_at_once() const { return m.attention == MLA ? LANES : QUERIES; }
+    int value_floats() const { return m.attention == MLA ? (m.latent + 15) / 16 * 16 : head_channels(m.head_dim); }
+    Partial partial(int row, int head, int part) const;
+
+    void mlp(const Layer& layer);
+    void glu(const Matrix& gate, const Matrix& up, int index, int block, const Rows& rows, const Choice* choices, int first, int count,
+             int kind, Buffer& out, int64_t stride, bool clamped);
+    void moe(const Layer& layer);
+    void choose(const Layer& layer, int row);
+    void group_choices();
+    void head();
+};
+
+}  // namespace sk

@@ -1,0 +1,70 @@
+// The templates every part of a step uses: preparing rows, and sharing a matrix product among the threads.
+#pragma once
+#include "infer_step.h"
+
+namespace sk {
+
+// A prompt's rows walk through all splits one after another (memory stays small); a few rows share out their splits.
+SK_INLINE bool walks(int rows) { return rows > 8; }
+SK_INLINE int parts_of(int rows, int end) { return walks(rows) ? 1 : (end + SPLIT - 1) / SPLIT; }
+
+// work(i) for every i in 0 .. n, by some thread.  Three quarters are handed out beforehand, in runs; the rest goes to whoever is
+// free, for the threads are never equally fast.
+template <class Do> void Worker::share(int n, Do work) {
+    std::atomic<int>& ticket = run.tickets[loops % TICKETS];
+    if (team.me == 0) run.tickets[(loops + TICKETS / 2) % TICKETS].store(0, std::memory_order_relaxed);
+    loops++;
+    int run = n * 3 / 4 / team.size;
+    for (int i = team.me * run; i < (team.me + 1) * run; i++) work(i);
+    for (int i; (i = run * team.size + ticket.fetch_add(1, std::memory_order_relaxed)) < n;) work(i);
+}
+
+// Rows 0 .. rows, made as floats by make(row, out) and quantised to each of the wanted kinds.
+template <class Make> Prepared Worker::prepare(int rows, int inputs, unsigned kinds, Make make) {
+    bool alone = rows <= ALONE;
+    Prepared out{};
+    uint8_t* at = own_rows;
+    for (int kind = 0; kind < KINDS; kind++)
+        if (kinds >> kind & 1) {
+            int64_t stride = row_bytes(format_of(kind), inputs);
+            out.kinds[kind] = {alone ? at : run.prepared[kind].data, stride};
+            at += ALONE * row_bytes(format_of(kind), m.width_max);
+        }
+    for (int i = inputs; i < padded(inputs); i++) scratch[i] = 0;
+    for (int r = alone ? 0 : team.first(rows); r < (alone ? rows : team.end(rows)); r++) {
+        make(r, scratch);
+        for (int kind = 0; kind < KINDS; kind++)
+            if (kinds >> kind & 1) quantise_row(format_of(kind), scratch, inputs, (void*)out.kinds[kind][r]);
+    }
+    if (!alone) team.meet();
+    return out;
+}
+
+// Several products with the same rows, shared: then(matrix, first row, rows, first column, tile) with a tile of BLOCK columns.
+template <class Then> void Worker::products(const Matrix* const* w, int count, int index, const Prepared& rows, int M, Then then) {
+    int all = 0, held_first = -1;
+    for (int i = 0; i < count; i++) all += blocks_of(w[i]->outputs);
+    const Rows* held = nullptr;
+    const void* from[ROW_BLOCK];
+    share((M + ROW_BLOCK - 1) / ROW_BLOCK * all, [&](int item) {
+        int first = item / all * ROW_BLOCK, n = std::min(ROW_BLOCK, M - first), block = item % all, which = 0;
+        for (; block >= blocks_of(w[which]->outputs); which++) block -= blocks_of(w[which]->outputs);
+        const Rows* wanted = &rows.of(*w[which]);
+        if (wanted != held || first != held_first) {
+            held = wanted;
+            held_first = first;
+            for (int r = 0; r < n; r++) from[r] = (*held)[first + r];
+        }
+        multiply(*w[which], index, block, from, n, tile, BLOCK);
+        then(which, first, n, block * BLOCK, tile);
+    });
+}
+
+template <class Then> void Worker::product(const Matrix& w, const Prepared& rows, int M, Then then) {
+    const Matrix* one = &w;
+    products(&one, 1, 0, rows, M, [&](int, int first, int count, int column, const float* tile) {
+        then(first, count, column, tile);
+    });
+}
+
+}  // namespace sk

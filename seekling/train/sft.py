@@ -1,0 +1,244 @@
+"""Supervised fine-tuning: conversations → packed rows → the loop; loss on what the assistant says, end-of-turn included.
+
+Run: ``seekling sft --model smollm2 --data talks.jsonl --lora 16 --out runs/mine`` and ``seekling sft --resume runs/mine``.
+
+    RUN/recipe.toml, log.jsonl, checkpoints/    as in pretraining; with --lora a checkpoint is a PEFT adapter folder
+"""
+
+import functools
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from seekling.data.conversations import read_conversations
+from seekling.data.packed_conversations import Example, PackedConversations, examples_of
+from seekling.errors import CheckpointError, DataError, RecipeError, SeeklingError
+from seekling.train.log import Progress, RunLog, open_trackers, read_log
+from seekling.train.loop import Hook, Loop, LoopSettings
+from seekling.train.loss import IGNORE, targets_of, token_losses
+from seekling.train.optim import OptimSettings
+from seekling.train.pretrain import NextTokens, check_fresh, check_room
+from seekling.train.rundir import claim, text_fingerprint
+from seekling.train.schedule import Schedules, piecewise
+from seekling.train.sft_recipe import SftRecipe
+from seekling.train.state import Checkpoints, Saved, replace_text, seed_everything
+from seekling.train.teaching import Student, lora_settings, open_student, say_to
+
+if TYPE_CHECKING:
+    from seekling.model import Decoder
+    from seekling.text.tokenizer import Tokenizer
+
+MICRO_TOKENS = 4096
+LONGEST_ROW = 2048  # of a derived seq_len
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a run learns from and is judged by; ``fingerprint`` of all token ids and targets in order."""
+
+    train: PackedConversations
+    heldout: PackedConversations | None
+    fingerprint: str
+    targets: int
+
+
+def sft(recipe: SftRecipe, console: Any = None) -> Path:
+    """Fine-tune a fresh run to its end and return its folder.
+
+    Raises:
+        RecipeError, DataError, CheckpointError: everything that is wrong with recipe, conversations or model, before training.
+        Interrupted: SIGINT or SIGTERM came; the run is saved.
+    """
+    if recipe.start.out is None:
+        from seekling.resolve import free_folder
+
+        recipe = recipe.override(dict(out=str(free_folder(Path("runs"), "sft"))))
+    run = Path(recipe.start.out)
+    check_fresh(run)
+    if not recipe.talks.data:
+        raise DataError("--data names no file of conversations")
+    run.mkdir(parents=True, exist_ok=True)
+    with claim(run):
+        try:
+            return _train(recipe, run, None, console)
+        except SeeklingError:
+            if not read_log(run / "log.jsonl"):  # nothing was trained: the same --out may be used again
+                (run / "recipe.toml").unlink(missing_ok=True)
+                (run / "log.jsonl").unlink(missing_ok=True)
+            raise
+
+
+def resume(run: Path | str, console: Any = None) -> Path:
+    """Go on where the newest intact checkpoint of a run is.
+
+    Raises:
+        CheckpointError: no fine-tuning run, damaged checkpoints, or base, recipe or data were changed.
+    """
+    run = Path(run)
+    if not (run / "recipe.toml").is_file():
+        raise CheckpointError(f"{run} is not a run (it has no recipe.toml); give the folder that seekling sft wrote")
+    recipe = SftRecipe.load(run / "recipe.toml")
+    with claim(run):
+        checkpoints = Checkpoints(run / "checkpoints", recipe.learn.keep, say_to(console))
+        checkpoints.clean()
+        saved = checkpoints.load() if checkpoints.found() else None
+        return _train(recipe, run, saved, console)
+
+
+def lessons_of(recipe: SftRecipe, tokenizer: "Tokenizer", config: Any) -> Lessons:
+    """Read, encode, split and pack the conversations.
+
+    Raises:
+        DataError: every broken line; a template that cannot encode; conversations longer than a row.
+    """
+    talks = read_conversations(recipe.talks.data)
+    encoded = [examples_of(tokenizer, talk) for talk in talks]
+    longest = max(len(e) for parts in encoded for e in parts) - 1
+    room = min(config.max_position_embeddings, max(longest, min(LONGEST_ROW, 4 * longest)))
+    seq_len = recipe.talks.seq_len or max(8, room)
+    order = np.argsort(np.random.Philox(key=np.array([recipe.start.seed, 7], np.uint64)).random_raw(len(talks)), kind="stable")
+    kept = round(recipe.talks.heldout * len(talks)) if len(talks) > 1 else 0
+    out = set(order[:kept].tolist())
+    train = [e for i, parts in enumerate(encoded) if i not in out for e in parts]
+    judged = [e for i, parts in enumerate(encoded) if i in out for e in parts]
+    pad = next(i for i in (tokenizer.pad_id, tokenizer.eos_id, 0) if i is not None)
+    extra = config.num_nextn_predict_layers
+    return Lessons(
+        PackedConversations(train, seq_len, pad, extra, recipe.start.seed),
+        PackedConversations(judged, seq_len, pad, extra, None) if judged else None,
+        _fingerprint(train + judged),
+        sum(int(e.targets.sum()) for e in train),
+    )
+
+
+def _fingerprint(examples: list[Example]) -> str:
+    digest = hashlib.sha256()
+    for e in examples:
+        digest.update(e.ids.astype("<i8").tobytes() + e.targets.tobytes())
+    return digest.hexdigest()
+
+
+def resolved(recipe: SftRecipe, lessons: Lessons) -> SftRecipe:
+    """Every derived value filled in."""
+    if recipe.start.resolved:
+        return recipe
+    learn, rows, seq_len = recipe.learn, lessons.train.n_rows, lessons.train.seq_len
+    batch = min(learn.batch_size, rows)
+    epochs = 2.0 if learn.epochs is None and learn.steps is None else learn.epochs
+    steps = learn.steps or max(1, math.ceil(rows * (epochs or 0) / batch))
+    fits = max(1, MICRO_TOKENS // seq_len)
+    micro = learn.micro_batch or max(n for n in range(1, batch + 1) if batch % n == 0 and n <= fits)
+    if batch % micro:
+        raise RecipeError(f"micro_batch {micro} does not divide the {batch} rows of a step; drop --micro-batch")
+    values: dict[str, Any] = dict(
+        steps=steps, epochs=round(steps * batch / rows, 4), batch_size=batch, micro_batch=micro, seq_len=seq_len, resolved=True,
+        lr=learn.lr or (5e-4 if recipe.lora.lora else 1e-4), warmup=learn.warmup if learn.warmup is not None else steps // 20,
+        save_every=learn.save_every or max(10, steps // 4), eval_every=learn.eval_every or max(5, steps // 8),
+        threads=recipe.start.threads or torch.get_num_threads(),
+    )  # fmt: skip
+    if recipe.lora.lora:
+        values |= dict(mtp_weight=0.0, lora_alpha=recipe.lora.lora_alpha or 2.0 * recipe.lora.lora)
+    return recipe.override(values)
+
+
+def _train(recipe: SftRecipe, run: Path, saved: Saved | None, console: Any) -> Path:
+    say, learn = say_to(console), recipe.learn
+    if recipe.start.threads:
+        torch.set_num_threads(recipe.start.threads)
+    seed_everything(recipe.start.seed)
+    optim = OptimSettings(learn.optimizer, learn.beta1, learn.beta2, weight_decay=learn.weight_decay, momentum=learn.momentum,
+                          ns_steps=learn.ns_steps)  # fmt: skip
+    student = open_student(
+        recipe.start.model, saved, lora_settings(recipe.lora), learn.dtype, recipe.start.device, optim, recipe.start.seed
+    )
+    assert student.lm.tokenizer is not None  # open_student has seen to it
+    lessons = lessons_of(recipe, student.lm.tokenizer, student.lm.config)
+    recipe = resolved(recipe, lessons)
+    learn = recipe.learn
+    if not (run / "recipe.toml").exists():
+        replace_text(run / "recipe.toml", recipe.to_toml())
+    log = RunLog(
+        run / "log.jsonl",
+        saved.step if saved else 0,
+        open_trackers(learn.trackers, run),
+        saved is None or saved.values["hooks_done"],
+    )
+    schedules = Schedules.of(learn)  # type: ignore[arg-type]
+    hooks = [Hook("eval", learn.eval_every, lambda step: judge(student.model, lessons.heldout))] if lessons.heldout else []
+    loop = Loop(
+        student.model,
+        student.optimizer,
+        NextTokens(student.model, lessons.train, learn, schedules),
+        LoopSettings(
+            steps=learn.steps,
+            lr=schedules.lr,
+            router_speed=functools.partial(piecewise, schedules.router_speed),
+            clip=learn.clip,
+            log_every=learn.log_every,
+            save_every=learn.save_every,
+            verb="sft",
+        ),
+        log=log,
+        progress=Progress(console, learn.steps),
+        checkpoints=Checkpoints(run / "checkpoints", learn.keep, say),
+        write_model=student.write,
+        model_bytes=student.weight_bytes(),
+        hooks=hooks,
+        pinned={
+            "recipe": text_fingerprint((run / "recipe.toml").read_text("utf-8")),
+            "data": lessons.fingerprint,
+            "base": student.fingerprint if student.lora else "",
+        },
+    )
+    check_room(run, loop.model_bytes + student.optimizer.state_bytes())
+    if saved is not None:
+        loop.restore(saved)
+    elif lessons.heldout:
+        log.write("eval", 0, **judge(student.model, lessons.heldout))
+    say(opening(student, lessons, recipe))
+    try:
+        loop.run()
+        if lessons.heldout and ("eval", learn.steps) not in log.seen:
+            final = judge(student.model, lessons.heldout)
+            log.write("eval", learn.steps, final=True, **final)
+            first = next((line["ce"] for line in read_log(run / "log.jsonl") if line["kind"] == "eval"), final["ce"])
+            say(f"held-out loss on the assistant's tokens: {first:.4f} before, {final['ce']:.4f} after")
+    finally:
+        log.close()
+    return run
+
+
+@torch.no_grad()
+def judge(model: "Decoder", rows: PackedConversations | None) -> dict[str, Any]:
+    """Mean cross-entropy (nats) and accuracy over the assistant's tokens of held-out conversations."""
+    assert rows is not None
+    training = model.training
+    model.eval()
+    try:
+        loss, right, count = 0.0, 0, 0
+        for first in range(0, rows.n_rows, 4):
+            batch = rows.batch(first, min(4, rows.n_rows - first)).to(model.lm_head.weight.device)
+            losses_BT, right_BT = token_losses(model, batch)
+            asked_BT = targets_of(batch, rows.seq_len, 1) != IGNORE
+            loss += float(losses_BT.double().sum())
+            right += int((right_BT & asked_BT).sum())
+            count += int(asked_BT.sum())
+    finally:
+        model.train(training)
+    return {"ce": round(loss / max(1, count), 6), "accuracy": round(right / max(1, count), 6), "tokens": count}
+
+
+def opening(student: Student, lessons: Lessons, recipe: SftRecipe) -> str:
+    """One line on what is about to happen."""
+    trained = sum(v.numel() for v in student.optimizer.weights.values.values())
+    whole = sum(p.numel() for p in student.model.parameters())
+    what = f"{trained / 1e6:.2f}M of {whole / 1e6:.1f}M parameters" if student.lora else f"all {whole / 1e6:.1f}M parameters"
+    return (
+        f"training {what} on {len(lessons.train.examples):,} conversations ({lessons.targets:,} target tokens in "
+        f"{lessons.train.n_rows:,} rows of {lessons.train.seq_len}), {recipe.learn.steps:,} steps of {recipe.learn.batch_size}"
+    )

@@ -1,0 +1,209 @@
+"""The native runner behind the engine: a request's tokens and log-probabilities are bit for bit those of the request alone."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+from engine_tiny import TOKENIZER, VOCAB, config, one_thread, tiny_lm  # noqa: F401
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from seekling import Engine, Sampling, SeeklingError
+from seekling.engine import backend
+from seekling.engine.runner import PAGE
+from seekling.errors import MachineError
+from seekling.kernels import infer
+from seekling.lm import LM
+from seekling.model.config import ModelConfig
+from seekling.model.decoder import Decoder
+
+pytestmark = pytest.mark.skipif(not infer.available(), reason="the kernels are not built")
+GREEDY = Sampling(max_tokens=20, temperature=0, ignore_eos=True)
+
+
+def gqa_lm():
+    cfg = ModelConfig(
+        vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, attention="gqa", model_type="llama", max_position_embeddings=192,
+        initializer_range=0.2, moe_intermediate_size=0, kv_lora_rank=0, qk_nope_head_dim=0, qk_rope_head_dim=0, v_head_dim=0,
+    )  # fmt: skip
+    return SimpleNamespace(model=Decoder.build(cfg, seed=0), tokenizer=TOKENIZER, config=cfg)
+
+
+MLA = tiny_lm(dtype=torch.float32, hidden_size=64, max_position_embeddings=192)
+GQA = gqa_lm()
+ENGINES = {}
+
+
+def alone(name, quant, ids, s, index=0):
+    """The oracle: the request by itself, no prefix cache, no drafts, its whole prompt in one step."""
+    key = name, quant
+    if key not in ENGINES:
+        lm = MLA if name == "mla" else GQA
+        ENGINES[key] = Engine(lm, quant, runner="native", prefix_cache=False, max_rows=1, step_tokens=4096)
+    seed = None if s.seed is None else s.seed + index
+    one = Sampling(max_tokens=s.max_tokens, temperature=s.temperature, seed=seed, ignore_eos=True)
+    return ENGINES[key].generate(list(ids), one)[0]
+
+
+# ---- bit for bit -----------------------------------------------------------------------------------------------------
+
+EVENT = st.tuples(
+    st.lists(st.integers(10, 12), min_size=1, max_size=80),
+    st.integers(1, 30),  # max_tokens
+    st.sampled_from([0.0, 1.0]),
+    st.integers(0, 2),  # priority
+    st.one_of(st.none(), st.none(), st.integers(0, 10)),  # cancel after so many steps
+    st.integers(0, 4),  # steps before the next arrives
+    st.sampled_from([1, 1, 2]),  # n
+)
+
+
+@pytest.mark.parametrize("name, quant", [("mla", "int8"), ("mla", None), ("gqa", "int4")])
+def test_bits_do_not_depend_on_company_chunks_prefix_hits_evictions_or_drafts(name, quant):
+    hits, drafts, preempted = [], [], []
+
+    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None, derandomize=True)
+    @given(
+        st.lists(EVENT, min_size=1, max_size=8),
+        st.integers(6, 12),  # pages
+        st.integers(1, 5),  # rows
+        st.sampled_from([5, 16, 64]),  # tokens a step
+        st.sampled_from([None, "ngram", "itself"]),
+    )
+    def check(events, pages, rows, step_tokens, speculate):
+        lm = MLA if name == "mla" else GQA
+        speculate = lm if speculate == "itself" else speculate
+        engine = Engine(
+            lm, quant, runner="native", cache_tokens=pages * PAGE, max_rows=rows, step_tokens=step_tokens, speculate=speculate
+        )
+        handles = []
+        for number, (ids, count, temperature, priority, cancel, pause, n) in enumerate(events):
+            s = Sampling(max_tokens=count, temperature=temperature, seed=number, ignore_eos=True, n=n)
+            handles.append([ids, s, engine._loop.submit(engine._requests([ids], s, False, priority, None)[0]), cancel])
+            for _ in range(pause):
+                engine._loop.step()
+                for entry in handles:
+                    if entry[3] == 0:
+                        entry[2].cancel()
+                    entry[3] = None if entry[3] is None else entry[3] - 1
+        for ids, s, handle, _ in handles:
+            for answer in handle.results():
+                expected, n = alone(name, quant, ids, s, answer.index), len(answer.token_ids)
+                assert answer.finish_reason == "cancelled" or n == s.max_tokens
+                assert answer.token_ids == expected.token_ids[:n]
+                assert answer.logprobs == expected.logprobs[:n]
+                hits.append(answer.cached_tokens)
+                drafts.append(answer.accepted)
+        preempted.append(engine.stats()["preempted"])
+        engine._loop.cache.tree.clear()
+        assert engine.stats()["pages_used"] == 0
+
+    check()
+    assert any(hits) and any(drafts) and any(preempted)  # all of it took place
+
+
+def test_the_number_of_threads_changes_no_bit():
+    prompts = [list(range(10, 90)), [5, 6, 7]]
+    one, two = (Engine(GQA, "int8", runner="native", threads=n).generate(prompts, GREEDY) for n in (1, 2))
+    assert one == two
+
+
+def test_prompt_logprobs_are_the_same_bits_however_the_prompt_is_cut():
+    s = Sampling(max_tokens=2, temperature=0, prompt_logprobs=True, top_logprobs=2, ignore_eos=True)
+    prompt = list(range(10, 90))
+    whole = Engine(MLA, "int8", runner="native").generate(prompt, s)[0]
+    assert Engine(MLA, "int8", runner="native", step_tokens=7).generate(prompt, s)[0] == whole
+
+
+def test_a_repeated_prompt_is_repeated_exactly_with_and_without_the_cache():
+    engine = Engine(MLA, "int8", runner="native")
+    prompt = list(range(10, 90))
+    first, again = (engine.generate(prompt, GREEDY)[0] for _ in range(2))
+    assert again.cached_tokens == 79 and first == again
+
+
+# ---- which runner runs -----------------------------------------------------------------------------------------------
+
+
+def test_the_native_runner_agrees_with_torch_up_to_its_rounding():
+    prompt = list(range(10, 60))
+    s = Sampling(max_tokens=1, temperature=0, prompt_logprobs=True)
+    for lm in (MLA, GQA):
+        exact, near = (
+            torch.tensor(e.generate(prompt, s)[0].prompt_logprobs[1:]) for e in (Engine(lm), Engine(lm, runner="native"))
+        )
+        assert (exact - near).abs().median() < 0.03  # the cache is bfloat16; a router may choose another expert
+
+
+def test_a_path_runs_natively_and_a_model_in_memory_with_its_own_weights(tmp_path):
+    LM(MLA.model, TOKENIZER).save(tmp_path)
+    path = Engine(tmp_path)
+    assert path.model is None and "native" in path.stats()["runner"]
+    assert Engine(tmp_path, runner="torch").stats()["runner"] == "torch"
+    assert Engine(MLA).model is MLA.model
+    assert "int8" in Engine(tmp_path, "int8").stats()["runner"]
+    assert "bf16" in Engine(tmp_path, dtype="bfloat16").stats()["runner"]
+    assert len(path.generate("abc", GREEDY)[0].token_ids) == 20
+
+
+def test_where_the_kernels_are_missing_torch_runs_and_one_line_says_so(tmp_path, monkeypatch, caplog):
+    LM(MLA.model, TOKENIZER).save(tmp_path)
+    monkeypatch.setattr(infer, "available", lambda: False)
+    monkeypatch.setattr(backend, "_told", set())
+    with caplog.at_level(logging.WARNING, "seekling"):
+        engines = [Engine(tmp_path), Engine(tmp_path)]
+    assert [e.stats()["runner"] for e in engines] == ["torch", "torch"]
+    assert len(caplog.records) == 1 and "generating with torch" in caplog.text
+    with pytest.raises(MachineError, match="use runner='torch'"):
+        Engine(tmp_path, runner="native")
+
+
+def test_what_the_native_runner_cannot_take_is_refused_by_name():
+    with pytest.raises(MachineError, match=r"weights of torch\.float64 on cpu"):
+        Engine(tiny_lm(), runner="native")
+    with pytest.raises(MachineError, match="drafting with MTP"):
+        Engine(tiny_lm(dtype=torch.float32, num_nextn_predict_layers=1), runner="native", speculate="mtp")
+    with pytest.raises(SeeklingError, match="runner is 'gpu'"):
+        Engine(MLA, runner="gpu")
+
+
+# ---- beside generation -----------------------------------------------------------------------------------------------
+
+
+def test_a_fingerprint_changes_with_weights_and_quantisation_and_with_nothing_else(tmp_path):
+    LM(MLA.model, TOKENIZER).save(tmp_path / "a")
+    LM(GQA.model, TOKENIZER).save(tmp_path / "b")
+    prints = [
+        Engine(tmp_path / "a").fingerprint,
+        Engine(tmp_path / "b").fingerprint,
+        Engine(tmp_path / "a", "int8").fingerprint,
+    ]
+    prints.append(Engine(MLA).fingerprint)
+    assert len(set(prints)) == 4 and all(p.startswith("seekling-") for p in prints)
+    assert Engine(tmp_path / "a").fingerprint == prints[0] and Engine(MLA).fingerprint == prints[3]
+
+
+def test_a_fingerprint_follows_the_weights_of_a_model_in_training():
+    lm = tiny_lm(dtype=torch.float32)
+    engine = Engine(lm)
+    before = engine.fingerprint
+    with torch.no_grad():
+        lm.model.lm_head.weight.add_(1)
+    assert engine.fingerprint != before
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_embeddings_are_pooled_final_states_of_length_one(tmp_path, pooling):
+    LM(MLA.model, TOKENIZER).save(tmp_path)
+    texts = ["ab", "c d e f", "yz"]
+    out = Engine(MLA).embed(texts, pooling)
+    assert out.shape == (3, 64) and torch.allclose(out.norm(dim=-1), torch.ones(3))
+    with torch.no_grad():
+        h = MLA.model.hidden(torch.tensor([TOKENIZER.encode(texts[1], bos=True)]))[0]
+    expected = h.mean(0) if pooling == "mean" else h[-1]
+    assert torch.allclose(out[1], expected / expected.norm(), atol=1e-5)
+    assert torch.allclose(Engine(tmp_path).embed(texts, pooling), out, atol=1e-5)
+    with pytest.raises(SeeklingError, match="pooling"):
+        Engine(MLA).embed("a", "max")

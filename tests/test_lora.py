@@ -1,0 +1,92 @@
+"""LoRA: nothing changes before training, only adapters are trained, merged equals applied, also in MLA's absorbed form."""
+
+import pytest
+import torch
+from family_models import hf_family_model
+from oracle_models import draw_config, one_thread  # noqa: F401
+
+from seekling.errors import RecipeError
+from seekling.formats import load_model
+from seekling.formats.adapters import merge
+from seekling.model import Decoder
+from seekling.model.cache import Cache
+from seekling.train.lora import LoraSettings, add_lora, take_out
+from seekling.train.optim import Optimizer, OptimSettings
+
+IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
+
+
+def deepseek(seed=5):
+    return Decoder.build(draw_config("deepseek_v3", seed), dtype=torch.float64, seed=seed).eval()
+
+
+PLAIN = LoraSettings(rank=3, alpha=5.0)
+
+
+def shaken(model, settings=PLAIN):
+    """Adapters on every layer, with B away from zero."""
+    add_lora(model, settings, seed=1)
+    g = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("lora_B"):
+                p.copy_(torch.randn(p.shape, generator=g) * 0.3)
+    return model.eval()
+
+
+@torch.no_grad()
+def test_fresh_adapters_change_nothing():
+    model = deepseek()
+    want = model(IDS)
+    add_lora(model, LoraSettings())
+    assert torch.equal(model(IDS), want)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "settings", [LoraSettings(3, 5.0), LoraSettings(2, 4.0, rank_stabilised=True), LoraSettings(2, shared_a=True)]
+)
+def test_a_merged_adapter_computes_what_the_applied_one_did(settings):
+    model = shaken(deepseek(), settings)
+    want = model(IDS)
+    adapter = take_out(model)
+    assert (model(IDS) - want).abs().max() > 1e-3  # the plain base again
+    merge(model, adapter, keep=False)
+    assert (model(IDS) - want).abs().max() < 1e-5  # deltas are made in float32
+
+
+@torch.no_grad()
+def test_absorbed_decoding_uses_the_adapter_of_the_latent_projection():
+    model = shaken(deepseek(), LoraSettings(3, 5.0, ("kv_b_proj",)))
+    cache = Cache(model.config, 1, 16, dtype=torch.float64)
+    steps = torch.cat([model.extend(IDS[:, t : t + 1], cache, [0]) for t in range(IDS.shape[1])], 1)
+    assert (steps - model.hidden(IDS)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2_moe", "gpt_oss"])
+def test_only_adapters_get_gradients_and_move(family, tmp_path):
+    hf_family_model(family, 2, torch.float32).save_pretrained(tmp_path)
+    model = load_model(tmp_path)
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    add_lora(model, LoraSettings(2))
+    optimizer = Optimizer(model, OptimSettings("adamw"))
+    assert all("lora_" in name for name in optimizer.owner)
+    model(IDS).square().mean().backward()
+    optimizer.step(0.01)
+    moved = take_out(model)
+    assert any(part.b.abs().max() > 0 for part in moved.parts.values())
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name]), name
+
+
+def test_equal_seeds_give_equal_adapters_whatever_their_order():
+    a, b = deepseek(), deepseek()
+    add_lora(a, LoraSettings(2), seed=7)
+    add_lora(b, LoraSettings(2), seed=7)
+    for (name, x), (_, y) in zip(a.named_parameters(), b.named_parameters(), strict=True):
+        assert torch.equal(x, y), name
+
+
+def test_a_target_that_does_not_exist_is_answered_with_those_that_do():
+    with pytest.raises(RecipeError, match=r"w_pack; this model has .*kv_b_proj"):
+        add_lora(deepseek(), LoraSettings(targets=("w_pack",)))

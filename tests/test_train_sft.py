@@ -1,0 +1,123 @@
+"""`seekling sft`: learns what the conversations say, resumes bit for bit, writes folders that everything else opens."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from oracle_models import one_thread  # noqa: F401
+
+import seekling
+from seekling.errors import CheckpointError, DataError, RecipeError
+from seekling.formats.peft import read_adapter
+from seekling.lm import LM
+from seekling.model import Decoder, ModelConfig
+from seekling.text.bpe import train_tokenizer
+from seekling.train.log import read_log
+from seekling.train.sft import resume, sft
+from seekling.train.sft_recipe import SftRecipe
+
+WORDS = ["red", "blue", "green", "gold"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A tiny DeepSeek-V3 with MTP and a tokenizer, as a folder."""
+    tokenizer = train_tokenizer(["what colour has the lamp? the lamp is red blue green gold. " * 30], 290)
+    config = ModelConfig(
+        vocab_size=290, hidden_size=16, intermediate_size=24, moe_intermediate_size=8,
+        num_hidden_layers=2, num_attention_heads=2,
+        kv_lora_rank=8, qk_nope_head_dim=4, qk_rope_head_dim=4, v_head_dim=4, n_routed_experts=4, num_experts_per_tok=2,
+        n_shared_experts=1, first_k_dense_replace=1, num_nextn_predict_layers=1, max_position_embeddings=128, pad_token_id=2,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("base")
+    LM(Decoder.build(config, seed=1), tokenizer).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def talks(tmp_path_factory):
+    path = tmp_path_factory.mktemp("talks") / "talks.jsonl"
+    lines = [{"prompt": f"what colour has lamp {i % 7}?", "completion": f"the lamp is {WORDS[i % 4]}."} for i in range(40)]
+    path.write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    return str(path)
+
+
+def recipe(base, talks, out, **more):
+    values = dict(
+        model=str(base), data=[talks], out=str(out), steps=6, batch_size=4, save_every=3, keep=0, dtype="float32", lr=3e-3
+    )
+    return SftRecipe.of(**{**values, **more})
+
+
+VARIANTS: list[dict] = [{}, {"lora": 4}, {"dtype": "bfloat16"}, {"lora": 4, "lora_dropout": 0.2, "optimizer": "muon"}]
+
+
+def weights(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix == ".safetensors"}
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"lora": 4}, {"dtype": "bfloat16"}, {"lora": 4, "lora_dropout": 0.2, "optimizer": "muon"}]
+)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(base, talks, tmp_path, more):
+    run = sft(recipe(base, talks, tmp_path / "run", **more))
+    final = run / "checkpoints" / "step-000006"
+    want = weights(final)
+    shutil.rmtree(final)
+    resume(run)
+    assert weights(final) == want and want
+
+
+def test_the_held_out_loss_falls(base, talks, tmp_path):
+    run = sft(recipe(base, talks, tmp_path / "run", steps=40, lr=1e-2))
+    losses = [line["ce"] for line in read_log(run / "log.jsonl") if line["kind"] == "eval"]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_the_folder_of_an_adapter_run_opens_over_its_base(base, talks, tmp_path):
+    run = sft(recipe(base, talks, tmp_path / "run", lora=4))
+    taught, before = seekling.load(run), seekling.load(base)
+    adapter = read_adapter(run / "checkpoints" / "step-000006", before.model)
+    assert len(adapter.parts) > 10
+    name = "model.layers.0.self_attn.o_proj.weight"
+    old, new = before.model.state_dict()[name], taught.model.state_dict()[name]
+    assert torch.allclose(new, old + adapter.parts[name].delta(), atol=1e-6) and not torch.equal(new, old)
+    assert taught.tokenizer.encode("lamp") == before.tokenizer.encode("lamp")
+
+
+def test_the_folder_of_a_full_run_is_a_model_with_its_mtp_layer(base, talks, tmp_path):
+    run = sft(recipe(base, talks, tmp_path / "run"))
+    assert seekling.load(run).config.num_nextn_predict_layers == 1
+    assert any("mtp_ce" in line for line in read_log(run / "log.jsonl") if line["kind"] == "step")
+
+
+def test_another_base_under_the_same_name_is_refused_on_resume(base, talks, tmp_path):
+    copy = tmp_path / "base"
+    shutil.copytree(base, copy)
+    run = sft(recipe(copy, talks, tmp_path / "run", lora=4))
+    shutil.rmtree(run / "checkpoints" / "step-000006")
+    lm = seekling.load(copy)
+    LM(Decoder.build(lm.config, seed=9), lm.tokenizer).save(copy)
+    with pytest.raises(CheckpointError, match="base"):
+        resume(run)
+
+
+def test_changed_conversations_are_refused_on_resume(base, talks, tmp_path):
+    mine = tmp_path / "talks.jsonl"
+    shutil.copy(talks, mine)
+    run = sft(recipe(base, str(mine), tmp_path / "run"))
+    shutil.rmtree(run / "checkpoints" / "step-000006")
+    mine.write_text(mine.read_text("utf-8").replace("gold", "grey"), "utf-8")
+    with pytest.raises(CheckpointError, match="data"):
+        resume(run)
+
+
+def test_problems_come_before_anything_is_written(base, talks, tmp_path):
+    with pytest.raises(DataError, match="--seq-len"):
+        sft(recipe(base, talks, tmp_path / "run", seq_len=8))
+    with pytest.raises(RecipeError, match="contradict"):
+        recipe(base, talks, tmp_path / "run", epochs=2.0)
+    with pytest.raises(RecipeError, match="no layer is called w_pack"):
+        sft(recipe(base, talks, tmp_path / "run", lora=2, lora_targets=["w_pack"]))
+    sft(recipe(base, talks, tmp_path / "run", steps=1))  # the same --out may be used after a failed start
