@@ -27,7 +27,7 @@ def export(args: argparse.Namespace) -> int:
     what = f", {facts['quantised']} matrices in FP8" if facts.get("quantised") else ""
     print(f"{facts['path']}\n{size_text(facts['bytes'])}{what}")
     for name in facts.get("left_out", []):
-        print(f"note: {name} was not copied (code and other weights stay behind)")
+        print(f"note: {name} was not copied (code, folders and other weights stay behind)")
     for note in facts.get("notes", []):
         print(f"note: {note}")
     if args.to == "hf":

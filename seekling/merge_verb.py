@@ -32,7 +32,7 @@ def merge(args: argparse.Namespace) -> int:
             "note: the weights are those before the merge up to one rounding of each number; keep the base for the exact ones"
         )
     for name in facts["left_out"]:
-        print(f"note: {name} was not copied (code and other weights stay behind)")
+        print(f"note: {name} was not copied (code, folders and other weights stay behind)")
     print(f"\nTalk to it:\n  seekling chat {shlex.quote(str(facts['path']))}")
     return 0
 

@@ -8,7 +8,7 @@ from oracle_models import fill
 from transformers import AutoConfig, AutoModelForCausalLM
 
 FAMILIES = (
-    "llama", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "ernie4_5", "ernie4_5_moe", "minimax", "minimax_m2", "gpt_oss",
+    "deepseek_v32", "llama", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "ernie4_5", "ernie4_5_moe", "minimax", "minimax_m2", "gpt_oss",
 )  # fmt: skip
 CONTEXT = 24  # positions of the drawn models; some rope scalings change at 8
 
@@ -36,6 +36,8 @@ def draw_rope(r: random.Random, rotated: int, theta: float) -> dict[str, Any]:
 def draw(family: str, seed: int) -> dict[str, Any]:
     """Keyword arguments of the family's configuration class."""
     r = random.Random(f"{family}/{seed}")
+    if family == "deepseek_v32":
+        return draw_v32(r)
     layers, groups = r.randint(1, 4), r.randint(1, 3)
     heads, head = groups * r.randint(1, 3), 2 * r.randint(1, 4)
     hidden = head * heads if family in ("ernie4_5_moe", "qwen2", "qwen2_moe") else heads * r.randint(3, 8)
@@ -96,6 +98,33 @@ def draw(family: str, seed: int) -> dict[str, Any]:
         config |= dict(block_size=r.choice([1, 3, 4, 256]), sliding_window=r.choice([None, None, r.randint(1, 9)]))
         if r.random() < 0.7:
             config["layer_types"] = [r.choice(["full_attention", "linear_attention"]) for _ in range(layers)]
+    return config
+
+
+def draw_v32(r: random.Random) -> dict[str, Any]:
+    """DeepSeek-V3.2.  Many index heads: with few of them ReLU makes scores of exactly 0, and transformers breaks such ties
+    in the order in which topk happens to meet them (test_sparse.py has the ties)."""
+    layers, heads, groups = r.randint(1, 3), r.randint(1, 4), r.choice([1, 1, 2, 3])
+    per_group, chosen, rotated = r.randint(2, 4), r.randint(1, groups), 2 * r.randint(1, 3)
+    rope = draw_rope(r, rotated, r.choice([10000.0, 500.0]))
+    while rope["rope_type"] == "longrope":
+        rope = draw_rope(r, rotated, 500.0)
+    config: dict[str, Any] = dict(
+        vocab_size=r.randint(20, 50), hidden_size=heads * r.randint(4, 9), intermediate_size=r.randint(5, 24),
+        moe_intermediate_size=r.randint(3, 12), num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=heads, n_shared_experts=r.randint(0, 2), n_routed_experts=groups * per_group, n_group=groups,
+        topk_group=chosen, num_experts_per_tok=r.randint(1, chosen * per_group), norm_topk_prob=r.random() < 0.6,
+        routed_scaling_factor=r.choice([1.0, 2.5]), kv_lora_rank=r.randint(3, 9), q_lora_rank=r.randint(3, 13),
+        qk_rope_head_dim=rotated, v_head_dim=r.randint(1, 9), qk_nope_head_dim=r.randint(1, 5),
+        rms_norm_eps=r.choice([1e-6, 1e-3]), tie_word_embeddings=r.random() < 0.3, attention_bias=r.random() < 0.4,
+        max_position_embeddings=CONTEXT, rope_parameters=rope, bos_token_id=1, eos_token_id=r.choice([2, [2, 3]]),
+        first_k_dense_replace=r.choice([0, 0, 1, layers]), index_topk=r.choice([1, 2, 5, 11, 64]),
+        index_head_dim=rotated + r.choice([0, 1, 4]), index_n_heads=r.choice([16, 17, 24]),
+    )  # fmt: skip
+    if config["index_topk"] >= CONTEXT:
+        config["index_n_heads"] = r.randint(1, 3)
+    if r.random() < 0.3:
+        config["mlp_layer_types"] = [r.choice(["dense", "sparse"]) for _ in range(layers)]
     return config
 
 

@@ -45,8 +45,8 @@ def draw(seed: int, **changes: Any) -> dict[str, Any]:
     experts = r.randint(2, 6)
     config: dict[str, Any] = dict(
         vocab_size=r.randint(20, 50), hidden_size=r.randint(8, 20), moe_intermediate_size=r.randint(3, 12),
-        num_hidden_layers=layers, num_attention_heads=groups * r.randint(1, 3), head_dim=head, q_lora_rank=r.randint(3, 9), o_groups=groups,
-        o_lora_rank=r.randint(2, 6), n_routed_experts=experts, num_experts_per_tok=r.randint(1, experts),
+        num_hidden_layers=layers, num_attention_heads=groups * r.randint(1, 3), head_dim=head, q_lora_rank=r.randint(3, 9),
+        o_groups=groups, o_lora_rank=r.randint(2, 6), n_routed_experts=experts, num_experts_per_tok=r.randint(1, experts),
         scoring_func=r.choice(["sqrtsoftplus", "sqrtsoftplus", "sigmoid"]), routed_scaling_factor=r.choice([1.0, 1.5, 2.5]),
         max_position_embeddings=CONTEXT, hc_mult=r.choice([1, 2, 4, 4]), hc_sinkhorn_iters=r.choice([1, 3, 20]),
         hc_eps=r.choice([1e-6, 1e-3]), swiglu_limit=r.choice([10.0, 0.5]), sliding_window=r.choice([1, 3, 8, 100]),

@@ -25,12 +25,17 @@ LIGHTNING = ModelConfig(
     topk_method="greedy", router_float32=False, norm_residual=NormResidual(linear_alpha=1.5, mlp_beta=0.7),
 )  # fmt: skip
 
+SPARSE = ModelConfig(
+    **COMMON, model_type="deepseek_v32", q_lora_rank=24, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8,
+    n_shared_experts=1, first_k_dense_replace=1, index_topk=6, index_n_heads=3, index_head_dim=8, num_nextn_predict_layers=1,
+)  # fmt: skip
+
 
 def lm_of(config):
     return SimpleNamespace(model=Decoder.build(config, dtype=torch.float64, seed=2), tokenizer=TOKENIZER, config=config)
 
 
-@pytest.fixture(scope="module", params=[LIGHTNING], ids=["lightning"])
+@pytest.fixture(scope="module", params=[LIGHTNING, SPARSE], ids=["lightning", "sparse"])
 def lm(request):
     return lm_of(request.param)
 
@@ -105,8 +110,31 @@ def test_a_runner_does_not_go_on_from_a_state_of_other_tokens():
     assert runner.step([Chunk([4], 3, [1])]).shape == (1, VOCAB)
 
 
-def test_quantised_answers_come_from_the_quantised_weights():
-    lm = lm_of(LIGHTNING)
+# ---- an indexer ------------------------------------------------------------------------------------------------------
+
+
+def test_a_shared_prefix_brings_its_index_keys_along():
+    lm = lm_of(SPARSE)
+    engine = Engine(lm)
+    prompt = list(range(40))
+    engine.generate([prompt], greedy(2))
+    out = engine.generate([[*prompt[:37], 99]], greedy(10))[0]
+    assert out.cached_tokens == 37
+    assert out.token_ids == recomputed(lm, [*prompt[:37], 99], 10)
+
+
+@pytest.mark.parametrize("speculate", ["ngram", "mtp"])
+def test_drafts_change_nothing(speculate):
+    lm = lm_of(SPARSE)
+    prompts = [[7, 8, 9] * 6, [5, 6]]
+    out = Engine(lm, speculate=speculate).generate(prompts, greedy(16))
+    assert [o.token_ids for o in out] == [recomputed(lm, prompt, 16) for prompt in prompts]
+
+
+# ---- both ------------------------------------------------------------------------------------------------------------
+
+
+def test_quantised_answers_come_from_the_quantised_weights(lm):
     engine = Engine(lm, quant="int8")
     small = SimpleNamespace(model=engine.model)
     assert engine.generate([[5, 17, 99]], greedy(8))[0].token_ids == recomputed(small, [5, 17, 99], 8)
@@ -114,3 +142,4 @@ def test_quantised_answers_come_from_the_quantised_weights():
 
 def test_the_native_runner_says_what_it_does_not_compute():
     assert "linear attention" in unsupported(LIGHTNING) and "residuals of norms" in unsupported(LIGHTNING)
+    assert "sparse attention behind an indexer" in unsupported(SPARSE)

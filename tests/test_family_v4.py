@@ -242,11 +242,17 @@ def test_the_engine_recomputes_rows_it_had_to_put_back(tmp_path, widened):
 
 
 def test_the_engine_takes_back_wrong_drafts(tmp_path, widened):
+    """A stranger drafts: nearly everything it says is wrong, and rows go back every step."""
     lm = engine_model(2, tmp_path)
-    with Engine(lm, speculate="ngram", draft_tokens=6) as engine:
-        answers = engine.generate(PROMPTS, Sampling(max_tokens=60, temperature=0, ignore_eos=True))
-        assert [a.token_ids for a in answers] == [greedy(lm.model, p, 60) for p in PROMPTS]
-        assert engine.stats()["drafted"] > engine.stats()["accepted"]
+    config = read_config({
+        "model_type": "llama", "vocab_size": lm.config.vocab_size, "hidden_size": 8, "intermediate_size": 8,
+        "num_hidden_layers": 1, "num_attention_heads": 1, "max_position_embeddings": 200,
+    })  # fmt: skip
+    stranger = SimpleNamespace(model=Decoder.build(config, seed=3), config=config, tokenizer=None)
+    with Engine(lm, speculate=stranger, draft_tokens=6) as engine:
+        answers = engine.generate(PROMPTS, Sampling(max_tokens=30, temperature=0, ignore_eos=True))
+        assert [a.token_ids for a in answers] == [greedy(lm.model, p, 30) for p in PROMPTS]
+        assert engine.stats()["drafted"] > engine.stats()["accepted"] + 20
 
 
 def test_several_answers_to_one_prompt(tmp_path):

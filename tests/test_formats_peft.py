@@ -8,12 +8,15 @@ import sys
 import pytest
 import safetensors.torch
 import torch
+from formats_tiny import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import PeftModel
 from peft_tiny import EXPERTS, adapted, base, edit, logits, opened
 
 from seekling.errors import CheckpointError
 from seekling.formats import load_model
-from seekling.formats.adapters import Adapter, LowRank, merge, model_fingerprint, unmerge
+from seekling.formats.adapters import Adapter, LowRank, merge, model_fingerprint, targets, unmerge
 from seekling.formats.peft import read_adapter
 from seekling.formats.peft_write import write_adapter
 
@@ -316,8 +319,6 @@ def test_subtracting_gives_the_weights_back_up_to_one_rounding(lora, tmp_path):
 
 
 def test_a_tied_head_cannot_change_alone(tmp_path):
-    from formats_tiny import tiny
-
     model = tiny(tie_word_embeddings=True)
     with pytest.raises(CheckpointError, match="shared by embedding and head"):
         merge(model, Adapter({"lm_head.weight": LowRank(torch.ones(1, 6), torch.ones(11, 1), 1.0)}))
@@ -335,3 +336,76 @@ def test_a_failed_write_leaves_the_old_folder(lora, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="disk is full"):
         write_adapter(adapter, tmp_path / "copy", model)
     assert {p.name for p in (tmp_path / "copy").iterdir()} == {p.name for p in lora.iterdir()}
+
+
+# ---- any adapter -----------------------------------------------------------------------------------------------------
+
+MODEL = tiny()
+ALL_LINEAR = targets(MODEL.state_dict(), "all-linear")
+TARGETS = [*ALL_LINEAR, "model.layers.1.mlp.gate.weight", "lm_head.weight"]
+
+
+@st.composite
+def adapters(draw):
+    """An adapter of some of the tiny model's matrices, each with its own rank, scale and dtype."""
+    parts = {}
+    for name in draw(st.lists(st.sampled_from(TARGETS), min_size=1, max_size=8, unique=True)):
+        *lead, outputs, inputs = MODEL.state_dict()[name].shape
+        rank, alpha = draw(st.integers(1, 4)), draw(st.sampled_from([1, 2.5, 8, 16]))
+        generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
+        dtype = draw(st.sampled_from([torch.float32, torch.bfloat16]))
+        a, b = (torch.randn(*lead, *shape, generator=generator).to(dtype) for shape in ((rank, inputs), (outputs, rank)))
+        parts[name] = LowRank(a, b, alpha / rank)
+    return Adapter(parts, "nano")
+
+
+@settings(deadline=None, max_examples=30)
+@given(adapter=adapters(), short=st.booleans(), each=st.booleans())
+def test_any_adapter_is_read_as_it_was_written(adapter, short, each, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lora")
+    write_adapter(adapter, folder, MODEL if short else None, each_expert=each)
+    back = read_adapter(folder, MODEL)
+    assert back.parts.keys() == adapter.parts.keys() and back.base_name == "nano"
+    for name, part in adapter.parts.items():
+        if part.a.dim() == 2 or not each:
+            assert torch.equal(back.parts[name].a, part.a) and torch.equal(back.parts[name].b, part.b)
+        assert torch.allclose(
+            back.parts[name].delta(), part.delta(), atol=0.05 if part.a.dtype == torch.bfloat16 else 1e-5, rtol=0.02
+        )
+
+
+@settings(deadline=None, max_examples=20)
+@given(first=adapters(), second=adapters())
+def test_any_merges_are_undone_bit_for_bit_in_reverse(first, second):
+    model = tiny(dtype=torch.bfloat16)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    one = merge(model, first)
+    two = merge(model, second)
+    two.undo()
+    one.undo()
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+# ---- which layers a description means --------------------------------------------------------------------------------
+
+
+def test_all_linear_is_every_matrix_but_tables_and_routers():
+    left = {name for name, weight in MODEL.state_dict().items() if weight.dim() > 1} - set(
+        targets(MODEL.state_dict(), "all-linear")
+    )
+    assert left == {"model.embed_tokens.weight", "lm_head.weight", "model.layers.1.mlp.gate.weight"}
+
+
+def test_a_list_holds_ends_of_names_and_a_text_is_a_whole_regular_expression():
+    names = MODEL.state_dict()
+    layers = [0, 1]
+    assert targets(names, ["o_proj"]) == [f"model.layers.{i}.self_attn.o_proj.weight" for i in layers]
+    assert targets(names, r"model\.layers\.1\..*o_proj") == ["model.layers.1.self_attn.o_proj.weight"]
+    assert targets(names, ["o_proj"], exclude=r".*layers\.0.*") == ["model.layers.1.self_attn.o_proj.weight"]
+    assert targets(names, ["experts.down_proj"]) == ["model.layers.1.mlp.experts.down_proj"]
+
+
+@pytest.mark.parametrize("wrong", [["q_prj"], "o_proj", "("])
+def test_a_description_that_means_nothing_is_an_error(wrong):
+    with pytest.raises(CheckpointError, match="target_modules"):
+        targets(MODEL.state_dict(), wrong)

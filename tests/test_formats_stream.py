@@ -169,7 +169,8 @@ def test_a_minimax_m2_in_fp8_has_the_logits_of_its_dequantised_numbers(tmp_path)
 
     config = MiniMaxM2Config(
         vocab_size=32, hidden_size=150, intermediate_size=20, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=16, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=64, initializer_range=0.2, bos_token_id=0, eos_token_id=1,
+        head_dim=16, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=64, initializer_range=0.2,
+        bos_token_id=0, eos_token_id=1,
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "a")
     done = convert(tmp_path / "a", tmp_path / "b", fp8=FP8Format())
@@ -185,10 +186,11 @@ def test_small_files_come_along_and_code_does_not(tmp_path):
     saved(tmp_path / "a")
     for name in ("tokenizer.json", "LICENSE", "modeling_x.py", "pytorch_model.bin", "chat_template.jinja"):
         (tmp_path / "a" / name).write_text(name)
+    (tmp_path / "a" / "training_state").mkdir()
     raw = json.loads((tmp_path / "a" / "config.json").read_text())
     (tmp_path / "a" / "config.json").write_text(json.dumps({**raw, "auto_map": {"AutoConfig": "modeling_x.C"}}))
     done = convert(tmp_path / "a", tmp_path / "b")
-    assert done.left_out == ["modeling_x.py", "pytorch_model.bin"]
+    assert done.left_out == ["modeling_x.py", "pytorch_model.bin", "training_state/"]
     present = {p.name for p in (tmp_path / "b").iterdir()}
     kept = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "LICENSE", "chat_template.jinja"}
     assert present == kept

@@ -20,6 +20,8 @@ def needs_llama_cpp():
 
 @pytest.mark.parametrize("name", llamacpp.MODELS)
 def test_llama_cpp_gives_the_same_log_probabilities_in_every_format(name, tmp_path):
+    if not llamacpp.known(name):
+        pytest.skip("this family is not there yet")
     for outcome in llamacpp.check_model(name, tmp_path):
         assert outcome.good, outcome
         if outcome.format == "f32":

@@ -86,6 +86,18 @@ def test_a_tokenizer_trained_here_comes_back_as_it_was(tmp_path):
     assert again.adds_bos == tokenizer.adds_bos
 
 
+def test_named_chat_templates_come_back():
+    made = trained(splitter(PRE_TOKENIZERS["qwen2"]))
+    templates = {"default": "{{ messages[0].content }}", "tool_use": "tools: {{ tools }}"}
+    again = tokenizer_from_gguf(metadata_of(Tokenizer(made.spec, made.settings, templates=templates)), "x.gguf")
+    assert again.templates == templates
+
+
+def test_a_file_that_names_no_pre_tokenizer_is_read_with_a_warning():
+    with pytest.warns(UserWarning, match=r"x\.gguf names no pre-tokenizer"):
+        tokenizer_from_gguf({name: value for name, value in GOOD.items() if name != "tokenizer.ggml.pre"}, "x.gguf")
+
+
 def test_the_nearest_pre_tokenizer_is_named_and_what_it_changes_is_said():
     notes = []
     metadata = metadata_of(train_tokenizer(TEXTS, 500), notes=notes)

@@ -1,6 +1,10 @@
 """The native runner: what it computes is the decoder's mathematics, and no bit of a row depends on what runs beside it."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -15,7 +19,7 @@ from seekling.engine.native_runner import NativeRunner, unsupported
 from seekling.engine.runner import PAGE, Chunk
 from seekling.errors import MachineError, SeeklingError
 from seekling.formats.families import read_config
-from seekling.kernels import infer
+from seekling.kernels import infer, native
 from seekling.model.decoder import Decoder
 
 pytestmark = pytest.mark.skipif(not infer.available(), reason="no native library is built here")
@@ -149,6 +153,25 @@ def test_logits_are_bit_identical_alone_in_any_batch_chunking_and_thread_count(n
         for i, chunk, logits in zip(who, chunks, got, strict=True):
             assert torch.equal(logits, wholes[i][chunk.start : chunk.end])
             done[i] = chunk.end
+
+
+@pytest.mark.parametrize("level", [level for level, needs in native._LEVELS.items() if needs <= native.cpu_flags()])
+def test_every_instruction_level_computes_the_same(level, tmp_path):
+    code = (
+        "import sys, torch\nsys.path.insert(0, sys.argv[1])\nfrom test_infer_step import *\n"
+        "out = []\nfor model in (family_model('gpt_oss', 0), family_model('qwen3', 3), dense_mla()):\n"
+        "    for quant in ('f32', 'bf16', 'int4'):\n"
+        "        out.append(runner_of(model, quant).step([Chunk(tokens(model, 45), 0, [1, 2], 'all')]))\n"
+        "torch.save(out, sys.argv[2])\n"
+    )
+    path = tmp_path / "logits.pt"
+    env = dict(os.environ, SEEKLING_NATIVE=level)
+    subprocess.run([sys.executable, "-c", code, str(Path(__file__).parent), str(path)], check=True, env=env)
+    got = iter(torch.load(path))
+    for model in (family_model("gpt_oss", 0), family_model("qwen3", 3), dense_mla()):
+        for quant in ("f32", "bf16", "int4"):
+            want = runner_of(model, quant).step([Chunk(tokens(model, 45), 0, [1, 2], "all")])
+            assert error(next(got), want) < 0.01
 
 
 def test_only_the_wanted_rows_come_in_the_order_of_the_chunks():

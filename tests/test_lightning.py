@@ -8,6 +8,7 @@ from family_models import draw, hf_family_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle_models import hf_load, one_thread  # noqa: F401
+from train_tiny import records, tiny_loop
 
 from seekling.errors import CheckpointError, ConfigError, SeeklingError
 from seekling.formats import load_model, save_model
@@ -18,6 +19,7 @@ from seekling.model.cache import Cache
 from seekling.model.config import ModelConfig, NormResidual
 from seekling.model.decoder import Decoder
 from seekling.model.lightning import decays, lightning_blocks, lightning_step
+from seekling.train.log import RunLog
 
 KEPT = 2e-6  # decays are float32 numbers: a product of them is not quite the decay of the sum
 
@@ -105,6 +107,16 @@ def test_a_packed_row_equals_its_documents_alone():
     packed = model.hidden(ids, doc)
     for row, first, last in [(0, 0, 3), (0, 3, 9), (0, 9, 13), (1, 0, 13)]:
         assert (packed[row, first:last] - model.hidden(ids[row : row + 1, first:last])[0]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(("optimizer", "dtype"), [("adamw", torch.float32), ("muon", torch.bfloat16)])
+def test_a_training_run_over_packed_documents_learns(optimizer, dtype, tmp_path):
+    loop = tiny_loop(
+        15, dtype, optimizer, config=config(vocab_size=48, initializer_range=0.02), log=RunLog(tmp_path / "log.jsonl")
+    )
+    loop.run()
+    losses = [r["loss"] for r in records(tmp_path) if r["kind"] == "step"]
+    assert losses[-1] < 0.75 * losses[0]
 
 
 @torch.no_grad()

@@ -61,14 +61,14 @@ def test_another_seed_gives_another_model(v3, tmp_path):
 def test_a_model_takes_about_a_megabyte(folder):
     weights = sum(p.stat().st_size for p in folder.glob("*.safetensors") if "golden" not in p.name)
     assert 0.5e6 < weights < 2e6
-    assert (folder / "golden.safetensors").stat().st_size < 1.5e6
+    assert (folder / "golden.safetensors").stat().st_size < 3e6
 
 
 def test_transformers_computes_the_golden_logits(folder):
     tensors, facts = golden(folder)
     for dtype, limit in ((torch.float64, facts["tolerance"]["float64"]), (torch.float32, facts["tolerance"]["float32"])):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, experts_implementation="eager")
-        for name in PROMPTS:
+        for name in facts["prompts"]:
             with torch.no_grad():
                 logits = model(tensors[f"{name}.ids"].long()[None]).logits[0]
             assert (logits - tensors[f"{name}.logits"]).abs().max() < limit, (name, dtype)
@@ -86,7 +86,7 @@ def test_transformers_tokenizes_as_the_golden_ids_say(folder):
 
 def test_logits_are_spread_and_no_choice_is_a_near_tie(folder):
     tensors, facts = golden(folder)
-    for name in PROMPTS:
+    for name in facts["prompts"]:
         assert tensors[f"{name}.logits"].std(-1).min() > 1
         top = tensors[f"{name}.logits"][-1].topk(2).values
         assert not facts["prompts"][name]["continuation"]["ids"] or top[0] - top[1] >= MARGIN
@@ -95,7 +95,7 @@ def test_logits_are_spread_and_no_choice_is_a_near_tie(folder):
     before = compute(model, ids)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(1 + 5e-5 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+            parameter.mul_(1 + facts["noise"] / 6 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     assert same_choices(before, compute(model, ids))
 
 

@@ -58,7 +58,7 @@ class Constraint:
                 raise SeeklingError(f"the JSON schema is no JSON: {error}") from None
         if not isinstance(schema, (Mapping, bool)):
             raise SeeklingError(f"a JSON schema is an object, not {type(schema).__name__}")
-        raise_all(SeeklingError, dict.fromkeys(_schema_problems(schema, "")), "JSON schema")
+        raise_all(SeeklingError, dict.fromkeys(schema_problems(schema)), "JSON schema")
         return cls._checked("JSON schema", _library().LLMatcher.grammar_from_json_schema(json.dumps(schema)))
 
     @classmethod
@@ -192,14 +192,14 @@ def _library() -> Any:
     return llguidance
 
 
-def _schema_problems(schema: Any, where: str) -> Iterator[str]:
-    """Keywords the library would pass over in silence."""
+def schema_problems(schema: Any, where: str = "") -> Iterator[str]:
+    """Keywords of a JSON schema that the library would pass over in silence, one line each."""
     if not isinstance(schema, Mapping):
         return
     for key, value in schema.items():
         if key in _MAPS and isinstance(value, Mapping):
             for name, inner in value.items():
-                yield from _schema_problems(inner, f"{where}/{key}/{name}")
+                yield from schema_problems(inner, f"{where}/{key}/{name}")
         elif key in ("enum", "const", "default", "example", "examples") or key.startswith("x-"):
             continue
         elif key not in _ENFORCED and key not in _NOTES:
@@ -208,4 +208,4 @@ def _schema_problems(schema: Any, where: str) -> Iterator[str]:
             yield f"{where or '/'}: items is a list; write prefixItems"
         else:
             for inner in value if isinstance(value, list) else [value]:
-                yield from _schema_problems(inner, f"{where}/{key}")
+                yield from schema_problems(inner, f"{where}/{key}")

@@ -6,8 +6,10 @@
 ...     for delta in engine.submit("Once upon a time"): print(delta.text, end="")
 """
 
+import sys
 import weakref
 from collections.abc import Hashable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -102,7 +104,9 @@ class Engine:
         drafter = self._drafter(speculate, draft_tokens, cache.pool.size, threads)
         self._grammars: Grammars | None = None
         self._fingerprint: tuple[object, str] | None = None
-        self._loop = Loop(cache, Scheduler(cache, max_rows, step_tokens), max_queue, backend.version, drafter)
+        self._loop = Loop(
+            cache, Scheduler(cache, max_rows, step_tokens), max_queue, backend.version, drafter, self._goes_back()
+        )
         weakref.finalize(self, self._loop.close)
 
     # ---- the public calls ------------------------------------------------------------------------------------------
@@ -260,6 +264,12 @@ class Engine:
             cache_tokens = max(min(self.max_rows * context, CACHE_BYTES // max(1, a_token)), context)
         return -(-cache_tokens // self._backend.runner.page_tokens)
 
+    def _goes_back(self) -> int:
+        """Tokens that a row can be cut back by."""
+        if self.config.v4 is not None:
+            return SLACK
+        return 0 if self.config.holds_state else sys.maxsize
+
     def _drafter(self, speculate: Any, tokens: int, pages: int, threads: int | None) -> Drafter | None:
         if speculate is None:
             return None
@@ -353,7 +363,7 @@ class Engine:
             yield "stop strings need a tokenizer, this model folder has none: use stop_token_ids"
         if self.tokenizer is None and s.constraint is not None:
             yield "a constraint needs a tokenizer, this model folder has none"
-        if s.thinking_budget is not None and self._mark(THINK_END) is None:
+        if s.thinking_budget is not None and self._marks[1] is None:
             yield f"thinking_budget needs a model that ends its reasoning with {THINK_END}; this one has no such token"
         beyond = sorted({token for token, _ in s.bias if token >= size})
         if beyond:
@@ -361,20 +371,22 @@ class Engine:
 
     def _guard(self, ids: list[int], s: Sampling) -> ThinkingGuard | None:
         """Watches the reasoning where the prompt leaves one open."""
-        begin, end = self._mark(THINK), self._mark(THINK_END)
+        begin, end = self._marks
         if begin is None or end is None:
             return None
         last = next((token for token in reversed(ids) if token in (begin, end)), end)
         return ThinkingGuard(end, s.thinking_budget, s.stop_loops or s.thinking_budget is not None) if last == begin else None
+
+    @cached_property
+    def _marks(self) -> tuple[int | None, int | None]:
+        """The tokens that begin and end reasoning."""
+        special = {} if self.tokenizer is None else self.tokenizer.special
+        return special.get(THINK), special.get(THINK_END)
 
     def _compiled(self) -> Grammars:
         if self._grammars is None:
             self._grammars = Grammars(self.tokenizer, self.config.vocab_size, sorted(self._end_ids()))
         return self._grammars
 
-    def _mark(self, name: str) -> int | None:
-        return None if self.tokenizer is None else self.tokenizer.special.get(name)
-
     def _end_ids(self) -> set[int]:
-        found = [*self.config.eos_token_ids, None if self.tokenizer is None else self.tokenizer.eos_id]
-        return {i for i in found if i is not None}
+        return {*self.config.eos_token_ids, *(() if self.tokenizer is None else self.tokenizer.end_ids)}

@@ -5,25 +5,20 @@ along. `start` gives the driving to a background thread, for callers that must n
 caller that waits, as its error.
 """
 
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
-
-import torch
-from torch import Tensor
+from collections.abc import Callable, Sequence
 
 from seekling.engine.cache import PagedCache
 from seekling.engine.handle import Handle
 from seekling.engine.request import Request
 from seekling.engine.runner import Chunk
-from seekling.engine.sampler import DAMAGED, damaged_rows, draw, token_logprobs, top_logprobs
-from seekling.engine.sampling import Delta
+from seekling.engine.sampler import Array, adjusted, as_rows, draw, logprob, tops
+from seekling.engine.sampling import Delta, Top
 from seekling.engine.scheduler import Scheduler, Work
 from seekling.engine.speculate import Drafter
 from seekling.errors import SeeklingError
-
-Result = TypeVar("Result")
 
 
 class QueueFull(SeeklingError):
@@ -39,6 +34,7 @@ class Loop:
         max_queue: most requests of `submit` that may wait.
         version: of the weights; a change empties the prefix tree.
         drafter: proposes tokens (speculation), or None.
+        goes_back: over how many wrong drafts the cache can go back (a running state: none).
     """
 
     def __init__(
@@ -48,8 +44,9 @@ class Loop:
         max_queue: int,
         version: Callable[[], object],
         drafter: Drafter | None = None,
+        goes_back: int = sys.maxsize,
     ):
-        self.cache, self.scheduler, self.drafter = cache, scheduler, drafter
+        self.cache, self.scheduler, self.drafter, self.goes_back = cache, scheduler, drafter, goes_back
         self.steps = self.tokens = 0
         self._max_queue, self._version = max_queue, version
         self._inbox: deque[Handle] = deque()
@@ -150,25 +147,26 @@ class Loop:
         self.steps += 1
         if self.drafter is not None:
             self.drafter.observe(chunks, [work.request for work in works])
-        speakers: list[tuple[Work, int]] = []  # and the row of each one's last own token
-        row = 0
+        rows, row = as_rows(logits_RV), 0
         for work, chunk in zip(works, chunks, strict=True):
-            request = work.request
+            own, row = rows[row : row + chunk.rows], row + chunk.rows
+            request, speaks = work.request, work.speaks
+            if request not in self._handles:  # another answer to its prompt failed just now
+                continue
             if request.scoring:
-                self._score(work, logits_RV[row : row + work.count])
-            speaks = work.speaks
+                self._score(work, own)
             request.computed += work.count
             if not request.prefilled:
                 self.cache.remember(request)
                 request.prefilled = speaks
             if speaks:
-                speakers.append((work, row + chunk.rows - 1 - len(work.draft)))
-            row += chunk.rows
-        self._speak(speakers, logits_RV)
+                self._speak(work, own[len(own) - 1 - len(work.draft) :])
         return True
 
     def _propose(self, works: list[Work]) -> None:
         """Give the decoding requests drafts, where there are pages for them: what a grammar forces, else the drafter's."""
+        if not self.goes_back:
+            return
         able = [w for w in works if w.speaks and w.request.prefilled and not w.request.scoring]
         free = [w for w in able if w.request.matcher is None]
         if self.drafter is not None:
@@ -180,7 +178,7 @@ class Loop:
             request = work.request
             if request.matcher is not None:
                 work.draft = request.forced_ids()
-            most = min(self._room(request, len(work.draft)), request.limit - len(request.token_ids) - 1)
+            most = min(self._room(request, len(work.draft)), request.limit - len(request.token_ids) - 1, self.goes_back)
             work.draft = work.draft[: max(0, most)]
 
     def _room(self, request: Request, drafts: int) -> int:
@@ -197,53 +195,39 @@ class Loop:
             return Chunk(ids, request.computed, request.pages, "all")
         return Chunk(ids, request.computed, request.pages, "last" if work.speaks else "none")
 
-    def _score(self, work: Work, logits_TV: Tensor) -> None:
+    def _score(self, work: Work, rows: Array) -> None:
         """Log-probabilities of the prompt tokens after those just computed."""
         request, top = work.request, work.request.sampling.top_logprobs
-        targets = request.prompt_ids[request.computed + 1 : request.computed + work.count + 1]
-        first = len(request.prompt_logprobs) - request.computed - 1  # scored before it was preempted
-        targets, logits_TV = targets[first:], logits_TV[first : len(targets)]
-        if targets:
-            request.prompt_logprobs += token_logprobs(logits_TV, torch.tensor(targets, device=logits_TV.device)).tolist()
+        for place, x_V in enumerate(rows[: work.count], request.computed + 1):
+            if place != len(request.prompt_logprobs) or place == len(request.prompt_ids):
+                continue  # scored before it was preempted, or an answer's token
+            request.prompt_logprobs.append(logprob(x_V, request.prompt_ids[place]))
             if top:
-                request.prompt_top_logprobs += top_logprobs(logits_TV, [top] * len(targets))
+                request.prompt_top_logprobs.append(tops(x_V, top))
 
-    def _speak(self, speakers: list[tuple[Work, int]], logits_RV: Tensor) -> None:
-        """Draw a token for every speaker, and one more for each whose draft foretold it."""
-        place = 0
-        for row in damaged_rows(logits_RV):
-            for request in [work.request for work, first in speakers if first <= row <= first + len(work.draft)]:
-                self._give_up(request, SeeklingError(DAMAGED))
-        while speakers := [(work, row) for work, row in speakers if work.request in self._handles]:
-            requests = [work.request for work, _ in speakers]
-            allowed = [self._attempt(request, request.allowed_V) for request in requests]
-            rows = [row + place for _, row in speakers]
-            whole = rows == list(range(len(logits_RV)))
-            logits_BV = logits_RV if whole else logits_RV[rows]
-            tokens = [
-                drawn if forced is None else forced
-                for drawn, forced in zip(_draw(requests, logits_BV, allowed), (r.forced() for r in requests), strict=True)
-            ]
-            logprobs, tops = _report(requests, logits_BV, tokens)
-            going_on = []
-            for (work, row), token, logprob, top in zip(speakers, tokens, logprobs, tops, strict=True):
-                request = work.request
-                delta = self._attempt(request, request.accept, token, logprob, top)
-                if delta is None:
-                    continue
-                self.tokens += 1
-                foretold = place < len(work.draft) and work.draft[place] == token
-                if foretold:
-                    request.computed += 1
-                    request.accepted += 1
-                if request.finish_reason is None and foretold:
-                    going_on.append((work, row))
-                elif work.draft:
-                    request.drafted += len(work.draft)
-                    if self.drafter is not None and request.matcher is None:
-                        self.drafter.learn(request, len(work.draft), place + foretold)
-                self._hand_over(request, delta)
-            speakers, place = going_on, place + 1
+    def _speak(self, work: Work, rows: Array) -> None:
+        """Draw the next token, and one more for each token of the draft that was foretold; ``rows`` are their logits."""
+        request, foretold = work.request, 0
+        for place, x_V in enumerate(rows):
+            try:
+                token = draw_next(request, x_V)
+                delta = request.accept(token, *report(request, x_V, token))
+            except SeeklingError as error:  # a damaged row, a constraint that failed: the others go on
+                self._give_up(request, error)
+                return
+            self.tokens += 1
+            right = place < len(work.draft) and work.draft[place] == token
+            foretold += right
+            request.computed += right
+            if request.finish_reason is not None or not right:
+                break
+            self._hand_over(request, delta)
+        if work.draft:
+            request.drafted += len(work.draft)
+            request.accepted += foretold
+            if self.drafter is not None and request.matcher is None:
+                self.drafter.learn(request, len(work.draft), foretold)
+        self._hand_over(request, delta)
 
     def _hand_over(self, request: Request, delta: Delta) -> None:
         """Give a delta to the caller; a finished request leaves."""
@@ -254,16 +238,6 @@ class Loop:
             if self.drafter is not None:
                 self.drafter.forget(request)
         handle.put(delta, ended=request.finish_reason is not None)
-
-    def _attempt(self, request: Request, call: Callable[..., Result], *args: object) -> Result | None:
-        """Call something that concerns one request only: where it fails (a constraint), the others go on."""
-        if request not in self._handles:
-            return None
-        try:
-            return call(*args)
-        except SeeklingError as error:
-            self._give_up(request, error)
-            return None
 
     def _give_up(self, request: Request, error: Exception) -> None:
         """End one caller's answers with an error; nobody else is concerned."""
@@ -291,26 +265,14 @@ class Loop:
             handle.fail(error)
 
 
-def _draw(requests: Sequence[Request], logits_BV: Tensor, allowed: Sequence[Tensor | None]) -> list[int]:
-    return draw(
-        logits_BV,
-        [r.sampling for r in requests],
-        [0.0 if r.sampling.greedy else r.uniform() for r in requests],
-        [r.seen_V for r in requests],
-        [r.counts_V for r in requests],
-        allowed,
-    ).tolist()
+def draw_next(request: Request, x_V: Array) -> int:
+    """The token a request goes on with after these logits."""
+    s, forced = request.sampling, request.forced()
+    x_V = adjusted(x_V, s, request.seen_V, request.counts_V, request.allowed_V())
+    return draw(x_V, s, 0.0 if s.greedy else request.uniform()) if forced is None else forced
 
 
-def _report(requests: Sequence[Request], logits_BV: Tensor, tokens: list[int]) -> tuple[Iterable, Iterable]:
-    """Log-probabilities and top log-probabilities, for those that asked; None for the others."""
-    settings = [r.sampling for r in requests]
-    logprobs: list[float | None] = [None] * len(requests)
-    tops: list[list[tuple[int, float]] | None] = [None] * len(requests)
-    if any(s.logprobs for s in settings):
-        values = token_logprobs(logits_BV, torch.tensor(tokens, device=logits_BV.device)).tolist()
-        logprobs = [value if s.logprobs else None for value, s in zip(values, settings, strict=True)]
-    if any(s.top_logprobs for s in settings):
-        found = top_logprobs(logits_BV, [s.top_logprobs for s in settings])
-        tops = [top if s.top_logprobs else None for top, s in zip(found, settings, strict=True)]
-    return logprobs, tops
+def report(request: Request, x_V: Array, token: int) -> tuple[float | None, Top | None]:
+    """Log-probability and likeliest tokens, where they were asked for."""
+    s = request.sampling
+    return logprob(x_V, token) if s.logprobs else None, tops(x_V, s.top_logprobs) if s.top_logprobs else None

@@ -41,6 +41,8 @@ def unsupported(config: ModelConfig) -> list[str]:
     layers = range(config.num_hidden_layers)
     if any(config.layer_type(i) == "linear_attention" for i in layers):
         bad.append("linear attention")
+    if config.index_topk is not None:
+        bad.append("sparse attention behind an indexer")
     if config.norm_residual is not None:
         bad.append("residuals of norms")
     if config.rope_scaling is not None and config.rope_scaling.rope_type in ("dynamic", "longrope"):

@@ -62,7 +62,7 @@ def _encode(prompt: Any, tokenizer: Any, config: Any, thinking: bool) -> list[in
         prompt = prompt.tolist()
     if isinstance(prompt, str):
         if prompt:
-            return list(_need(tokenizer).encode(prompt, bos=tokenizer.bos_id is not None))
+            return list(_need(tokenizer).encode(prompt, bos=tokenizer.adds_bos))
         prompt = []
     if isinstance(prompt, Mapping) or not isinstance(prompt, Sequence):
         raise SeeklingError(f"is a {type(prompt).__name__}: give text, a list of token ids or a list of chat messages")

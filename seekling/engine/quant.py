@@ -4,7 +4,8 @@ int8: one scale per output channel, symmetric, 8 bits a weight and 4 bytes a cha
 int4: groups of 32 inputs with a bfloat16 scale and minimum each, 5 bits a weight in all.
 
 Every linear layer, the head and the stacked experts are quantised. Left as they are: the embedding (and a head tied to
-it), norms, biases, routers. Only the matrix in use is dequantised, and of the experts only those a batch was routed to.
+it), norms, biases, routers, the head weights of an indexer. Only the matrix in use is dequantised, and of the experts only
+those a batch was routed to.
 
 Tensor suffixes: O outputs, I inputs, G groups, E experts, N tokens, D hidden; … stands for leading dimensions.
 """
@@ -109,7 +110,7 @@ def quantised(model: Decoder, quant: str) -> Decoder:
     replace: dict[str, nn.Linear | Experts] = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Experts)) and id(module) not in keep
+        if isinstance(module, (nn.Linear, Experts)) and id(module) not in keep and not name.endswith("indexer.weights_proj")
     }
     # The big weights are not copied first: deepcopy takes what `memo` says for them, and they are dropped below.
     memo = {id(p): p for module in replace.values() for p in module.parameters()}

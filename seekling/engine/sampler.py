@@ -1,43 +1,39 @@
-"""From logits to tokens, for a batch whose rows each have their own `Sampling`.
+"""From logits to tokens, each row by its own `Sampling`.
 
-Tensor suffixes: B rows, V vocabulary, W the rows among B that need sorting.
+A row's token is a function of its own logits, settings and one uniform number: the inverse of the cumulative distribution in
+vocabulary order. Vocabulary order (not sorted order) makes it continuous in the logits, so that rounding differences hardly
+ever change a token. Rows are worked on one by one, in the order of memory and on one thread: no bit depends on the company.
 
-A row's token is a function of its own logits, settings and one uniform number: the inverse of the cumulative
-distribution in vocabulary order. Vocabulary order (not sorted order) makes it continuous in the logits, so that rounding
-differences between batch shapes hardly ever change a token.
+Array suffixes: B rows, V vocabulary, K kept tokens in ascending order.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from seekling.engine.sampling import Sampling
+from seekling.engine.sampling import Sampling, Top
 from seekling.errors import SeeklingError
 
-Rows = Sequence[Tensor | None] | None
-FORBIDDEN = -1e9  # what a bias of -100 adds
-
-
+Array = np.ndarray
+Row = Tensor | Array | None
+FORBIDDEN = -1e9  # what a bias of -100 adds: finite, so that a constraint which leaves nothing else still has its way
 DAMAGED = (
     "the model's output is not a number: its weights are damaged or its training diverged; "
     "use an earlier checkpoint, or dtype='float32' if this was a lower precision"
 )
-
-
-def damaged_rows(logits_BV: Tensor) -> list[int]:
-    """Rows whose largest logit is not a finite number."""
-    fine_B = torch.isfinite(logits_BV.amax(-1))
-    return [] if bool(fine_B.all()) else (~fine_B).nonzero()[:, 0].tolist()
+_BLOCK = 256
 
 
 def sample(
     logits_BV: Tensor,
     settings: Sequence[Sampling],
     uniform: Sequence[float],
-    seen_BV: Sequence[Tensor | None] | None = None,
-    counts_BV: Sequence[Tensor | None] | None = None,
-    allowed_BV: Sequence[Tensor | None] | None = None,
+    seen_BV: Sequence[Row] | None = None,
+    counts_BV: Sequence[Row] | None = None,
+    allowed_BV: Sequence[Row] | None = None,
 ) -> Tensor:
     """Draw one token a row.
 
@@ -55,110 +51,140 @@ def sample(
     Raises:
         SeeklingError: where a row's largest logit is not a finite number.
     """
-    if damaged_rows(logits_BV):
-        raise SeeklingError(DAMAGED)
-    return draw(logits_BV, settings, uniform, seen_BV, counts_BV, allowed_BV)
+    none: list[Row] = [None] * len(settings)
+    rows = zip(as_rows(logits_BV), settings, uniform, seen_BV or none, counts_BV or none, allowed_BV or none, strict=True)
+    return torch.tensor([draw(adjusted(x, s, *more), s, u) for x, s, u, *more in rows])
 
 
-def draw(
-    logits_BV: Tensor, settings: Sequence[Sampling], uniform: Sequence[float], seen_BV: Rows, counts_BV: Rows, allowed_BV: Rows
-) -> Tensor:
-    """`sample` of rows known to be undamaged."""
-    logits_BV = adjusted(logits_BV, settings, seen_BV, counts_BV, allowed_BV)
-    if all(s.greedy for s in settings):
-        return logits_BV.argmax(-1)
-    probs_BV = probabilities(logits_BV, settings)
-    cumulative_BV = probs_BV.cumsum(-1)
-    total_B = cumulative_BV[:, -1]
-    u_B = torch.tensor(uniform, dtype=torch.float64, device=logits_BV.device)
-    # Rounding may lift u·total to total itself, where no token is left: stay just below it.
-    target_B = torch.minimum(u_B * total_B, torch.nextafter(total_B, torch.zeros_like(total_B)))
-    return torch.searchsorted(cumulative_BV, target_B[:, None], right=True)[:, 0]
+def draw(x_V: Array, s: Sampling, u: float) -> int:
+    """One token of an adjusted row."""
+    if s.greedy:
+        return int(x_V.argmax())
+    ids_K, weights_K = kept(x_V, s)
+    if ids_K is None:  # all: find the block first, then the token in it
+        padded = np.zeros(-(-len(weights_K) // _BLOCK) * _BLOCK, weights_K.dtype)
+        padded[: len(weights_K)] = weights_K
+        blocks = padded.reshape(-1, _BLOCK)
+        ends = blocks.sum(1, dtype=np.float64).cumsum()
+        block = _place(ends, u * ends[-1])
+        return block * _BLOCK + _place(
+            blocks[block].cumsum(dtype=np.float64), u * ends[-1] - (ends[block - 1] if block else 0.0)
+        )
+    cumulative = weights_K.cumsum(dtype=np.float64)
+    return int(ids_K[_place(cumulative, u * cumulative[-1])])
+
+
+def kept(x_V: Array, s: Sampling) -> tuple[Array | None, Array]:
+    """Tokens that temperature, top-k, top-p and min-p leave (None: all of them) and their weights, not normalised."""
+    top = x_V.max()
+    if not s.top_k and s.top_p == 1:
+        weights_V = np.exp((x_V - top) / s.temperature)  # shifted first, so that a tiny temperature cannot overflow
+        if not s.min_p:
+            return None, weights_V
+        ids_K = np.flatnonzero(weights_V >= s.min_p)
+        return ids_K, weights_V[ids_K]
+    total = None if s.top_k else float(np.exp((x_V - top) / s.temperature).sum(dtype=np.float64))
+    count = min(s.top_k or 64, len(x_V))
+    while True:
+        ids_K = best(x_V, count)  # likeliest first
+        weights_K = np.exp((x_V[ids_K].astype(np.float64) - top) / s.temperature)
+        if s.top_p < 1:
+            inside = weights_K.cumsum() - weights_K < s.top_p * (weights_K.sum() if total is None else total)
+            if total is not None and inside.all() and count < len(x_V):
+                count = min(8 * count, len(x_V))
+                continue
+            ids_K, weights_K = ids_K[inside], weights_K[inside]
+        break
+    if s.min_p:
+        ids_K, weights_K = ids_K[weights_K >= s.min_p], weights_K[weights_K >= s.min_p]
+    order = ids_K.argsort()
+    return ids_K[order], weights_K[order]
+
+
+def best(x_V: Array, count: int) -> Array:
+    """The ``count`` tokens with the largest logits, largest first; of equal ones the lower id; none that is forbidden."""
+    blocks, least = len(x_V) // _BLOCK, -np.inf
+    if blocks > count:  # at least that many tokens reach the count-th largest of the blocks' maxima
+        least = np.partition(x_V[: blocks * _BLOCK].reshape(blocks, _BLOCK).max(1), blocks - count)[blocks - count]
+    elif 8 * count < len(x_V):
+        least = np.partition(x_V, len(x_V) - count)[len(x_V) - count]
+    ids = np.flatnonzero(x_V >= least if least > -np.inf else x_V > least)
+    return ids[np.argsort(-x_V[ids], kind="stable")[:count]]
 
 
 def probabilities(logits_BV: Tensor, settings: Sequence[Sampling]) -> Tensor:
-    """The distribution a row is drawn from, after temperature, top-k, top-p and min-p; greedy rows are one-hot.
+    """The distribution each row is drawn from, float64 (B, V), not normalised; greedy rows are one-hot."""
+    out_BV = np.zeros(logits_BV.shape)
+    for x_V, s, out_V in zip(as_rows(logits_BV), settings, out_BV, strict=True):
+        if s.greedy:
+            out_V[x_V.argmax()] = 1.0
+            continue
+        ids_K, weights_K = kept(x_V, s)
+        out_V[slice(None) if ids_K is None else ids_K] = weights_K
+    return torch.from_numpy(out_BV)
 
-    Float64 (B, V), not normalised: sums above 0.
+
+def adjusted(x_V: Array, s: Sampling, seen: Row = None, counts: Row = None, allowed: Row = None) -> Array:
+    """The logits after penalties, bias and constraint; the same array where nothing changes.
+
+    Raises:
+        SeeklingError: where the largest logit is not a finite number.
     """
-    x_BV = logits_BV.double()
-    x_BV = x_BV - x_BV.amax(-1, keepdim=True)  # first, so that a tiny temperature cannot overflow
-    greedy_B = torch.tensor([s.greedy for s in settings], device=x_BV.device)
-    temperature_B = torch.tensor([s.temperature or 1.0 for s in settings], dtype=torch.float64, device=x_BV.device)
-    probs_BV = (x_BV / temperature_B[:, None]).exp()  # the most likely token has 1
-    sort = [i for i, s in enumerate(settings) if not s.greedy and (s.top_k or s.top_p < 1)]
-    if sort:
-        probs_BV[sort] = _truncated(probs_BV[sort], [settings[i] for i in sort])
-    min_p_B = torch.tensor([s.min_p for s in settings], dtype=torch.float64, device=x_BV.device)
-    probs_BV = probs_BV.masked_fill(probs_BV < min_p_B[:, None], 0.0)
-    if bool(greedy_B.any()):
-        best_BV = torch.zeros_like(probs_BV).scatter_(-1, logits_BV.argmax(-1, keepdim=True), 1.0)
-        probs_BV = torch.where(greedy_B[:, None], best_BV, probs_BV)
-    return probs_BV
+    if not math.isfinite(x_V.max()):
+        raise SeeklingError(DAMAGED)
+    if seen is None and counts is None and allowed is None and not s.bias:
+        return x_V
+    out_V = x_V.copy()
+    if seen is not None:
+        ids = np.flatnonzero(seen)
+        values = out_V[ids]
+        out_V[ids] = np.where(values > 0, values / s.repetition_penalty, values * s.repetition_penalty)
+    if counts is not None:
+        ids = np.flatnonzero(counts)
+        out_V[ids] -= s.presence_penalty + s.frequency_penalty * np.asarray(counts)[ids].astype(out_V.dtype)
+    for token, value in s.bias:
+        out_V[token] += FORBIDDEN if value <= -100 else value
+    if allowed is not None:
+        out_V[~np.asarray(allowed)] = -np.inf
+    return out_V
 
 
-def token_logprobs(logits_BV: Tensor, token_B: Tensor) -> Tensor:
+def token_logprobs(logits_BV: Tensor, token_B: Tensor | Sequence[int]) -> Tensor:
     """Float32 (B,) log-probability of each row's token under the raw logits (temperature 1, nothing removed)."""
-    x_BV = logits_BV.float()
-    return x_BV.gather(-1, token_B[:, None])[:, 0] - x_BV.logsumexp(-1)
+    tokens: Iterable[int] = token_B.tolist() if isinstance(token_B, Tensor) else token_B
+    return torch.tensor([logprob(x, token) for x, token in zip(as_rows(logits_BV), tokens, strict=True)], dtype=torch.float32)
 
 
-def top_logprobs(logits_BV: Tensor, counts: Sequence[int]) -> list[list[tuple[int, float]]]:
+def logprob(x_V: Array, token: int) -> float:
+    """Log-probability of a token under the raw logits."""
+    return float(np.float32(float(x_V[token]) - normaliser(x_V)))
+
+
+def top_logprobs(logits_BV: Tensor, counts: Sequence[int]) -> list[Top]:
     """The likeliest ``counts[b]`` tokens of each row with their log-probabilities under the raw logits, likeliest first."""
-    x_BV = logits_BV.float()
-    values, ids = x_BV.topk(min(max(counts), x_BV.shape[-1]), dim=-1)
-    values = values - x_BV.logsumexp(-1, keepdim=True)
-    return [list(zip(i[:n], v[:n], strict=True)) for i, v, n in zip(ids.tolist(), values.tolist(), counts, strict=True)]
+    return [tops(x, count) for x, count in zip(as_rows(logits_BV), counts, strict=True)]
 
 
-def adjusted(logits_BV: Tensor, settings: Sequence[Sampling], seen: Rows, counts: Rows, allowed: Rows) -> Tensor:
-    """The logits after penalties, bias and constraint; the same tensor where nothing changes."""
-    out_BV = logits_BV
-    rows, seen_WV = _present(seen, logits_BV)
-    if seen_WV is not None:
-        out_BV = logits_BV.clone()
-        penalty_W = _column([settings[i].repetition_penalty for i in rows], logits_BV)
-        x_WV = out_BV[rows]
-        out_BV[rows] = torch.where(seen_WV, torch.where(x_WV > 0, x_WV / penalty_W, x_WV * penalty_W), x_WV)
-    rows, counts_WV = _present(counts, logits_BV)
-    if counts_WV is not None:
-        out_BV = logits_BV.clone() if out_BV is logits_BV else out_BV
-        presence_W = _column([settings[i].presence_penalty for i in rows], logits_BV)
-        frequency_W = _column([settings[i].frequency_penalty for i in rows], logits_BV)
-        out_BV[rows] -= presence_W * (counts_WV > 0) + frequency_W * counts_WV
-    # Finite, so that a constraint which leaves only forbidden tokens still has its way.
-    biased = [(i, token, FORBIDDEN if value <= -100 else value) for i, s in enumerate(settings) for token, value in s.bias]
-    if biased:
-        out_BV = logits_BV.clone() if out_BV is logits_BV else out_BV
-        row, token, value = zip(*biased, strict=True)
-        where = (torch.tensor(row, device=out_BV.device), torch.tensor(token, device=out_BV.device))
-        out_BV.index_put_(where, torch.tensor(value, dtype=out_BV.dtype, device=out_BV.device), accumulate=True)
-    rows, allowed_WV = _present(allowed, logits_BV)
-    if allowed_WV is not None:
-        out_BV = logits_BV.clone() if out_BV is logits_BV else out_BV
-        out_BV[rows] = out_BV[rows].masked_fill(~allowed_WV, float("-inf"))
-    return out_BV
+def tops(x_V: Array, count: int) -> Top:
+    """`top_logprobs` of one row."""
+    ids = best(x_V, min(count, len(x_V)))
+    total = normaliser(x_V)
+    return [(i, float(np.float32(v - total))) for i, v in zip(ids.tolist(), x_V[ids].tolist(), strict=True)]
 
 
-def _present(rows: Rows, like: Tensor) -> tuple[list[int], Tensor | None]:
-    """Indices of the rows that have something, and that stacked (W, V)."""
-    found = [(i, row.to(like.device)) for i, row in enumerate(rows or ()) if row is not None]
-    return [i for i, _ in found], torch.stack([row for _, row in found]) if found else None
+def normaliser(x_V: Array) -> float:
+    """log Σ exp of a row."""
+    top = x_V.max()
+    return float(top) + math.log(float(np.exp(x_V - top).sum(dtype=np.float64)))
 
 
-def _column(values: list[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
+def as_rows(logits_BV: Tensor) -> Array:
+    """Rows as numpy: float32, or float64 as given."""
+    logits_BV = logits_BV.detach()
+    return (logits_BV if logits_BV.dtype == torch.float64 else logits_BV.float()).cpu().numpy()
 
 
-def _truncated(probs_WV: Tensor, settings: Sequence[Sampling]) -> Tensor:
-    """Set all but the top-k, then all but the top-p of what is left, to 0. Ties keep the lower token id."""
-    size = probs_WV.shape[-1]
-    device = probs_WV.device
-    top_k_W = torch.tensor([s.top_k or size for s in settings], device=device)
-    top_p_W = torch.tensor([s.top_p for s in settings], dtype=torch.float64, device=device)
-    sorted_WV, order_WV = probs_WV.sort(dim=-1, descending=True, stable=True)
-    sorted_WV = sorted_WV.masked_fill(torch.arange(size, device=device) >= top_k_W[:, None], 0.0)
-    before_WV = sorted_WV.cumsum(-1) - sorted_WV
-    enough_WV = before_WV >= top_p_W[:, None] * sorted_WV.sum(-1, keepdim=True)
-    enough_WV &= (top_p_W < 1)[:, None]
-    return torch.zeros_like(probs_WV).scatter_(-1, order_WV, sorted_WV.masked_fill(enough_WV, 0.0))
+def _place(cumulative: Array, target: float) -> int:
+    """Index of the first entry above ``target``; rounding may lift the target to the total itself, where none is left."""
+    last = np.nextafter(cumulative[-1], 0.0)
+    return int(np.searchsorted(cumulative, min(max(target, 0.0), last), side="right"))

@@ -16,6 +16,7 @@ from seekling.formats.gguf_rope import TRUNCATE, llama3_factors
 
 ARCHITECTURE = {model_type: arch for arch, model_type in MODEL_TYPES.items()} | {"deepseek_v2": "deepseek2"}
 # llama.cpp takes a deepseek2 model of so many layers for one without query compression, whatever the file says.
+NEXTN = ("deepseek32",)  # architectures whose MTP layers go into the file
 _MLA = ("deepseek2", "deepseek32")
 _LITE_LAYERS, _LITE_48_VOCABULARY = (26, 27), 128256
 
@@ -193,6 +194,11 @@ def _deepseek(plan: Plan, raw: Mapping[str, Any]) -> None:
     plan.count("leading_dense_block_count", layers if not experts else dense)
     plan.count("expert_feed_forward_length", raw["moe_intermediate_size"])
     plan.count("expert_shared_count", raw.get("n_shared_experts") or 0)
+    if plan.arch in NEXTN and raw.get("num_nextn_predict_layers"):
+        plan.count("block_count", layers + raw["num_nextn_predict_layers"])
+        plan.count("nextn_predict_layers", raw["num_nextn_predict_layers"])
+        # llama.cpp puts the embedding first and takes the hidden state before the final norm
+        plan.refuse(raw.get("mtp_hidden_states_first") or raw.get("mtp_after_norm"), "MTP layers of another order")
     if plan.arch == "deepseek32":
         plan.count("attention.indexer.head_count", raw["index_n_heads"])
         plan.count("attention.indexer.key_length", raw["index_head_dim"])

@@ -94,8 +94,11 @@ def vocabulary_keys(tokenizer: "Tokenizer", size: int, notes: list[str], where: 
         keys["tokenizer.ggml.unknown_token_id"] = Key("u32", unknown)
     keys["tokenizer.ggml.add_bos_token"] = Key("bool", tokenizer.bos_id is not None and tokenizer.adds_bos)
     keys["tokenizer.ggml.add_eos_token"] = Key("bool", bool(tokenizer.settings.get("add_eos_token")))
-    if tokenizer.chat_template is not None:
-        keys["tokenizer.chat_template"] = Key("str", tokenizer.chat_template)
+    for name, text in tokenizer.templates.items():
+        keys["tokenizer.chat_template" + ("" if name == "default" else f".{name}")] = Key("str", text)
+    named = [name for name in tokenizer.templates if name != "default"]
+    if named:
+        keys["tokenizer.chat_templates"] = Key("str", named, many=True)
     keys[HUGGINGFACE] = Key("str", json.dumps(tokenizer.spec, ensure_ascii=False, separators=(",", ":")))
     return keys
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from seekling.errors import CheckpointError, raise_all
 from seekling.formats.families import read_config, write_config
-from seekling.formats.gguf_keys import Plan, head_dim, plan_keys, rope_factors
+from seekling.formats.gguf_keys import NEXTN, Plan, head_dim, plan_keys, rope_factors
 from seekling.formats.gguf_names import ARCHITECTURES, BIAS
 from seekling.formats.gguf_out import Key, OutTensor, kind_for, write_file
 from seekling.formats.gguf_types import BY_NAME, SLICE_VALUES
@@ -117,6 +117,7 @@ def plan_tensors(source: TensorSource, raw: Mapping[str, Any], plan: Plan, to: s
         CheckpointError: the source holds tensors that have no place in this architecture, or lacks some.
     """
     wanted, layers = BY_NAME[to.upper()], int(raw["num_hidden_layers"])
+    layers += int(raw.get("num_nextn_predict_layers") or 0) if plan.arch in NEXTN else 0
     found: dict[str, OutTensor] = {}
     bad: list[str] = []
     left_out: set[int] = set()

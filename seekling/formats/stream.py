@@ -45,7 +45,7 @@ class Converted:
         bytes: of weights.
         tensors: how many were written (scales count).
         quantised: how many matrices are FP8 now.
-        left_out: files of the source folder that were not copied (code, other weights).
+        left_out: what of the source folder was not copied (code, other weights, folders).
     """
 
     bytes: int = 0
@@ -242,7 +242,10 @@ def companions(folder: Path, weights: Collection[str]) -> tuple[list[Path], list
     copies, left_out = [], []
     for path in sorted(folder.iterdir()):
         replaced = path.name in weights or path.name == files.CONFIG or path.name.endswith(".safetensors.index.json")
-        if replaced or path.name.startswith(".") or path.is_dir():
+        if replaced or path.name.startswith("."):
+            continue
+        if path.is_dir():
+            left_out.append(f"{path.name}/")
             continue
         if path.suffix in (*_WEIGHTS, *_CODE) or path.name.endswith(".bin.index.json"):
             left_out.append(path.name)

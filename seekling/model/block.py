@@ -13,6 +13,7 @@ from seekling.model.layers import MLP, RMSNorm
 from seekling.model.lightning import LightningAttention
 from seekling.model.moe import MoE, Trace
 from seekling.model.sight import CachedRows, WholeRows
+from seekling.model.sparse import SparseMLA
 
 
 class Block(nn.Module):
@@ -49,8 +50,10 @@ class Block(nn.Module):
         return normed * scale.mlp_alpha + self.feed_forward(normed, trace) * scale.mlp_beta
 
 
-def attention(config: ModelConfig, layer: int) -> MLA | GQA | LightningAttention:
+def attention(config: ModelConfig, layer: int) -> MLA | SparseMLA | GQA | LightningAttention:
     """The attention block of that layer."""
     if config.layer_type(layer) == "linear_attention":
         return LightningAttention(config, layer)
-    return MLA(config) if config.attention == "mla" else GQA(config, layer)
+    if config.attention == "gqa":
+        return GQA(config, layer)
+    return MLA(config) if config.index_topk is None else SparseMLA(config)

@@ -1,8 +1,9 @@
 """What attention remembers of past tokens, per layer and row.
 
-MLA keeps the normed latent and the rotated shared key, nothing else (V2 §2.1.2); grouped-query attention keeps rotated keys and
-values.  A layer's store is a tuple of tensors whose second axis is the token slot.  A layer with linear attention keeps nothing
-of single tokens, but one state of each row, which every new token changes: such a row can be emptied, not cut back.
+MLA keeps the normed latent and the rotated shared key (V2 §2.1.2), and its indexer a key of its own (V3.2); grouped-query
+attention keeps rotated keys and values.  A layer's store is a tuple of tensors whose second axis is the token slot.  A layer
+with linear attention keeps nothing of single tokens, but one state of each row, which every new token changes: such a row can
+be emptied, not cut back.
 
 Shapes: rows = sequences held, S capacity in tokens, L kv_lora_rank, R qk_rope_head_dim, G key-value heads, P head dim.
 """
@@ -18,11 +19,12 @@ from seekling.model.config import ModelConfig
 
 
 def slot_shapes(config: ModelConfig, layer: int) -> tuple[tuple[int, ...], ...]:
-    """Shapes of what one token leaves in a layer: latent and key for MLA, keys and values for GQA."""
+    """Shapes of what one token leaves in a layer: latent and key for MLA, then the indexer's; keys and values for GQA."""
     if config.layer_type(layer) == "linear_attention":
         return ()
     if config.attention == "mla":
-        return (config.kv_lora_rank,), (config.qk_rope_head_dim,)
+        index = () if config.index_topk is None else ((config.index_head_dim,),)
+        return (config.kv_lora_rank,), (config.qk_rope_head_dim,), *index
     return ((config.num_key_value_heads, config.head_dim),) * 2
 
 

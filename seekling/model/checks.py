@@ -19,6 +19,7 @@ ROUTERS = {
 FAMILY_ROUTERS = {
     "deepseek_v4": [("sqrtsoftplus", "noaux_tc"), ("sigmoid", "noaux_tc")],
     "deepseek_v3": [("sigmoid", "noaux_tc")],
+    "deepseek_v32": [("sigmoid", "noaux_tc")],
     "deepseek_v2": [("softmax", "greedy"), ("softmax", "group_limited_greedy")],
 }
 ROPE_TYPES = ("yarn", "linear", "dynamic", "llama3", "longrope")
@@ -38,6 +39,8 @@ def problems(config: Any) -> list[str]:
         bad += _gqa(config)
     if config.attention == "v4":
         bad += v4_checks.problems(config)
+    if config.index_topk is not None or config.model_type == "deepseek_v32":
+        bad += _indexer(config)
     bad += _layers(config)
     bad += _router(config)
     if any(config.is_moe(i) for i in range(config.num_hidden_layers)):
@@ -84,6 +87,21 @@ def _gqa(config: Any) -> list[str]:
         bad.append(f"qk_norm {config.qk_norm!r} is not one of null, head, full")
     if config.rotary_dim is not None and not 0 < config.rotary_dim <= config.head_dim:
         bad.append(f"{config.rotary_dim} rotated channels do not fit into head_dim {config.head_dim}")
+    return bad
+
+
+def _indexer(config: Any) -> list[str]:
+    bad = []
+    if config.attention != "mla" or config.q_lora_rank is None:
+        bad.append("index_topk needs attention mla with a q_lora_rank, which the index queries are made from")
+    for name in ("index_topk", "index_n_heads", "index_head_dim"):
+        value = getattr(config, name)
+        if not isinstance(value, int) or value < 1:
+            bad.append(f"{name} must be a positive whole number, not {value!r}")
+    if isinstance(config.index_head_dim, int) and config.index_head_dim < config.qk_rope_head_dim:
+        bad.append(f"index_head_dim {config.index_head_dim} is less than the {config.qk_rope_head_dim} rotated channels")
+    if not config.rope_interleave:
+        bad.append("rope_interleave must be true beside an indexer")
     return bad
 
 

@@ -74,9 +74,9 @@ class ModelConfig:
 
     ``attention`` is ``mla`` (latent attention: the kv_lora_rank … v_head_dim fields), ``gqa`` (num_key_value_heads, head_dim
     and the fields after them) or ``v4`` (DeepSeek-V4: head_dim, q_lora_rank, qk_rope_head_dim and the nested ``v4``).
-    ``layer_types`` gives each layer ``full_attention``, ``sliding_attention`` or ``linear_attention``, or one of V4's kinds;
-    None means full attention everywhere.  Linear layers work through whole rows in blocks of ``linear_block`` tokens
-    (``model/lightning.py``).
+    ``index_topk`` puts an indexer before MLA that picks so many keys a query (``model/sparse.py``).  ``layer_types`` gives each
+    layer ``full_attention``, ``sliding_attention`` or ``linear_attention``, or one of V4's kinds; None means full attention
+    everywhere.  Linear layers work through whole rows in blocks of ``linear_block`` tokens (``model/lightning.py``).
 
     ``topk_method`` with ``scoring_func``: ``noaux_tc`` with sigmoid (V3), ``greedy`` and ``group_limited_greedy`` with softmax
     (V2, Qwen), ``bias`` with softmax (ERNIE: a bias steers the choice), ``topk_first`` with softmax (gpt-oss: softmax over the
@@ -101,6 +101,9 @@ class ModelConfig:
     v_head_dim: int = 0
     q_lora_rank: int | None = None
     attention_bias: bool = False
+    index_topk: int | None = None
+    index_n_heads: int = 0
+    index_head_dim: int = 0
     num_key_value_heads: int = 0
     head_dim: int = 0
     rotary_dim: int | None = None
@@ -219,11 +222,12 @@ class ModelConfig:
         return [i for i in range(self.num_hidden_layers + self.num_nextn_predict_layers) if self.is_moe(i)]
 
     def kv_elements_per_token(self) -> int:
-        """Cached numbers per token over the main layers: L·(kv_lora_rank + qk_rope_head_dim) for MLA (V2 §2.1.2), two vectors
-        per key-value head for GQA; layers with linear attention hold a state instead and count nothing."""
+        """Cached numbers per token over the main layers: L·(kv_lora_rank + qk_rope_head_dim) for MLA (V2 §2.1.2) and the
+        indexer's key where there is one, two vectors per key-value head for GQA; layers with linear attention hold a state
+        instead and count nothing."""
         if self.v4 is not None:
             return v4_counts.kv_elements_per_token(self)
-        each = self.kv_lora_rank + self.qk_rope_head_dim
+        each = self.kv_lora_rank + self.qk_rope_head_dim + (0 if self.index_topk is None else self.index_head_dim)
         if self.attention == "gqa":
             each = 2 * self.num_key_value_heads * self.head_dim
         return each * sum(self.layer_type(i) != "linear_attention" for i in range(self.num_hidden_layers))
@@ -261,6 +265,9 @@ class ModelConfig:
             n += d * h * self.qk_head_dim
         else:
             n += d * self.q_lora_rank + self.q_lora_rank + self.q_lora_rank * h * self.qk_head_dim
+        if self.index_topk is not None:  # queries, key, its norm, head weights
+            n += (self.q_lora_rank or 0) * self.index_n_heads * self.index_head_dim
+            n += d * self.index_head_dim + 2 * self.index_head_dim + d * self.index_n_heads
         if self.attention_bias:
             n += (self.kv_lora_rank + self.qk_rope_head_dim) + d + (self.q_lora_rank or 0)
         return n

@@ -50,7 +50,7 @@ class Router(nn.Module):
         if config.router_float32:
             logits_NE = nn.functional.linear(x_ND.float(), self.weight.float())
         else:
-            logits_NE = nn.functional.linear(x_ND, self.weight, self.bias)
+            logits_NE = nn.functional.linear(x_ND.to(self.weight.dtype), self.weight, self.bias)  # float32 where it trains
         if config.topk_method == "topk_first":  # gpt-oss: only the chosen logits take part in the softmax
             logits_NE = logits_NE.to(torch.promote_types(logits_NE.dtype, torch.float32))
             top_NK, indices_NK = logits_NE.topk(K, dim=-1)

@@ -103,6 +103,10 @@ def _forward(reference: Reference, model: Any, engine: str, dtype: str) -> Itera
             yield Line(engine, "MTP logits", name, measure(found.mtp, reference.tensor(f"{name}.mtp_logits")), max(limit, 1e-6))
         if dtype == "bfloat16":
             continue
+        for layer, seen in found.chosen.items():
+            yield Line(
+                engine, f"index of layer {layer}", name, _unequal(seen, reference.tensor(f"{name}.index.{layer}") > 0), 0
+            )
         for layer, (experts, weights) in found.routers.items():
             golden = reference.tensor(f"{name}.router.{layer}.experts"), reference.tensor(f"{name}.router.{layer}.weights")
             yield Line(engine, f"experts of layer {layer}", name, _unequal(experts.sort(-1)[0], golden[0].sort(-1)[0]), 0)

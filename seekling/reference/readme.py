@@ -54,6 +54,8 @@ def readme(arch: str, seed: int, config: ModelConfig, facts: dict[str, Any], ggu
             "(T, k) the experts of layer L by falling weight; weights as they multiply",
         ),
     ]
+    if any(layer.startswith("index") for layer in facts["tensors"]):
+        tensors.append(("`P.index.L`", "(T, S) 1 where layer L's indexer lets token t see key (or compressed entry) s"))
     if p.mtp:
         tensors.append(
             ("`P.mtp_logits`", "(T-1, V) row t: the MTP layer given hidden state t and token t+1, logits of token t+2")
@@ -82,8 +84,9 @@ text; `long` is longer than YaRN's original context of {_original(config)}.
 |---|---|
 {_rows(tensors)}
 
-Every router's choice stays the same when all weights change by {3e-4:g} of their size, so a different choice in float32 is an
-error, not a tie. A continuation in `golden.json` ends early where two tokens come closer than {facts["margin"]}.
+Every choice of a router or indexer stays the same when all weights change by {facts["noise"]:g} of their size, so
+another choice in float32 is an error, not a tie. A continuation in `golden.json` ends early where two tokens come closer than
+{facts["margin"]}.
 
 ## Test an engine
 
@@ -114,7 +117,11 @@ _ABOUT = {
         "MLA with query compression, sigmoid router with a bias for the choice only, limited to 2 of 4 groups, one shared "
         "expert, YaRN with mscale 1, one MTP layer."
     ),
-    "deepseek_v32": "V3 with DeepSeek Sparse Attention: a lightning indexer lets each query see 32 keys.",
+    "deepseek_v32": "V3 with DeepSeek Sparse Attention: a lightning indexer lets each query see 16 keys.",
+    "deepseek_v4": (
+        "Four residual streams mixed by hyper-connections, one layer of sliding attention and two each of CSA (rate 4, "
+        "indexer, 8 entries) and HCA (rate 128) with sinks, two hash-routed layers, clamped SwiGLU, one MTP layer."
+    ),
 }
 
 

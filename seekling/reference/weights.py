@@ -32,19 +32,33 @@ def fill(model: Decoder, seed: int) -> None:
     """Give every tensor of a float32 model its value, by its name in a Hugging Face checkpoint."""
     memory = model.state_dict()
     for piece in hf.pieces(model):
+        target = memory[piece.target]
+        if not target.is_floating_point():
+            piece.put(target, table(piece.name, tuple(piece.shape), seed, model.config.n_routed_experts))
+            continue
         values = initial(piece.name, tuple(piece.shape), seed)
-        piece.put(memory[piece.target], values if piece.keep_float32 else values.bfloat16().float())
+        piece.put(target, values if piece.keep_float32 else values.bfloat16().float())
+
+
+def table(name: str, shape: tuple[int, ...], seed: int, experts: int) -> Tensor:
+    """Different experts for each token id (V, K): the first K of a shuffle."""
+    order = numbers(seed, name, (shape[0], experts)).argsort(dim=-1, stable=True)
+    return order[:, : shape[1]].contiguous()
 
 
 def initial(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     """The value of one tensor on disk."""
     z = numbers(seed, name, shape)
-    if "norm" in name.rsplit(".", 2)[-2] and len(shape) == 1:
+    if "norm" in f".{name}".rsplit(".", 2)[-2] and len(shape) == 1:
         return 1 + 0.25 * z if name.endswith(".weight") else 0.1 * z
+    if name.endswith(("attn_sink", ".ape")):
+        return z.bfloat16().float()
+    if "hc_" in name and name.endswith(("_base", "_scale")):
+        return ((0.5 if name.endswith("_base") else 1.0) * z + name.endswith("_scale")).bfloat16().float()
     if len(shape) == 1:
         return (0.05 * z).bfloat16().float()  # router and projection biases: large enough to change choices
-    if name.endswith("embed_tokens.weight"):
+    if name.endswith(("embed_tokens.weight", "embed.weight")):
         return z
     fan_in = math.prod(shape[1:])
-    gain = 3.0 if name.endswith(("lm_head.weight", "mlp.gate.weight")) else 1.0
+    gain = 3.0 if name.endswith(("head.weight", ".gate.weight")) else 1.0
     return z * (gain / math.sqrt(fan_in))

@@ -19,16 +19,16 @@ from seekling.formats.safetensors_io import ToWrite, write_safetensors
 from seekling.lm import LM
 from seekling.model.decoder import Decoder
 from seekling.reference.archs import arch_named, config_of
-from seekling.reference.golden import CONTINUE, MARGIN, PROMPTS, Golden, compute, continuation, prompt_ids, same_choices
+from seekling.reference.golden import CONTINUE, MARGIN, Golden, compute, continuation, prompt_ids, prompts_of, same_choices
 from seekling.reference.readme import readme
 from seekling.reference.tokens import tokenizer
 from seekling.reference.weights import fill, numbers
 from seekling.text.tokenizer import Tokenizer
 
 GOLDEN, GOLDEN_TENSORS, GGUF = "golden.json", "golden.safetensors", "model.gguf"
-IN_GGUF = ("deepseek_v2", "deepseek_v3")
-# The choice of experts must survive weights that are this much off, relatively: far more than any order of sums does.
-NOISE = 3e-4
+# The choices must survive weights that are this much off, relatively: far more than any order of sums does. Indexers make some
+# hundred times as many choices, so that no draw would survive the larger noise.
+NOISE, NOISE_INDEXED = 3e-4, 2e-5
 TRIES = 500
 
 
@@ -57,7 +57,7 @@ def write(arch: str, out: Path, seed: int = 0) -> Written:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} exists and is not an empty folder; give another --out")
     words = tokenizer(config.vocab_size)
-    prompts = {name: prompt_ids(words, pieces) for name, pieces in PROMPTS.items()}
+    prompts = {name: prompt_ids(words, pieces) for name, pieces in prompts_of(arch).items()}
     with one_thread():
         model, draw = _untied(Decoder.empty(config, device="cpu"), prompts, seed)
         exact = copy.deepcopy(model).double()
@@ -68,8 +68,10 @@ def write(arch: str, out: Path, seed: int = 0) -> Written:
         out.mkdir(parents=True, exist_ok=True)
         save_model(model, out, "bfloat16")
         words.save(out)
-        write_safetensors(out / GOLDEN_TENSORS, _tensors(golden, single))
-        facts = _facts(arch, seed, draw, golden, further, words)
+        tensors = _tensors(golden, single)
+        write_safetensors(out / GOLDEN_TENSORS, tensors)
+        facts = {**_facts(arch, seed, draw, golden, further, words), "noise": _noise(model)}
+        facts["tensors"] = sorted({t.name.split(".", 1)[1] for t in tensors})
         (out / GOLDEN).write_text(json.dumps(facts, ensure_ascii=False, indent=1) + "\n", "utf-8")
         notes = _gguf(out, arch, seed, model, words)
         (out / "README.md").write_text(readme(arch, seed, config, facts, (out / GGUF).exists(), notes), "utf-8")
@@ -81,10 +83,15 @@ def write(arch: str, out: Path, seed: int = 0) -> Written:
     return Written(out, files, draw, notes)
 
 
+def _noise(model: Decoder) -> float:
+    return NOISE_INDEXED if any(hasattr(module, "choose") for module in model.modules()) else NOISE
+
+
 def _untied(model: Decoder, prompts: dict[str, list[int]], seed: int) -> tuple[Decoder, int]:
     """Draw weights until every router's choice is the same under small noise; returns the model and the number of the draw."""
     sizes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
-    noise = [{name: 1 + NOISE * numbers(i, "noise/" + name, shape) for name, shape in sizes.items()} for i in range(2)]
+    size = _noise(model)
+    noise = [{name: 1 + size * numbers(i, "noise/" + name, shape) for name, shape in sizes.items()} for i in range(2)]
     for draw in range(TRIES):
         fill(model, seed * TRIES + draw)
         if all(_stable(model, noise, ids) for ids in prompts.values()):
@@ -125,6 +132,8 @@ def _tensors(golden: dict[str, Golden], single: dict[str, Golden]) -> list[ToWri
         for layer, (experts, weights) in g.routers.items():
             out[f"{name}.router.{layer}.experts"] = experts.to(torch.int32)
             out[f"{name}.router.{layer}.weights"] = weights.float()
+        for layer, seen in g.chosen.items():
+            out[f"{name}.index.{layer}"] = seen.to(torch.uint8)
         if g.mtp is not None:
             out[f"{name}.mtp_logits"] = g.mtp.float()
     return [ToWrite(key, value.dtype, tuple(value.shape), lambda value=value: value) for key, value in out.items()]  # type: ignore[misc]
@@ -139,7 +148,7 @@ def _facts(
         ids, margins = further[name]
         last = g.logits[-1].topk(5)
         prompts[name] = {
-            "pieces": [{"text": text, "control": mark} for text, mark in PROMPTS[name]],
+            "pieces": [{"text": text, "control": mark} for text, mark in prompts_of(arch)[name]],
             "ids": g.ids.tolist(),
             "last_top5": [[int(i), round(float(v), 6)] for v, i in zip(last.values, last.indices, strict=True)],
             "continuation": {
@@ -156,9 +165,7 @@ def _facts(
 
 
 def _gguf(out: Path, arch: str, seed: int, model: Decoder, words: Tokenizer) -> tuple[str, ...]:
-    """model.gguf in F32 where the format has this generation; what it leaves out, or why it was not written."""
-    if arch not in IN_GGUF:
-        return (f"GGUF has no architecture for {arch}, so there is no {GGUF}",)
+    """model.gguf in F32; what it leaves out, or, where llama.cpp does not have this generation, why it was not written."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

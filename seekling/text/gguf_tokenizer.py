@@ -5,6 +5,7 @@ The file holds tokens, their types, merges or scores, and the name of a pre-toke
 """
 
 import json
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -44,15 +45,9 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], where: str) -> "Tokenizer |
     settings = _settings(metadata, tokens, bos, where)
     spec["post_processor"] = _post_processor(settings, tokens)
     spec = _own_spec(metadata, tokens, where) or spec
-    template = metadata.get("tokenizer.chat_template")
+    templates, ends = _templates(metadata), _end_ids(metadata, tokens, types)
     try:
-        return Tokenizer(
-            spec,
-            settings,
-            template if isinstance(template, str) else None,
-            end_ids=_end_ids(metadata, tokens, types),
-            source=where,
-        )
+        return Tokenizer(spec, settings, templates=templates, end_ids=ends, source=where)
     except (DataError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{where}: its tokenizer cannot be used ({error}); {_AGAIN}") from None
 
@@ -71,6 +66,13 @@ def _own_spec(metadata: Mapping[str, Any], tokens: list[str], where: str) -> dic
     if not same:
         raise CheckpointError(f"{where}: tokenizer.huggingface.json does not fit tokenizer.ggml.tokens; {_AGAIN}")
     return spec
+
+
+def _templates(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Chat templates by name; the main one is ``default``."""
+    prefix = "tokenizer.chat_template"
+    found = {key.removeprefix(prefix).removeprefix("."): text for key, text in metadata.items() if key.startswith(prefix)}
+    return {name or "default": text for name, text in found.items() if isinstance(text, str) and name != "s"}
 
 
 def _end_ids(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> list[int]:
@@ -136,7 +138,12 @@ def _split_vocabulary(tokens: list[str], types: list[int]) -> tuple[dict[str, in
 
 
 def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int], where: str) -> tuple[dict[str, Any], bool]:
-    name = metadata.get("tokenizer.ggml.pre", "default")
+    name = metadata.get("tokenizer.ggml.pre")
+    if name is None:
+        name = "default"
+        warnings.warn(
+            f"{where} names no pre-tokenizer; words are cut in a general way, which may not be the model's", stacklevel=4
+        )
     if not isinstance(name, str) or name not in PRE_TOKENIZERS:
         raise CheckpointError(
             f"{where}: pre-tokenizer {str(name)[:40]!r} is not known; use the model's folder with its tokenizer.json"

@@ -1,6 +1,6 @@
-"""DeepSeek-V2 (V2, V2-Lite, Coder-V2) and DeepSeek-V3 (V3, R1, V3.1): MLA and DeepSeekMoE.
+"""DeepSeek-V2 (V2, V2-Lite, Coder-V2), V3 (V3, R1, V3.1) and V3.2 (with the lightning indexer): MLA and DeepSeekMoE.
 
-Keys and defaults: transformers' ``DeepseekV2Config`` and ``DeepseekV3Config``.
+Keys and defaults: transformers' ``DeepseekV2Config``, ``DeepseekV3Config`` and ``DeepseekV32Config``.
 """
 
 import warnings
@@ -17,6 +17,7 @@ SAME = (
     "norm_topk_prob routed_scaling_factor num_nextn_predict_layers max_position_embeddings rope_interleave rms_norm_eps "
     "tie_word_embeddings attention_bias mlp_bias initializer_range mtp_after_norm"
 ).split()
+INDEXER = ("index_topk", "index_n_heads", "index_head_dim")  # V3.2
 NEEDED = (
     "vocab_size hidden_size intermediate_size moe_intermediate_size num_hidden_layers num_attention_heads kv_lora_rank "
     "qk_nope_head_dim qk_rope_head_dim v_head_dim"
@@ -26,6 +27,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         q_lora_rank=1536, n_routed_experts=256, num_experts_per_tok=8, n_shared_experts=1, first_k_dense_replace=3, n_group=8,
         topk_group=4, routed_scaling_factor=2.5, num_nextn_predict_layers=1, moe_intermediate_size=2048,
         bos_token_id=0, eos_token_id=1,
+    ),
+    "deepseek_v32": dict(
+        q_lora_rank=1536, n_routed_experts=256, num_experts_per_tok=8, n_shared_experts=1, first_k_dense_replace=3, n_group=8,
+        topk_group=4, routed_scaling_factor=2.5, moe_intermediate_size=2048, index_topk=2048, index_n_heads=64,
+        index_head_dim=128, bos_token_id=0, eos_token_id=1,
     ),
     "deepseek_v2": dict(
         q_lora_rank=1536, n_routed_experts=64, n_shared_experts=2, moe_intermediate_size=1407, scoring_func="softmax",
@@ -56,6 +62,8 @@ def read(raw: dict[str, Any]) -> ModelConfig:
             values[name] = value
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         values[name] = r.ids(name)
+    if family == "deepseek_v32":
+        values |= _v32(r, values)
     r.used |= {"num_key_value_heads", "qk_head_dim", "head_dim"}
     r.finish()
     try:
@@ -72,12 +80,31 @@ def read(raw: dict[str, Any]) -> ModelConfig:
     return config
 
 
+def _v32(r: Reader, values: dict[str, Any]) -> dict[str, Any]:
+    """The indexer's fields, and expert layers that may be named one by one."""
+    r.fixed("rope_interleave", True)  # transformers has no such key here
+    r.fixed("mlp_bias", False)  # and passes over this one
+    layers, first = values["num_hidden_layers"], values["first_k_dense_replace"]
+    types = r.take("layer_types")
+    if types is not None and set(types) != {"indexed_attention"}:
+        r.bad.append(f"layer_types holds {sorted(map(str, set(types)))}; deepseek_v32 knows indexed_attention only")
+    out: dict[str, Any] = {name: r.take(name) for name in INDEXER}
+    mlps = r.take("mlp_layer_types")
+    if mlps is None or not isinstance(layers, int) or not isinstance(first, int):
+        return out
+    if len(mlps) != layers or set(mlps) - {"dense", "sparse"}:
+        r.bad.append(f"mlp_layer_types must say dense or sparse for each of the {layers} layers, not {mlps!r}")
+    elif [kind == "sparse" for kind in mlps] != [i >= first for i in range(layers)]:
+        out |= {"moe_layers": tuple(i for i, kind in enumerate(mlps) if kind == "sparse"), "first_k_dense_replace": 0}
+    return out
+
+
 def _repeated(config: ModelConfig, raw: dict[str, Any]) -> list[str]:
     """Keys that repeat what other keys already say must say the same.
 
     MLA has no key-value heads; transformers writes its own default of 128 into a V3 config that never named them.
     """
-    unset = {"num_key_value_heads": 128 if config.model_type == "deepseek_v3" else None}
+    unset = {"num_key_value_heads": None if config.model_type == "deepseek_v2" else 128}
     expected = {
         "num_key_value_heads": config.num_attention_heads,
         "qk_head_dim": config.qk_head_dim,
@@ -102,5 +129,12 @@ def write(config: ModelConfig) -> dict[str, Any]:
     out["num_key_value_heads"] = config.num_attention_heads
     out["hidden_act"] = "silu"
     out["attention_dropout"] = 0.0
-    out.pop("mlp_bias" if config.model_type == "deepseek_v3" else "rope_interleave")
+    if config.model_type == "deepseek_v32":
+        out |= {name: getattr(config, name) for name in INDEXER}
+        if config.moe_layers is not None:
+            out["mlp_layer_types"] = ["sparse" if config.is_moe(i) else "dense" for i in range(config.num_hidden_layers)]
+    for name in {"deepseek_v2": ["rope_interleave"], "deepseek_v3": ["mlp_bias"]}.get(
+        config.model_type, ["mlp_bias", "rope_interleave"]
+    ):
+        out.pop(name)
     return out
