@@ -69,6 +69,14 @@ def _sft_arguments(parser: Parser) -> None:
     SftRecipe.add_flags(parser)
 
 
+def _grpo_arguments(parser: Parser) -> None:
+    from seekling.train.grpo_recipe import GrpoRecipe
+
+    parser.add_argument("--resume", metavar="RUN", help="continue a run exactly where its newest checkpoint is")
+    parser.add_argument("--recipe", metavar="FILE", help="start from this recipe.toml (or run folder); flags override it")
+    GrpoRecipe.add_flags(parser)
+
+
 def _path_argument(parser: Parser, what: str = "run folder or checkpoint folder") -> None:
     parser.add_argument("path", metavar="RUN", help=what)
 
@@ -188,6 +196,7 @@ VERBS: dict[str, Verb] = {
     "chat": Verb("talk to a model", _chat_arguments, "seekling.verbs:chat"),
     "pull": Verb("fetch a model: smollm2, or owner/name of a model hub", _pull_arguments, "seekling.pull_verb:pull"),
     "sft": Verb("fine-tune a model on conversations, full or LoRA", _sft_arguments, "seekling.verbs:sft"),
+    "grpo": Verb("teach by reward: problems with exact answers", _grpo_arguments, "seekling.verbs:grpo"),
     "export": Verb("write a model as Hugging Face folder, FP8 or GGUF", _export_arguments, "seekling.export_verb:export"),
     "merge": Verb("put a LoRA adapter into its base, or take it out", _merge_arguments, "seekling.merge_verb:merge"),
     "generate": Verb("continue a prompt", _generate_arguments, "seekling.verbs:generate"),

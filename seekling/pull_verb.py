@@ -47,8 +47,20 @@ def pull(args: argparse.Namespace) -> int:
     print(f"{done.path}\nlicence {done.licence or 'not stated: read its card'}, {size_text(done.size)}, {fetched}")
     for note in done.notes:
         print(f"note: {note}")
-    print(f"\nTalk to it:\n  seekling chat {shlex.quote(use)}")
+    print(f"\n{next_line(done.path, use)}")
     return 0
+
+
+def next_line(path: Path, use: str) -> str:
+    """What to type next: a chat, or for an adapter the command that puts it into its base."""
+    adapter = path / "adapter_config.json"
+    if not adapter.is_file() or (path / "config.json").exists():
+        return f"Talk to it:\n  seekling chat {shlex.quote(use)}"
+    try:
+        base = str(json.loads(adapter.read_text("utf-8")).get("base_model_name_or_path") or "BASE")
+    except (OSError, ValueError, AttributeError):
+        base = "BASE"
+    return f"Put it into its base model:\n  seekling merge {shlex.quote(base)} {shlex.quote(str(path))} --out DIR"
 
 
 def listed() -> dict[str, list[dict[str, object]]]:

@@ -78,6 +78,25 @@ def sft(args: argparse.Namespace) -> int:
     return 0
 
 
+def grpo(args: argparse.Namespace) -> int:
+    """Reinforcement learning on a task with exact rewards, or continue such a run."""
+    from seekling.train.grpo import grpo as start
+    from seekling.train.grpo import resume
+    from seekling.train.grpo_recipe import GrpoRecipe
+
+    if args.resume is not None:
+        given = [name for name in vars(args) if name not in ("resume", "recipe", "argv")]
+        if args.recipe is not None or given:
+            raise RecipeError("--resume continues with the run's own recipe: give no other flag (or leave out --resume)")
+        print(resume(run_folder(args.resume), console=console()))
+        return 0
+    base = GrpoRecipe.load(args.recipe) if args.recipe else None
+    recipe = GrpoRecipe.from_args(args, base).override(dict(command=shlex.join(["seekling", *args.argv])))
+    folder = start(recipe, console=console())
+    print(f"\nTalk to it:\n  seekling chat {shlex.quote(str(folder))}")
+    return 0
+
+
 def asked_recipe(args: argparse.Namespace) -> Recipe:
     """The recipe of ``--recipe`` and the flags, not yet resolved, with the command noted."""
     base = Recipe.load(args.recipe) if args.recipe else None

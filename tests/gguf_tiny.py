@@ -7,7 +7,7 @@ import gguf
 import numpy as np
 import torch
 
-from seekling.formats.families import read_config
+from seekling.formats.families import ARCHITECTURES, read_config
 from seekling.model.decoder import Decoder
 
 GQA = dict(
@@ -33,6 +33,20 @@ RAW = {
     "deepseek_v2": dict(
         MLA, model_type="deepseek_v2", q_lora_rank=None, topk_method="greedy", scoring_func="softmax", norm_topk_prob=False,
         rope_scaling=YARN,
+    ),
+    "deepseek_v32": dict(
+        MLA, model_type="deepseek_v32", q_lora_rank=48, n_group=1, topk_group=1, index_n_heads=4, index_head_dim=16,
+        index_topk=8,
+        num_nextn_predict_layers=1,
+    ),
+    "deepseek_v4": dict(
+        model_type="deepseek_v4", vocab_size=96, hidden_size=64, moe_intermediate_size=32, num_hidden_layers=3,
+        num_attention_heads=4, head_dim=32, q_lora_rank=32, o_groups=2, o_lora_rank=16, n_routed_experts=4,
+        num_experts_per_tok=2, n_shared_experts=1, scoring_func="sqrtsoftplus", routed_scaling_factor=1.5,
+        max_position_embeddings=256, hc_mult=2, hc_sinkhorn_iters=5, hc_eps=1e-6, swiglu_limit=10.0, sliding_window=16,
+        index_n_heads=4, index_head_dim=32, index_topk=8, num_nextn_predict_layers=0, rms_norm_eps=1e-6, qk_rope_head_dim=16,
+        compress_ratios=[0, 128, 4], num_hash_layers=1, rope_theta=10000.0, compress_rope_theta=160000.0, bos_token_id=0,
+        eos_token_id=1,
     ),
     "llama": dict(GQA, model_type="llama"),
     "llama tied, llama3 rope, biases": dict(
@@ -64,6 +78,7 @@ RAW = {
         intermediate_size=32,
     ),
 }  # fmt: skip
+RAW = {name: raw for name, raw in RAW.items() if raw["model_type"] in ARCHITECTURES}
 
 
 def model_of(raw: dict, seed: int = 0) -> Decoder:
@@ -72,6 +87,8 @@ def model_of(raw: dict, seed: int = 0) -> Decoder:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
+            if not tensor.is_floating_point():
+                continue
             noise = torch.randn(tensor.shape, generator=generator)
             tensor.copy_(1 + 0.2 * noise if "norm" in name else noise / tensor.shape[-1] ** 0.5)
     return model

@@ -38,7 +38,7 @@ def paged(pages, prefix=True):
 
 
 def request(ids, room=100, salt=None):
-    return Request(list(ids), Sampling(max_tokens=room), room, (), None, 10, salt=salt)
+    return Request(list(ids), Sampling(max_tokens=room), room, (), None, 10, tenant=salt)
 
 
 def compute(cache, req):
@@ -133,7 +133,7 @@ def test_the_least_recently_used_beginning_goes_first():
     answered(cache, [3] * 12)
     assert answered(cache, [1] * 8) > 0
     assert cache.stats.evicted_pages > 0
-    assert cache.tree.match(None, [2] * 8).tokens < 8
+    assert cache.tree.match((None, None), [2] * 8).tokens < 8
 
 
 def test_what_a_running_request_holds_is_never_evicted():

@@ -282,7 +282,7 @@ def test_a_mixture_in_the_llama_architecture_is_refused(files, tmp_path):
 def test_every_architecture_leads_to_a_family_that_is_read():
     from seekling.formats.families import ARCHITECTURES
 
-    assert set(MODEL_TYPES.values()) <= ARCHITECTURES.keys() | {"deepseek_v32", "deepseek_v4"}
+    assert set(MODEL_TYPES.values()) <= ARCHITECTURES.keys() | {"deepseek_v4"}
 
 
 ODD = st.one_of(

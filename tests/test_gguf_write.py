@@ -1,6 +1,7 @@
 """Models written as GGUF: read back equal, laid out as llama.cpp wants them, refused where llama.cpp has no counterpart."""
 
 import dataclasses
+import json
 import warnings
 
 import gguf
@@ -107,6 +108,33 @@ def test_transformers_reads_a_llama_file_to_the_same_logits(tmp_path):
     ids = torch.randint(300, (2, 30), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(theirs(ids).logits, model(ids), rtol=1e-4, atol=1e-4)
+
+
+def test_a_folder_is_written_without_being_loaded_and_what_follows_from_its_config_stays_behind(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    from seekling.formats.gguf_write import write_gguf_source
+    from seekling.formats.stores import open_folder
+
+    model = model_of(RAW["llama tied, llama3 rope, biases"])
+    LM(model).save(tmp_path / "m")
+    held = load_file(tmp_path / "m" / "model.safetensors")
+    held["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(16)
+    held["lm_head.weight"] = held["model.embed_tokens.weight"].clone()
+    save_file(held, tmp_path / "m" / "model.safetensors", {"format": "pt"})
+    raw = json.loads((tmp_path / "m" / "config.json").read_text())
+    write_gguf_source(open_folder(tmp_path / "m"), raw, None, tmp_path / "x.gguf", "f32")
+    again = seekling.load(tmp_path / "x.gguf").model
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_a_store_that_does_not_fit_its_config_is_not_written(tmp_path):
+    from seekling.formats.gguf_write import write_gguf_source
+
+    source = ModelSource(model_of(RAW["llama"]))
+    source.shapes = {name: shape for name, shape in source.shapes.items() if "layers.1.mlp.up" not in name}
+    with pytest.raises(CheckpointError, match=r"missing model\.layers\.1\.mlp\.up_proj\.weight"):
+        write_gguf_source(source, RAW["llama"], None, tmp_path / "x.gguf")
 
 
 # ---- what llama.cpp wants ------------------------------------------------------------------------------------------------

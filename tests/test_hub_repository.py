@@ -321,13 +321,22 @@ def test_the_token_of_the_environment_opens_a_gated_repository(monkeypatch):
         pull(hub)
 
 
+def test_modelscope_gets_its_token_as_its_clients_send_it(monkeypatch):
+    monkeypatch.setenv("MODELSCOPE_API_TOKEN", "secret")
+    with two_hubs(FILES) as (hub, _):
+        pull(hub, source="modelscope")
+        assert {(h.get("Authorization"), h.get("Cookie")) for _, h in hub.requests} == {
+            ("Bearer secret", "m_session_id=secret")
+        }
+
+
 def test_the_token_never_reaches_another_origin(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "secret")
     with two_hubs(FILES) as (hub, cdn):
         hub.token = "secret"
         folder = pull(hub).path
         assert (folder / "model.safetensors").read_bytes() == WEIGHTS
-        assert cdn.requests and all("Authorization" not in headers for _, headers in cdn.requests)
+        assert cdn.requests and not any({"Authorization", "Cookie"} & headers.keys() for _, headers in cdn.requests)
 
 
 def test_a_cut_transfer_from_the_content_network_is_resumed_there():

@@ -11,6 +11,8 @@ import pytest
 import safetensors.torch
 import torch
 from formats_tiny import TINY, edit, edit_config, saved
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from inspect_huge import v3_config, v3_tensors, write_headers
 
 import seekling
@@ -242,6 +244,34 @@ def test_what_does_not_exist_or_is_no_model_is_one_line(tmp_path):
         with pytest.raises(CheckpointError) as caught:
             inspect(tmp_path / path)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "n_routed_experts"])
+def test_absurd_counts_are_refused_before_anything_loops_over_them(folder, key):
+    edit_config(folder, **{key: 1 << 40})
+    assert inspect(folder).refused[0].startswith(f"{key} is 1099511627776")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 1 << 40) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(
+    "hidden_size num_hidden_layers num_attention_heads vocab_size rope_scaling rope_theta quantization_config auto_map "
+    "architectures head_dim layer_types eos_token_id max_position_embeddings n_routed_experts".split()
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["llama", "qwen3_moe", "deepseek_v3", "gpt_oss"]), st.dictionaries(KEYS, JSON, max_size=4))
+def test_any_config_is_inspected_or_refused_with_reasons(tmp_path, family, changes):
+    base = dict(vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family, **base, **changes}))
+    for path in (tmp_path, tmp_path / "config.json"):
+        found = inspect(path)
+        assert render(found) and json.dumps(found.to_dict())
+    assert inspect(tmp_path).refused  # there are no weights
 
 
 # ---- 671 billion parameters ------------------------------------------------------------------------------------------

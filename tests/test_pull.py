@@ -46,6 +46,17 @@ def test_pull_json_is_one_object_and_nothing_else(hub, capsys):
     assert (facts["name"], facts["bytes"], facts["revision"], out.err) == ("some/model", 2017, "c0ffee", "")
 
 
+def test_an_adapter_ends_with_the_command_that_merges_it(hub, capsys):
+    hub.files = {
+        "adapter_config.json": b'{"peft_type": "LORA", "base_model_name_or_path": "some/base"}',
+        "adapter_model.safetensors": os.urandom(1200),
+    }
+    assert cli.main(["pull", "some/model"]) == 0
+    path = models_folder() / "some" / "model"
+    assert capsys.readouterr().out.endswith(f"seekling merge some/base {path} --out DIR\n")
+    assert (path / "adapter_model.safetensors").read_bytes() == hub.files["adapter_model.safetensors"]
+
+
 def test_pull_without_a_name_lists_what_there_is(hub, capsys):
     cli.main(["pull", "some/model", "--json"])
     capsys.readouterr()

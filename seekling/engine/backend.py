@@ -45,24 +45,31 @@ class Backend:
 
 
 def open_backend(
-    path_or_lm: Any, quant: Quant | None, dtype: str | None, choice: Choice, threads: int | None = None, states: bool = False
+    path_or_lm: Any,
+    quant: Quant | None,
+    dtype: str | None,
+    choice: Choice,
+    threads: int | None = None,
+    states: bool = False,
+    adapters: bool = False,
 ) -> Backend:
     """A path or a loaded model with the runner it gets.
 
     Args:
         states: a runner that keeps hidden states is needed (MTP): torch.
+        adapters: one that takes adapters: torch.
 
     Raises:
         MachineError: ``choice`` is "native" and something stands against it; CheckpointError: from the files.
     """
     if hasattr(path_or_lm, "model") and hasattr(path_or_lm, "config"):
-        return _of_model(path_or_lm, quant, choice, threads, states)
+        return _of_model(path_or_lm, quant, choice, threads, states, adapters)
     from seekling.lm import resolve
 
     path = resolve(path_or_lm)
     if choice != "torch":
         config, tokenizer, source, stored = _open(path)
-        why_not = _against(config, states)
+        why_not = _against(config, states, adapters)
         if dtype not in (None, *_FLOATS):
             why_not.append(f"dtype {dtype}")
         if not why_not:
@@ -78,14 +85,14 @@ def open_backend(
     from seekling.lm import load
 
     lm = load(path_or_lm, dtype=dtype or "float32")
-    return dataclasses.replace(_of_model(lm, quant, "torch", threads, states), path=path)
+    return dataclasses.replace(_of_model(lm, quant, "torch", threads, states, adapters), path=path)
 
 
-def _of_model(lm: Any, quant: Quant | None, choice: Choice, threads: int | None, states: bool) -> Backend:
+def _of_model(lm: Any, quant: Quant | None, choice: Choice, threads: int | None, states: bool, adapters: bool) -> Backend:
     model, path = lm.model, getattr(lm, "path", None)
     weight = next(model.parameters())
     if choice == "native" or (choice == "auto" and quant is not None):
-        why_not = _against(lm.config, states)
+        why_not = _against(lm.config, states, adapters)
         if weight.dtype not in (torch.float32, torch.bfloat16) or weight.device.type != "cpu":
             why_not.append(f"weights of {weight.dtype} on {weight.device}")
         if not why_not:
@@ -115,11 +122,11 @@ def runner_path(runner: Runner) -> str:
     return getattr(runner, "path", type(runner).__name__)
 
 
-def _against(config: ModelConfig, states: bool) -> list[str]:
+def _against(config: ModelConfig, states: bool, adapters: bool) -> list[str]:
     """What keeps the native runner from this model."""
     from seekling.engine.native_runner import unsupported
 
-    return unsupported(config) + (["drafting with MTP layers"] if states else [])
+    return unsupported(config) + ["drafting with MTP layers"] * states + ["adapters"] * adapters
 
 
 def _refuse_or_tell(choice: Choice, why_not: list[str]) -> None:

@@ -8,13 +8,14 @@
 
 import sys
 import weakref
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from seekling.engine.adapters import add_adapters
 from seekling.engine.backend import Choice, Quant, open_backend, runner_path
 from seekling.engine.cache import PagedCache
 from seekling.engine.constrain import Grammars
@@ -58,6 +59,7 @@ class Engine:
         speculate: who proposes tokens that one step then checks; answers stay the same, they only come sooner. "ngram": what
             followed the last words before; "mtp": the model's own MTP layer; or a path or loaded model that is smaller.
         draft_tokens: most tokens proposed a step.
+        adapters: LoRA adapters by name, folders or loaded ones, to be chosen by each request; computed in torch.
 
     A request's tokens depend on its own prompt, settings and seed. The native runner's are bit for bit those of the request
     alone. In torch what runs beside it can change the rounding of its logits, because torch picks kernels by shape.
@@ -81,6 +83,7 @@ class Engine:
         prefix_cache: bool = True,
         speculate: Any = None,
         draft_tokens: int = 4,
+        adapters: Mapping[str, Any] | None = None,
     ):
         problems = []
         if quant not in (None, "int8", "int4"):
@@ -96,7 +99,10 @@ class Engine:
         if loaded and dtype is not None:
             problems.append("dtype is for a path; this model is loaded already: give the dtype to seekling.load")
         raise_all(SeeklingError, problems, "engine")
-        self._backend = backend = open_backend(path_or_lm, quant, dtype, runner, threads, states=speculate == "mtp")
+        self._backend = backend = open_backend(
+            path_or_lm, quant, dtype, runner, threads, states=speculate == "mtp", adapters=bool(adapters)
+        )
+        add_adapters(backend, adapters or {})
         self.config, self.tokenizer, self.model = backend.config, backend.tokenizer, backend.model
         self.quant, self.max_rows = quant, max_rows
         cache = PagedCache(backend.runner, self._pages(cache_tokens), prefix_cache and not self.config.holds_state)
@@ -118,6 +124,7 @@ class Engine:
         *,
         thinking: bool = False,
         tenant: Hashable = None,
+        adapter: str | None = None,
     ) -> list[Completion]:
         """Answer every prompt, in order; the n answers to one prompt stand together.
 
@@ -126,12 +133,12 @@ class Engine:
                 single prompt is taken as a list of one.
             sampling: for all prompts, or a list with one for each; default ``Sampling()``.
             thinking: open a thinking part in chat prompts.
-            tenant: as in `submit`.
+            tenant, adapter: as in `submit`.
 
         Raises:
             SeeklingError: lists every prompt that is empty of meaning, too long or not of this model.
         """
-        groups = self._requests(as_prompts(prompts), sampling, thinking, 0, tenant)
+        groups = self._requests(as_prompts(prompts), sampling, thinking, 0, tenant, adapter)
         handles = [self._submit(group, bounded=False) for group in groups]
         try:
             return [completion for handle in handles for completion in handle.results()]
@@ -141,13 +148,19 @@ class Engine:
             raise
 
     def stream(
-        self, prompt: Prompt, sampling: Sampling | None = None, *, thinking: bool = False, tenant: Hashable = None
+        self,
+        prompt: Prompt,
+        sampling: Sampling | None = None,
+        *,
+        thinking: bool = False,
+        tenant: Hashable = None,
+        adapter: str | None = None,
     ) -> Iterator[Delta]:
         """Answer one prompt token by token; the last `Delta` carries the finish reason. Close it to stop early.
 
         Checked at once, not at the first token; errors as in `generate`.
         """
-        return self._stream(self._requests([prompt], sampling, thinking, 0, tenant)[0])
+        return self._stream(self._requests([prompt], sampling, thinking, 0, tenant, adapter)[0])
 
     def submit(
         self,
@@ -157,17 +170,19 @@ class Engine:
         thinking: bool = False,
         priority: int = 0,
         tenant: Hashable = None,
+        adapter: str | None = None,
     ) -> Handle:
         """Put a prompt into the queue and return at once; the engine's own thread answers it.
 
         Args:
             priority: larger goes first, and may take the place of a running answer of lower priority.
             tenant: answers share cached prompts only within a tenant.
+            adapter: name of one of the engine's adapters; None for the base.
 
         Raises:
             QueueFull: too many wait; SeeklingError: as in `generate`, or the engine is closed.
         """
-        handle = self._submit(self._requests([prompt], sampling, thinking, priority, tenant)[0])
+        handle = self._submit(self._requests([prompt], sampling, thinking, priority, tenant, adapter)[0])
         self._loop.start()
         return handle
 
@@ -175,10 +190,12 @@ class Engine:
         """Number of tokens a prompt takes, also one too long for the model."""
         return len(encode_prompts([prompt], self.tokenizer, self.config, thinking=thinking, must_fit=False)[0])
 
-    def explain(self, prompt: Prompt, *, thinking: bool = False, tenant: Hashable = None) -> dict[str, Any]:
+    def explain(
+        self, prompt: Prompt, *, thinking: bool = False, tenant: Hashable = None, adapter: str | None = None
+    ) -> dict[str, Any]:
         """How much of a prompt the prefix cache holds now, and which token ends it: prompt_tokens, cached_tokens, reason."""
         ids = encode_prompts([prompt], self.tokenizer, self.config, thinking=thinking, must_fit=False)[0]
-        match = self._loop.cache.tree.match(tenant, ids)
+        match = self._loop.cache.tree.match((tenant, adapter), ids)
         return {
             "prompt_tokens": len(ids),
             "cached_tokens": match.tokens,
@@ -320,6 +337,7 @@ class Engine:
         thinking: bool,
         priority: int,
         tenant: Hashable,
+        adapter: str | None = None,
     ) -> list[list[Request]]:
         """The answers asked for, those to one prompt together."""
         if sampling is None or isinstance(sampling, Sampling):
@@ -333,11 +351,14 @@ class Engine:
             problems.append("sampling is not a seekling.Sampling: write seekling.Sampling(max_tokens=…)")
         else:
             problems += dict.fromkeys(line for s in settings for line in self._sampling_problems(s))
+        known = getattr(self._backend.runner, "adapters", {})
+        if adapter is not None and adapter not in known:
+            problems.append(f"there is no adapter {adapter!r}; this engine has {', '.join(known) or 'none'}")
         raise_all(SeeklingError, problems)
         encoded = encode_prompts(prompts, self.tokenizer, self.config, thinking=thinking, context=self.context)
-        return [self._answers(ids, s, priority, tenant) for ids, s in zip(encoded, settings, strict=True)]
+        return [self._answers(ids, s, priority, tenant, adapter) for ids, s in zip(encoded, settings, strict=True)]
 
-    def _answers(self, ids: list[int], s: Sampling, priority: int, tenant: Hashable) -> list[Request]:
+    def _answers(self, ids: list[int], s: Sampling, priority: int, tenant: Hashable, adapter: str | None) -> list[Request]:
         out: list[Request] = []
         for index in range(s.n):
             request = Request(
@@ -351,7 +372,8 @@ class Engine:
                 matcher=None if s.constraint is None else self._compiled().matcher(s.constraint),
                 index=index,
                 priority=priority,
-                salt=tenant,
+                tenant=tenant,
+                adapter=adapter,
             )
             request.after = out[0] if out else None
             out.append(request)

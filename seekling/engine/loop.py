@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from seekling.engine.cache import PagedCache
 from seekling.engine.handle import Handle
@@ -191,9 +192,8 @@ class Loop:
     def _chunk(self, work: Work) -> Chunk:
         request = work.request
         ids = request.ids[request.computed : request.computed + work.count] + work.draft
-        if request.scoring or work.draft:
-            return Chunk(ids, request.computed, request.pages, "all")
-        return Chunk(ids, request.computed, request.pages, "last" if work.speaks else "none")
+        want: Literal["all", "last", "none"] = "all" if request.scoring or work.draft else "last" if work.speaks else "none"
+        return Chunk(ids, request.computed, request.pages, want, request.adapter)
 
     def _score(self, work: Work, rows: Array) -> None:
         """Log-probabilities of the prompt tokens after those just computed."""

@@ -50,7 +50,8 @@ class Request:
         matcher: of the constraint, if any.
         index: which of the n answers it is.
         priority: larger goes first.
-        salt: who may share its cache (tenant, adapter).
+        tenant: who may share its cache.
+        adapter: name of the adapter it is computed with.
 
     Attributes (the scheduler's, beside the arguments):
         ids: prompt and answer so far; computed: how many of them the cache holds, in `pages`.
@@ -70,7 +71,8 @@ class Request:
         matcher: Matcher | None = None,
         index: int = 0,
         priority: int = 0,
-        salt: Hashable = None,
+        tenant: Hashable = None,
+        adapter: str | None = None,
     ):
         self.prompt_ids, self.sampling, self.index = prompt_ids, sampling, index
         self.limit = min(sampling.max_tokens, room)
@@ -94,7 +96,8 @@ class Request:
         self.ids = list(prompt_ids)
         self.computed = 0
         self.pages: list[int] = []
-        self.priority, self.salt, self.arrival = priority, salt, 0
+        self.priority, self.arrival, self.adapter = priority, 0, adapter
+        self.salt = tenant, adapter
         self.after: Request | None = None
         self.prefilled = self.cancelled = False
         self.version: object = None

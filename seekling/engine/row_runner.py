@@ -41,7 +41,7 @@ class RowRunner(TorchRunner):
         """Bytes that all rows take now."""
         return 0 if self._cache is None else self._cache.bytes()
 
-    def _extend(self, chunks: Sequence[Chunk]) -> Tensor:
+    def _extend(self, model: Any, chunks: Sequence[Chunk]) -> Tensor:
         for chunk in chunks:
             if max(chunk.pages) >= self._limit:
                 raise SeeklingError(f"page {max(chunk.pages)} was asked for, but the cache has {self._limit}")
@@ -56,7 +56,7 @@ class RowRunner(TorchRunner):
             self._cache.truncate(row, chunk.start)
         device = next(self.model.parameters()).device
         ids_BT = torch.tensor([chunk.ids for chunk in chunks], dtype=torch.int64, device=device)
-        extend = self.model.extend_states if self.keep_states else self.model.extend
+        extend = model.extend_states if self.keep_states else model.extend
         return extend(ids_BT, self._cache, rows)
 
     def _row(self, chunk: Chunk) -> int:

@@ -29,12 +29,14 @@ class Chunk:
         start: how many tokens of the sequence its pages hold already.
         pages: the sequence's page table, enough for ``start + len(ids)`` tokens; token t lies in ``pages[t // PAGE]``.
         want: for which tokens the step returns logits: the last, all of them, or none.
+        adapter: which of the runner's adapters the sequence is computed with; None for the base. Only torch's has any.
     """
 
     ids: list[int]
     start: int
     pages: list[int]
     want: Literal["last", "all", "none"] = "last"
+    adapter: str | None = None
 
     @property
     def end(self) -> int:

@@ -45,6 +45,7 @@ class TorchRunner:
 
     def __init__(self, model: Any, config: Any, page_tokens: int = PAGE, keep_states: bool = False):
         self.model, self.config, self.page_tokens, self.keep_states = model, config, page_tokens, keep_states
+        self.adapters: dict[str, Any] = {}  # models that share the weights (`seekling.engine.adapters`)
         self.states: list[Tensor] = []
         layers = config.num_hidden_layers + (config.num_nextn_predict_layers if keep_states else 0)
         self._shapes = [slot_shapes(config, layer) for layer in range(layers)]
@@ -95,15 +96,16 @@ class TorchRunner:
     # ---- a step ----------------------------------------------------------------------------------------------------
 
     def step(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Rows of equal length run together, others one after another."""
-        groups: dict[int, list[int]] = {}
+        """Rows of one token and one adapter run together, others one after another."""
+        groups: dict[tuple[int, str | None], list[int]] = {}
         for number, chunk in enumerate(chunks):
-            groups.setdefault(len(chunk.ids) if len(chunk.ids) == 1 else -1 - number, []).append(number)
+            groups.setdefault((1 if len(chunk.ids) == 1 else -1 - number, chunk.adapter), []).append(number)
         states: list[Tensor] = [torch.empty(0)] * len(chunks)
         logits: list[Tensor | None] = [None] * len(chunks)
         with self.evaluating():
-            for members in groups.values():
-                h_BTD = self._extend([chunks[i] for i in members])
+            for (_, adapter), members in groups.items():
+                model = self.model if adapter is None else self.adapters[adapter]
+                h_BTD = self._extend(model, [chunks[i] for i in members])
                 for row, i in enumerate(members):
                     states[i] = h_BTD[row]
                 wanted = [(row, i) for row, i in enumerate(members) if chunks[i].want != "none"]
@@ -111,14 +113,15 @@ class TorchRunner:
                     continue
                 rows = [h_BTD[row] if chunks[i].want == "all" else h_BTD[row, -1:] for row, i in wanted]
                 h = torch.cat(rows)
-                parts = self.model.head(self.model.final(h) if self.keep_states else h).float().split([len(r) for r in rows])
+                h = model.final(h) if self.keep_states else h
+                parts = model.head(h).float().split([len(r) for r in rows])
                 for (_, i), part in zip(wanted, parts, strict=True):
                     logits[i] = part
         self.states = states if self.keep_states else []
         found = [part for part in logits if part is not None]
         return torch.cat(found) if found else torch.empty(0, self.config.vocab_size)
 
-    def _extend(self, chunks: Sequence[Chunk]) -> Tensor:
+    def _extend(self, model: Any, chunks: Sequence[Chunk]) -> Tensor:
         """Final-normed states (B, T, D) of chunks of equal length, which their pages then hold."""
         device = next(self.model.parameters()).device
         self._reach(max(page for chunk in chunks for page in chunk.pages))
@@ -126,9 +129,7 @@ class TorchRunner:
         cache = self.rows(chunks, states)
         ids_BT = torch.tensor([chunk.ids for chunk in chunks], dtype=torch.int64, device=device)
         rows = list(range(len(chunks)))
-        h_BTD = (
-            self.model.extend_states(ids_BT, cache, rows) if self.keep_states else self.model.extend(ids_BT, cache, rows=rows)
-        )
+        h_BTD = model.extend_states(ids_BT, cache, rows) if self.keep_states else model.extend(ids_BT, cache, rows=rows)
         for state, chunk in zip(states, chunks, strict=False):  # no states, or as many as chunks
             state.tokens = chunk.end
         return h_BTD

@@ -9,7 +9,7 @@ llama.cpp does not use those of DeepSeek-V3.
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,15 @@ import torch
 from torch import Tensor
 
 from seekling.errors import CheckpointError, raise_all
+from seekling.formats import hf
+from seekling.formats.checkpoint import fitted
 from seekling.formats.families import read_config, write_config
 from seekling.formats.gguf_keys import NEXTN, Plan, head_dim, plan_keys, rope_factors
 from seekling.formats.gguf_names import ARCHITECTURES, BIAS
 from seekling.formats.gguf_out import Key, OutTensor, kind_for, write_file
 from seekling.formats.gguf_types import BY_NAME, SLICE_VALUES
 from seekling.formats.source import TensorSource
+from seekling.model.decoder import Decoder
 
 if TYPE_CHECKING:
     import os
@@ -76,9 +79,13 @@ def write_gguf_source(
     licence: str | None = None,
 ) -> list[str]:
     """`write_gguf` of any store of weights, one tensor in memory at a time; ``raw`` is its ``config.json``."""
-    path, raw = Path(path), write_config(read_config(dict(raw)))  # with every default filled in
+    path = Path(path)
     if to not in FILE_TYPES:
         raise CheckpointError(f"no GGUF is written as {to!r}; choose {', '.join(FILE_TYPES)}")
+    config = read_config(dict(raw))
+    source = getattr(hf, "as_published", lambda _, same: same)(config, source)
+    config = fitted(config, source)
+    raw = write_config(config)  # with every default filled in
     plan = plan_keys(raw, str(path))
     keys: dict[str, Key] = {"general.architecture": Key("str", plan.arch), "general.type": Key("str", "model")}
     if name:
@@ -88,7 +95,8 @@ def write_gguf_source(
     keys["general.file_type"] = Key("u32", FILE_TYPES[to])
     keys["general.quantization_version"] = Key("u32", 2)
     keys |= plan.keys
-    tensors = plan_tensors(source, raw, plan, to)
+    names = [piece.name for piece in hf.pieces(Decoder.empty(config))]
+    tensors = plan_tensors(source, names, raw, plan, to)
     for key, token in (
         ("bos", raw.get("bos_token_id")),
         ("eos", raw.get("eos_token_id")),
@@ -110,11 +118,16 @@ def write_gguf_source(
     return plan.notes
 
 
-def plan_tensors(source: TensorSource, raw: Mapping[str, Any], plan: Plan, to: str) -> list[OutTensor]:
+def plan_tensors(source: TensorSource, disks: Sequence[str], raw: Mapping[str, Any], plan: Plan, to: str) -> list[OutTensor]:
     """Every tensor of the file, in order; nothing is read yet.
 
+    Args:
+        source: of the values.
+        disks: the names of the model's tensors; a store may hold others (tables that follow from the config, tied copies).
+        raw, plan, to: config, keys and format of the file.
+
     Raises:
-        CheckpointError: the source holds tensors that have no place in this architecture, or lacks some.
+        CheckpointError: a tensor has no place in this architecture.
     """
     wanted, layers = BY_NAME[to.upper()], int(raw["num_hidden_layers"])
     layers += int(raw.get("num_nextn_predict_layers") or 0) if plan.arch in NEXTN else 0
@@ -131,7 +144,8 @@ def plan_tensors(source: TensorSource, raw: Mapping[str, Any], plan: Plan, to: s
     inverse = {to_: from_ for from_, to_ in (*names.layer.items(), *names.linear.items())}
     pattern = re.escape(names.experts).replace(r"\{expert\}", r"(\d+)").replace(r"\{kind\}", "(\\w+?)")
     kinds = {value: key for key, value in names.kinds.items()}
-    for disk, shape in source.shapes.items():
+    for disk in disks:
+        shape = source.shapes[disk]
         if disk in outer:
             add(outer[disk], tuple(shape), _all_rows(source, disk))
             continue
@@ -145,8 +159,6 @@ def plan_tensors(source: TensorSource, raw: Mapping[str, Any], plan: Plan, to: s
         layer, rest = int(match[1]), match[2]
         if layer >= layers:
             left_out.add(layer)
-            continue
-        if 0 in shape:
             continue
         expert = re.fullmatch(pattern, rest)
         if expert and expert[2] in kinds:
@@ -174,7 +186,6 @@ def plan_tensors(source: TensorSource, raw: Mapping[str, Any], plan: Plan, to: s
     factors = rope_factors(raw)
     if factors is not None:
         add("rope_freqs.weight", (len(factors),), lambda: iter([np.array([factors], np.float32)]))
-    bad += [f"{tensor} is missing" for tensor in ("token_embd.weight", "output_norm.weight") if tensor not in found]
     raise_all(CheckpointError, bad[:20], f"{source.where}: GGUF")
     _say_fallbacks(plan, list(found.values()), to, left_out)
     return list(found.values())

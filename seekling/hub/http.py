@@ -52,7 +52,7 @@ class Client:
 
     Args:
         endpoint: scheme, host and perhaps a path, without a slash at the end.
-        token: sent as a bearer token to that origin.
+        token: sent as a bearer token to that origin, and as the cookie ``cookie`` where the hub has such a one.
         tries: attempts in a row that bring nothing before an error is raised.
         pause: seconds before the second attempt; doubles from one to the next.
         say: gets a line when a pause is long enough to wonder about.
@@ -63,12 +63,16 @@ class Client:
         endpoint: str,
         token: str | None = None,
         *,
+        cookie: str | None = None,
         tries: int = 5,
         pause: float = 1.0,
         timeout: float = 30.0,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.endpoint, self.token = checked_endpoint(endpoint, token), token
+        self.endpoint = checked_endpoint(endpoint, token)
+        self._secrets = {"Authorization": f"Bearer {token}"} if token else {}
+        if token and cookie:
+            self._secrets["Cookie"] = f"{cookie}={token}"
         self._tries, self._pause, self._timeout, self._say = max(1, tries), pause, timeout, say
         self._opener = urllib.request.build_opener(_Redirects())
 
@@ -172,8 +176,8 @@ class Client:
 
     def _open(self, path: str, headers: dict[str, str]) -> Any:
         request = urllib.request.Request(self.endpoint + path, headers={"User-Agent": "seekling", **headers})
-        if self.token:
-            request.add_unredirected_header("Authorization", f"Bearer {self.token}")
+        for name, value in self._secrets.items():
+            request.add_unredirected_header(name, value)
         try:
             return self._opener.open(request, timeout=self._timeout)
         except urllib.error.HTTPError as error:
@@ -216,12 +220,10 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if new.scheme not in ("http", "https") or (old.scheme == "https" and new.scheme == "http"):
             raise DataError(f"the hub redirects from {old.scheme} to {new.scheme}, which is refused; check --endpoint")
         fresh = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if (
-            fresh is not None
-            and (old.scheme, old.netloc) == (new.scheme, new.netloc)
-            and "Authorization" in req.unredirected_hdrs
-        ):
-            fresh.add_unredirected_header("Authorization", req.unredirected_hdrs["Authorization"])
+        if fresh is not None and (old.scheme, old.netloc) == (new.scheme, new.netloc):
+            for name in ("Authorization", "Cookie"):
+                if name in req.unredirected_hdrs:
+                    fresh.add_unredirected_header(name, req.unredirected_hdrs[name])
         return fresh
 
 

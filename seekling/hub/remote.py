@@ -40,6 +40,7 @@ class HuggingFace:
 
     name = "hf"
     token_name = "HF_TOKEN"
+    cookie: str | None = None
 
     @staticmethod
     def endpoint(given: str | None) -> str:
@@ -78,6 +79,7 @@ class ModelScope:
 
     name = "modelscope"
     token_name = "MODELSCOPE_API_TOKEN"
+    cookie: str | None = "m_session_id"
 
     @staticmethod
     def endpoint(given: str | None) -> str:

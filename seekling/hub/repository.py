@@ -68,7 +68,7 @@ def pull_repository(
     hub = HUBS[source]
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise DataError(f"HF_HUB_OFFLINE is set, so {wanted} is not asked for; unset it to pull")
-    client = Client(hub.endpoint(endpoint), hub.token(), pause=pause, tries=tries, say=bar.say)
+    client = Client(hub.endpoint(endpoint), hub.token(), cookie=hub.cookie, pause=pause, tries=tries, say=bar.say)
     folder = out if out is not None else models_folder() / wanted.folder
     with locked(folder, bar):
         try:

@@ -40,8 +40,10 @@ def attention(c: ModelConfig) -> str:
         q = f"query latent {c.q_lora_rank}, " if c.q_lora_rank else ""
         return (
             f"MLA, {c.num_attention_heads} heads of {c.qk_nope_head_dim} + {c.qk_rope_head_dim} rotated "
-            f"(values {c.v_head_dim}), {q}key-value latent {c.kv_lora_rank}"
+            f"(values {c.v_head_dim}), {q}key-value latent {c.kv_lora_rank}{_index(c)}"
         )
+    if c.attention == "v4":
+        return _v4(c)
     kind = "MHA" if c.num_key_value_heads == c.num_attention_heads else "MQA" if c.num_key_value_heads == 1 else "GQA"
     extras = []
     if c.rotary_dim and c.rotary_dim != c.head_dim:
@@ -56,6 +58,22 @@ def attention(c: ModelConfig) -> str:
         extras.append("sinks")
     heads = f"{kind}, {c.num_attention_heads} heads of {c.head_dim}, {c.num_key_value_heads} for keys and values"
     return ", ".join([heads, *extras])
+
+
+def _index(c: Any) -> str:
+    """What a lightning indexer leaves to attend to (V3.2)."""
+    topk = getattr(c, "index_topk", None)
+    return f"; each token sees the {topk:,} keys that {c.index_n_heads} index heads choose" if topk else ""
+
+
+def _v4(c: Any) -> str:
+    """One vector a token is key and value of all heads; compressed entries beside a window (V4)."""
+    v4 = c.v4
+    return (
+        f"{c.num_attention_heads} heads of {c.head_dim} ({c.qk_rope_head_dim} rotated) on one key that is also the value, "
+        f"window {c.sliding_window:,}, sinks, entries for {v4.compress_rate_csa} tokens ({v4.index_topk:,} chosen) or "
+        f"{v4.compress_rate_hca}; {v4.hc_mult} residual streams"
+    )
 
 
 def experts(c: ModelConfig) -> str:

@@ -5,7 +5,6 @@ No weight is read, no code of the folder is run, no pickle is opened.
 
 import dataclasses
 import json
-import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -18,11 +17,20 @@ from seekling.formats import folder as files
 from seekling.inspection.describe import describe
 from seekling.inspection.headers import Stored, error_lines, stored_in
 from seekling.inspection.report import Inspection
-from seekling.inspection.without_values import without_values
+from seekling.inspection.text import describe_text, licence_of, read_text
 from seekling.model.config import ModelConfig
 from seekling.plan import size_text
 
 ADAPTER = "adapter_config.json"
+COUNTS = (
+    "num_hidden_layers",
+    "num_nextn_predict_layers",
+    "n_routed_experts",
+    "num_experts",
+    "num_local_experts",
+    "moe_num_experts",
+)
+MOST = 10_000
 QUANTISATIONS = ("fp8", "mxfp4")
 _TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja")
 
@@ -79,14 +87,13 @@ def _folder(place: Path) -> Inspection:
     stored = stored_in(place, raw) if raw else Stored()
     _weights(stored, raw, config, out)
     if config is not None and stored.shapes:
-        behind = tuple(f"model.layers.{i}." for i in hf.mtp_layers(config))
-        if behind and not any(name.startswith(behind) for name in stored.shapes):
+        if config.num_nextn_predict_layers and not any(hf.is_mtp(name, config) for name in reversed(list(stored.shapes))):
             config = dataclasses.replace(config, num_nextn_predict_layers=0)
             out.notes.append("it announces multi-token prediction but holds no weights of it; it loads without")
         out.refused += _misfits(config, stored)
     out.refused += stored.problems
-    out.licence = _licence(place)
-    _text(place, out)
+    out.licence = licence_of(place)
+    read_text(place, out)
     _judge(out)
     return out
 
@@ -119,21 +126,41 @@ def _config(raw: dict[str, Any], out: Inspection) -> ModelConfig | None:
     if not raw:
         return None
     if raw.get("auto_map"):
-        references = raw["auto_map"].values() if isinstance(raw["auto_map"], dict) else []
-        code = sorted({str(v).split(".")[0].split("--")[-1] + ".py" for v in references})
+        code = sorted({name.split("--")[-1].split(".")[0] + ".py" for name in _texts(raw["auto_map"])})
         out.ignored.append(f"auto_map: remote code ({', '.join(code) or 'unnamed'}), not needed and never run")
+    absurd = [f"{key} is {raw[key]}, beyond all reason" for key in COUNTS if _is_huge(raw.get(key))]
+    if absurd:  # nobody waits for a loop over so many
+        out.refused += absurd
+        return None
     plain = {key: value for key, value in raw.items() if key != "quantization_config"}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             config = families.read_config(plain)
+            told = describe(config, raw)
         except SeeklingError as error:
             out.refused += error_lines(error)
-            out.model = {"model_type": raw.get("model_type"), "architecture": next(iter(raw.get("architectures") or []), None)}
-            return None
-    out.notes += [str(w.message) for w in caught]
-    out.model = describe(config, raw)
-    return config
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
+            out.refused.append(f"config.json makes no sense ({type(error).__name__}: {error}); copy it again")
+        else:
+            out.notes += [str(w.message) for w in caught]
+            out.model = told
+            return config
+    names = _texts(raw.get("architectures"))
+    out.model = {"model_type": str(raw.get("model_type")), "architecture": names[0] if names else None}
+    return None
+
+
+def _is_huge(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value > MOST
+
+
+def _texts(value: Any) -> list[str]:
+    """Every string in a JSON value."""
+    if isinstance(value, str):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for item in inner for text in _texts(item)]
 
 
 def config_problems(path: Path) -> list[str]:
@@ -153,11 +180,10 @@ def config_problems(path: Path) -> list[str]:
 
 def _misfits(config: ModelConfig, stored: Stored) -> list[str]:
     """Missing, unexpected and misshaped tensors, as loading would list them."""
-    with without_values():
-        try:
-            checkpoint._check(config, stored)
-        except SeeklingError as error:
-            return error_lines(error)
+    try:
+        checkpoint._check(config, getattr(hf, "as_published", lambda _, source: source)(config, stored))
+    except SeeklingError as error:
+        return error_lines(error)
     return []
 
 
@@ -214,80 +240,6 @@ def _role(name: str) -> str:
     return "code" if name.endswith((".py", ".so", ".sh")) else "other"
 
 
-# ---- text and licence ------------------------------------------------------------------------------------------------
-
-
-def _text(place: Path, out: Inspection) -> None:
-    """Tokenizer and template of a folder."""
-    from seekling.lm import _tokenizer_of
-
-    try:
-        tokenizer = _tokenizer_of(place)
-        if tokenizer is None and any(f["role"] == "tokenizer" for f in out.files):
-            from seekling.text.tokenizer import Tokenizer
-
-            tokenizer = Tokenizer.load(place)
-    except SeeklingError as error:
-        out.refused += [f"tokenizer: {line}" for line in error_lines(error)]
-        return
-    if tokenizer is None:
-        out.notes.append("there is no tokenizer: only token ids can be given to this model")
-        return
-    _describe_text(tokenizer, out)
-
-
-def _describe_text(tokenizer: Any, out: Inspection) -> None:
-    spec = tokenizer.spec
-    model = spec.get("model") or {}
-    decoder = json.dumps(spec.get("decoder") or {})
-    style = "byte-level" if "ByteLevel" in decoder else "SentencePiece-style" if "▁" in decoder else ""
-    kind = " ".join(x for x in (style, model.get("type") or "BPE") if x)
-    out.tokenizer = {
-        "kind": kind, "vocabulary": tokenizer.vocab_size, "control": len(tokenizer.special),
-        "source": getattr(tokenizer, "source", "tokenizer.json"), "bos": tokenizer.bos_id, "eos": tokenizer.eos_id,
-    }  # fmt: skip
-    size = out.model.get("vocab_size")
-    if size and tokenizer.vocab_size > size:
-        out.refused.append(f"the tokenizer has {tokenizer.vocab_size} tokens, the model's vocabulary {size}")
-    encoding = tokenizer.chat
-    builtin = type(encoding).__name__ == "DeepSeekChat"
-    has = tokenizer.chat_template is not None
-    words = encoding.name if builtin else "its own template, rendered in a sandbox" if has else "no chat format"
-    digest = tokenizer.template_hash if has else None
-    out.template = {"sha256": digest, "built_in": builtin, "encoding": words, "thinks": encoding.thinks}
-
-
-_KNOWN_LICENCES = (
-    ("apache-2.0", r"Apache License\s+Version 2\.0"), ("mit", r"\bMIT License\b|Permission is hereby granted, free of charge"),
-    ("bsd-3-clause", r"Redistribution and use in source and binary forms.*Neither the name"),
-    ("gpl-3.0", r"GNU GENERAL PUBLIC LICENSE\s+Version 3"), ("deepseek", r"DEEPSEEK LICENSE AGREEMENT"),
-    ("llama", r"LLAMA [\d.]+ COMMUNITY LICENSE"), ("cc0-1.0", r"CC0 1\.0 Universal"),
-)  # fmt: skip
-
-
-def _licence(place: Path) -> dict[str, str] | None:
-    """The licence that the card, the pull's record or a LICENSE file states."""
-    from seekling.hub.names import read_record
-    from seekling.hub.repository import card_licence
-
-    stated = card_licence(place)
-    if stated:
-        return {"name": stated, "source": "README.md"}
-    record = read_record(place)
-    if record and record.get("licence"):
-        return {"name": str(record["licence"]), "source": "as pulled"}
-    for path in sorted([*place.glob("LICEN[SC]E*"), *place.glob("licen[sc]e*")]):
-        if path.is_file():
-            with open(path, encoding="utf-8", errors="replace") as file:
-                text = file.read(1 << 16)
-            for name, pattern in _KNOWN_LICENCES:
-                if re.search(pattern, text, re.IGNORECASE | re.DOTALL):
-                    return {"name": name, "source": path.name}
-            first = next((line.strip() for line in text.splitlines() if line.strip()), "")
-            return {"name": first[:80] or "empty file", "source": path.name}
-    return None
-
-
 # ---- other kinds -----------------------------------------------------------------------------------------------------
 
 
@@ -324,9 +276,9 @@ def _gguf(path: Path) -> Inspection:
     if file.licence:
         out.licence = {"name": file.licence, "source": "GGUF metadata"}
     else:
-        out.licence = _licence(path.parent)
+        out.licence = licence_of(path.parent)
     try:
-        _describe_text(file.tokenizer(), out)
+        describe_text(file.tokenizer(), out)
     except SeeklingError as error:
         out.refused += [f"tokenizer: {line}" for line in error_lines(error)]
     if out.tokenizer:
@@ -370,7 +322,7 @@ def _adapter(place: Path) -> Inspection:
 
     out = Inspection(str(place), "adapter")
     _list_files(place, out)
-    out.licence = _licence(place)
+    out.licence = licence_of(place)
     try:
         raw = files.read_json(place, ADAPTER)
         out.refused += unsupported(raw)

@@ -32,7 +32,9 @@ class Backbone(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         L = config.num_hidden_layers
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        # with its weight given, because nn.Embedding's own drawing of it, on "meta", would import torch's compiler: a second
+        table = torch.empty(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, _weight=table)
         self.layers = nn.ModuleList(
             [Block(config, i) for i in range(L)] + [MTPLayer(config, L + k) for k in range(config.num_nextn_predict_layers)]
         )

@@ -35,8 +35,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
         **_V3, "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "num_nextn_predict_layers": 1,
     },
     "deepseek_v32": {
+        # 64 index channels: llama.cpp rotates them by a Hadamard matrix of at least that size
         **_V3, "architectures": ["DeepseekV32ForCausalLM"], "model_type": "deepseek_v32", "num_nextn_predict_layers": 1,
-        "index_n_heads": 16, "index_head_dim": 16, "index_topk": 16,
+        "index_n_heads": 16, "index_head_dim": 64, "index_topk": 16,
     },
     # Compression rates are those of the release (4 and 128), hence a prompt of some hundred tokens; the rest is smaller.
     "deepseek_v4": {
@@ -45,7 +46,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "qk_rope_head_dim": 8, "q_lora_rank": 32, "o_groups": 2, "o_lora_rank": 16, "n_routed_experts": 12,
         "num_experts_per_tok": 3, "n_shared_experts": 1, "scoring_func": "sqrtsoftplus", "topk_method": "noaux_tc",
         "norm_topk_prob": True, "routed_scaling_factor": 1.5, "num_hash_layers": 2, "compress_ratios": [0, 4, 128, 4, 128, 0],
-        "sliding_window": 32, "index_n_heads": 16, "index_head_dim": 16, "index_topk": 8, "hc_mult": 4, "hc_sinkhorn_iters": 20,
+        "sliding_window": 32, "index_n_heads": 16, "index_head_dim": 64, "index_topk": 8, "hc_mult": 4, "hc_sinkhorn_iters": 20,
         "hc_eps": 1e-6, "swiglu_limit": 10.0, "max_position_embeddings": POSITIONS, "rope_theta": 10000.0,
         "compress_rope_theta": 160000.0, "rope_scaling": _ROPE, "rms_norm_eps": 1e-6, "hidden_act": "silu",
         "attention_bias": False, "tie_word_embeddings": False, "num_nextn_predict_layers": 1,

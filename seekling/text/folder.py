@@ -89,7 +89,8 @@ def _vocabulary(folder: Path, settings: dict[str, Any]) -> tuple[dict[str, Any],
         if not looks_like_ranks(data):
             from seekling.text.sentencepiece import convert
 
-            spec = convert(data, str(model))
+            spec, tokens = convert(data, str(model), legacy=settings.get("legacy") is not False)
+            settings.update((key, token) for key, token in tokens.items() if key not in settings)
             return spec, f"tokenizer.model (SentencePiece {spec['model']['type']}, converted)"
         ranks.insert(0, model)
     for path in ranks:

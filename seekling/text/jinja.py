@@ -234,16 +234,16 @@ class _Marker:
         if isinstance(value, str):
             return self._marked(value)
         if isinstance(value, Mapping):
-            return {self._marked(str(key)): self._mark(item) for key, item in value.items()}
+            return {self._marked(str(key), is_key=True): self._mark(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self._mark(item) for item in value]
         return value
 
-    def _marked(self, text: str) -> str:
+    def _marked(self, text: str, is_key: bool = False) -> str:
         if text in _SYNTAX:
             return text
         imitates = any(token in text for token in self._tokens)
-        within = len(text) > 2 and any(text in token for token in self._tokens)
+        within = not is_key and len(text) > 2 and any(text in token for token in self._tokens)
         marked = text.translate(self._all if within else self._edges)
         self.touched |= marked != text
         self.imitates |= imitates

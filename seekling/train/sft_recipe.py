@@ -34,13 +34,10 @@ class LoraPart:
 
 
 @dataclass(frozen=True)
-class LearnPart:
+class OptimPart:
     """How it is learned"""
 
     steps: int = knob(None, "optimizer steps", low=1, derived="epochs")
-    epochs: float = knob(None, "passes over the data", above=0, derived="2, or steps")
-    batch_size: int = knob(16, "rows in an optimizer step", low=1)
-    micro_batch: int = knob(None, "rows computed at once (gradients accumulate)", low=1, derived="4096 tokens at most")
     optimizer: str = knob("adamw", "optimizer of the matrices; the rest is always AdamW", choices=("adamw", "muon"))
     lr: float = knob(None, "peak learning rate", above=0, high=1, derived="5e-4 with LoRA, 1e-4 for full weights")
     schedule: str = knob("cosine", "after warm-up", choices=("wsd", "cosine", "constant"))
@@ -53,9 +50,6 @@ class LearnPart:
     ns_steps: int = knob(5, "Muon's Newton-Schulz steps", low=1, high=20)
     weight_decay: float = knob(0.0, "decoupled weight decay of matrices", low=0, high=10)
     clip: float = knob(1.0, "largest gradient norm; 0 = no clipping", low=0)
-    mtp_weight: float = knob(0.1, "λ of the MTP loss, for models that have MTP layers and full weights", low=0)
-    seq_balance_alpha: float = knob(0.0, "weight of the sequence-wise balance loss", low=0)
-    bias_update_speed: float = knob(0.0, "γ, step of the routing bias; 0 = frozen", low=0, below=1)
     dtype: str = knob(
         "auto", "compute type", choices=("auto", "bfloat16", "float32"), derived="what the machine multiplies natively"
     )
@@ -66,14 +60,26 @@ class LearnPart:
     log_every: int = knob(1, "steps between log lines", low=1)
     trackers: tuple[str, ...] = knob((), "further log writers", choices=("tensorboard", "wandb"))
 
-    # What `Schedules.of` asks of every recipe; these stages keep them.
+    # What `Schedules.of` and the loop ask of every recipe; these stages keep them.
     @property
     def mtp_weight_late(self) -> float:
-        return self.mtp_weight
+        return float(getattr(self, "mtp_weight", 0.0))
 
     @property
     def bias_freeze_fraction(self) -> float:
         return 0.0
+
+
+@dataclass(frozen=True)
+class LearnPart(OptimPart):
+    """How it is learned"""
+
+    epochs: float = knob(None, "passes over the data", above=0, derived="2, or steps")
+    batch_size: int = knob(16, "rows in an optimizer step", low=1)
+    micro_batch: int = knob(None, "rows computed at once (gradients accumulate)", low=1, derived="4096 tokens at most")
+    mtp_weight: float = knob(0.1, "λ of the MTP loss, for models that have MTP layers and full weights", low=0)
+    seq_balance_alpha: float = knob(0.0, "weight of the sequence-wise balance loss", low=0)
+    bias_update_speed: float = knob(0.0, "γ, step of the routing bias; 0 = frozen", low=0, below=1)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 #pragma once
 #include "infer_matmul.h"
 #include <atomic>
+#include <cstdlib>
 #include <sched.h>
 
 namespace sk {
@@ -95,20 +96,24 @@ struct Team {
     int end(int64_t items) const { return (int)(items * (me + 1) / size); }
 };
 
-// Grows, never shrinks; 64-byte aligned; new memory is zero, so that paddings are.
+// Grows, never shrinks; 64-byte aligned; new memory is zero, so that paddings are, and not taken before it is used.
 struct Buffer {
     uint8_t* data = nullptr;
-    int64_t size = 0;
-    ~Buffer() { std::free(data); }
+    Buffer() = default;
+    Buffer(const Buffer&) = delete;
+    ~Buffer() { std::free(whole); }
     template <class T> T* as() const { return (T*)data; }
     void ensure(int64_t bytes) {
         if (bytes <= size) return;
-        bytes = (bytes + 4095) / 4096 * 4096;
-        std::free(data);
-        data = (uint8_t*)std::aligned_alloc(64, bytes);
-        std::memset(data, 0, bytes);
+        std::free(whole);
+        whole = std::calloc((size_t)bytes + 64, 1);
+        data = (uint8_t*)(((uintptr_t)whole + 63) / 64 * 64);
         size = bytes;
     }
+
+  private:
+    void* whole = nullptr;
+    int64_t size = 0;
 };
 
 }  // namespace sk

@@ -8,7 +8,7 @@ namespace sk {
 Worker::Worker(Runner& run, const Step& in, Team team) : run(run), m(run.model), in(in), team(team), M(in.chunk_rows[in.chunks]) {
     int64_t widest = std::max(padded(m.width_max), LANES * partial_floats(value_floats()));
     int64_t row = row_bytes(F32, m.width_max) + row_bytes(BF16, m.width_max) + row_bytes(Q8, m.width_max);
-    Buffer& own = run.own[team.me];
+    Buffer& own = *run.own[(size_t)team.me];
     own.ensure(widest * 4 + ALONE * row + 2 * ROW_BLOCK * BLOCK * 4 + 256);
     scratch = own.as<float>();
     std::memset(scratch, 0, (size_t)widest * 4);
@@ -102,33 +102,47 @@ void Worker::head() {
 void Runner::ensure(const Step& in) {
     int M = in.chunk_rows[in.chunks];
     const Model& m = model;
-    int widest = std::max(M, in.wanted_count);
     x.ensure((int64_t)M * padded(m.hidden) * 4);
-    for (int kind = 0; kind < KINDS; kind++) prepared[kind].ensure(widest * row_bytes(format_of(kind), m.width_max));
-    position.ensure(M * 4);
-    chunk_of.ensure(M * 4);
-    first_part.ensure((M + 1) * 4);
-    hidden.ensure((int64_t)M * std::max(1, m.experts_per_token) * row_bytes(F32, m.width_max));
     attended.ensure((int64_t)M * padded(m.heads * m.head_dim) * 4 + 64);
     int64_t q_channels = m.attention == MLA ? (int64_t)m.heads * (m.nope + m.rotary) : (int64_t)m.heads * m.head_dim;
     q_width = padded((int)q_channels);
     k_width = m.attention == MLA ? padded(m.latent + m.rotary) : padded(m.kv_heads * m.head_dim);
-    q.ensure((int64_t)M * q_width * 4 + 4096);
+    q.ensure((int64_t)M * q_width * 4 + 4096);  // rows are read a little beyond their end
     k.ensure((int64_t)M * k_width * 4 + 4096);
-    if (m.attention == MLA) {
-        q_latent.ensure((int64_t)M * padded(std::max(1, m.q_latent)) * 4);
-        head_rows.ensure((int64_t)M * m.heads * row_bytes(F32, std::max(m.nope, m.latent)));
-        queries.ensure((int64_t)(M + in.chunks) * (m.heads + LANES) * mla_row(m.latent, m.rotary) * 2);
-    } else {
-        v.ensure((int64_t)M * k_width * 4 + 4096);
-        queries.ensure((int64_t)M * m.heads * head_channels(m.head_dim) * 2);
+    v.ensure((int64_t)M * k_width * 4 + 4096);
+    q_latent.ensure((int64_t)M * padded(m.q_latent) * 4);
+    if (m.attention == MLA) queries.ensure((int64_t)(M + in.chunks) * (m.heads + LANES) * mla_row(m.latent, m.rotary) * 2);
+    else queries.ensure((int64_t)M * m.heads * head_channels(m.head_dim) * 2);
+    shared_scale.ensure((int64_t)M * 4);
+    scores.ensure((int64_t)M * padded(m.experts) * 4);
+    chosen.ensure((int64_t)M * m.experts_per_token * 8);
+    ensure_layers(M, std::max(M, in.wanted_count));
+    ensure_chunks(in, M);
+    while ((int)own.size() < in.threads) own.push_back(std::make_unique<Buffer>());
+}
+
+// Activation rows, for the kinds and widths that the matrices really take.
+void Runner::ensure_layers(int M, int rows) {
+    auto input_of = [&](const Matrix& w) { prepared[kind_of(w)].ensure(rows * row_bytes(w.format, w.inputs)); };
+    input_of(model.head);
+    for (int l = 0; l < model.layer_count; l++) {
+        const Layer& layer = model.layers[l];
+        for (const Matrix* w : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.q_a, &layer.q_b, &layer.kv_a, &layer.gate, &layer.router,
+                                &layer.shared_gate, &layer.expert_gate})
+            if (w->outputs) input_of(*w);
+        for (const Matrix* w : {&layer.k_b, &layer.v_b})
+            if (w->outputs) head_rows.ensure((int64_t)M * model.heads * row_bytes(w->format, w->inputs));
+        if (layer.down.outputs) (layer.moe ? shared_hidden : hidden).ensure(M * row_bytes(layer.down.format, padded(layer.down.inputs)));
+        if (layer.moe)
+            hidden.ensure((int64_t)M * model.experts_per_token * row_bytes(layer.expert_down.format, padded(layer.expert_down.inputs)));
     }
-    if (m.experts) {
-        shared_hidden.ensure((int64_t)M * row_bytes(F32, m.width_max));
-        shared_scale.ensure((int64_t)M * 4);
-        scores.ensure((int64_t)M * padded(m.experts) * 4);
-        chosen.ensure((int64_t)M * m.experts_per_token * 8);
-    }
+}
+
+// Where each row stands, and room for the sums over its splits.
+void Runner::ensure_chunks(const Step& in, int M) {
+    position.ensure(M * 4);
+    chunk_of.ensure(M * 4);
+    first_part.ensure(M * 4);
     int total = 0;
     for (int c = 0, row = 0; c < in.chunks; c++) {
         int count = in.chunk_rows[c + 1] - in.chunk_rows[c];
@@ -139,9 +153,8 @@ void Runner::ensure(const Step& in) {
             total += parts_of(count, in.chunk_start[c] + count);
         }
     }
-    int value = m.attention == MLA ? (m.latent + 15) / 16 * 16 : head_channels(m.head_dim);
-    partials.ensure((int64_t)total * m.heads * partial_floats(value) * 4);
-    if ((int)own.size() < in.threads) own = std::vector<Buffer>((size_t)in.threads);
+    int value = model.attention == MLA ? (model.latent + 15) / 16 * 16 : head_channels(model.head_dim);
+    partials.ensure((int64_t)total * model.heads * partial_floats(value) * 4);
 }
 
 // ---- called from Python --------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 // is quicker than waiting.  Shapes: M rows, D hidden, H heads.
 #pragma once
 #include "infer_attention.h"
+#include <memory>
 
 namespace sk {
 
@@ -25,7 +26,8 @@ struct Rows {  // activation rows of one kind
 
 struct Prepared { Rows kinds[KINDS]; const Rows& of(const Matrix& w) const { return kinds[kind_of(w)]; } };
 
-struct Choice { int32_t row, slot; float weight; };  // a row that chose an expert; slot counts all choices, sorted by expert
+struct Chosen { int32_t expert; float weight; };  // by a row
+struct Choice { int32_t row; float weight; };     // the same sorted by expert
 
 // What outlives a step: the model and its scratch memory.
 struct Runner {
@@ -35,8 +37,12 @@ struct Runner {
     int rows = 0, q_width = 0, k_width = 0;
     Buffer x, prepared[KINDS], q, k, v, q_latent, attended, queries, head_rows, partials, hidden, shared_hidden, shared_scale, scores, chosen,
         position, chunk_of, first_part;
-    std::vector<Buffer> own;
+    std::vector<std::unique_ptr<Buffer>> own;  // a thread's own
     void ensure(const Step& in);
+
+  private:
+    void ensure_layers(int M, int rows);
+    void ensure_chunks(const Step& in, int M);
 };
 
 struct Unit { int chunk, kv_head, first_query, split; };  // attention work; split −1 = all of them
@@ -58,7 +64,7 @@ class Worker {
     int loops = 0;       // shared loops so far; equal in all threads
     std::vector<Unit> units;
     std::vector<Choice> choices;
-    std::vector<int> expert_first;
+    std::vector<int> expert_first, active;  // where an expert's choices begin; experts that somebody chose
 
     float* x(int row) const { return run.x.as<float>() + (int64_t)row * padded(m.hidden); }
     int position(int row) const { return run.position.as<int>()[row]; }
@@ -97,6 +103,9 @@ class Worker {
     void glu(const Matrix& gate, const Matrix& up, int index, int block, const Rows& rows, const Choice* choices, int first, int count,
              int kind, Buffer& out, int64_t stride, bool clamped);
     void moe(const Layer& layer);
+    void route(const Layer& layer, const Prepared& rows);
+    void expert_hidden(const Layer& layer, const Prepared& rows);
+    void add_experts(const Layer& layer);
     void choose(const Layer& layer, int row);
     void group_choices();
     void head();

@@ -4,11 +4,19 @@
 namespace sk {
 
 void Worker::moe(const Layer& layer) {
-    bool shared = layer.gate.outputs > 0;
     unsigned kinds = 1u << kind_of(layer.router) | 1u << kind_of(layer.expert_gate);
-    if (shared) kinds |= 1u << kind_of(layer.gate);
+    if (layer.gate.outputs) kinds |= 1u << kind_of(layer.gate);
     if (layer.shared_gate.outputs) kinds |= 1u << kind_of(layer.shared_gate);
     Prepared rows = normed(layer.mlp_norm, kinds);
+    route(layer, rows);
+    expert_hidden(layer, rows);
+    team.meet();
+    add_experts(layer);
+    team.meet();
+}
+
+// Scores, choices, and the choices sorted by expert.
+void Worker::route(const Layer& layer, const Prepared& rows) {
     product(layer.router, rows, M, [&](int first, int count, int column, const float* tile) {
         for (int r = 0; r < count; r++)
             std::memcpy(run.scores.as<float>() + (int64_t)(first + r) * padded(m.experts) + column, tile + r * BLOCK, BLOCK * 4);
@@ -21,57 +29,55 @@ void Worker::moe(const Layer& layer) {
     for (int r = team.first(M); r < team.end(M); r++) choose(layer, r);
     team.meet();
     group_choices();
-    // Gate and up: blocks of 32 channels of an expert, or of the shared ones.
-    int kind = kind_of(layer.expert_down), each = blocks_of(layer.expert_gate.outputs), shared_each = shared ? blocks_of(layer.gate.outputs) : 0;
-    int64_t stride = row_bytes(format_of(kind), layer.expert_gate.outputs);
-    int shared_kind = shared ? kind_of(layer.down) : 0;
-    int64_t shared_stride = shared ? row_bytes(format_of(shared_kind), layer.gate.outputs) : 0;
-    std::vector<int> active;
-    for (int e = 0; e < m.experts; e++)
-        if (expert_first[(size_t)e] < expert_first[(size_t)e + 1]) active.push_back(e);
-    constexpr int CHUNK = 2;  // pieces taken at once
-    int chunks = (each + CHUNK - 1) / CHUNK, shared_chunks = (shared_each + CHUNK - 1) / CHUNK;
-    int jobs = (int)active.size() * chunks + shared_chunks;
-    share(jobs, [&](int job) {
-        bool routed = job >= shared_chunks;
-        int e = routed ? active[(size_t)((job - shared_chunks) / chunks)] : 0;
-        int item = (routed ? (job - shared_chunks) % chunks : job) * CHUNK, stop = std::min(item + CHUNK, routed ? each : shared_each);
-        int begin = routed ? expert_first[(size_t)e] : 0, end = routed ? expert_first[(size_t)e + 1] : M;
+}
+
+// Gate and up of the shared experts and of every chosen one, two blocks of channels at a time.
+void Worker::expert_hidden(const Layer& layer, const Prepared& rows) {
+    constexpr int RUN = 2;
+    int blocks = blocks_of(layer.expert_gate.outputs), shared_blocks = blocks_of(layer.gate.outputs);
+    int jobs = (blocks + RUN - 1) / RUN, shared_jobs = (shared_blocks + RUN - 1) / RUN;
+    auto part = [&](const Matrix& gate, const Matrix& up, const Matrix& down, int expert, const Choice* choices, int begin, int end, int job,
+                    Buffer& out) {
+        int kind = kind_of(down), stop = std::min((job + 1) * RUN, blocks_of(gate.outputs));
+        int64_t stride = row_bytes(format_of(kind), gate.outputs);
         for (int first = begin; first < end; first += ROW_BLOCK)
-            for (int i = item; i < stop; i++) {
-                int count = std::min(ROW_BLOCK, end - first);
-                if (routed) glu(layer.expert_gate, layer.expert_up, e, i, rows.of(layer.expert_gate), choices.data(), first, count, kind, run.hidden, stride, m.clamped);
-                else glu(layer.gate, layer.up, 0, i, rows.of(layer.gate), nullptr, first, count, shared_kind, run.shared_hidden, shared_stride, false);
-            }
+            for (int block = job * RUN; block < stop; block++)
+                glu(gate, up, expert, block, rows.of(gate), choices, first, std::min(ROW_BLOCK, end - first), kind, out, stride,
+                    choices && m.clamped);
+    };
+    share(shared_jobs + (int)active.size() * jobs, [&](int i) {
+        if (i < shared_jobs) return part(layer.gate, layer.up, layer.down, 0, nullptr, 0, M, i, run.shared_hidden);
+        int e = active[(size_t)((i - shared_jobs) / jobs)];
+        part(layer.expert_gate, layer.expert_up, layer.expert_down, e, choices.data(), expert_first[(size_t)e], expert_first[(size_t)e + 1],
+             (i - shared_jobs) % jobs, run.hidden);
     });
-    team.meet();
-    // Down: a thread owns columns of x, so that a row's experts are added in the order of their numbers.
+}
+
+// Down: a thread owns columns of x, so that a row's experts are added in the order of their numbers, the shared ones last.
+void Worker::add_experts(const Layer& layer) {
     const void* from[ROW_BLOCK];
-    int items = blocks_of(layer.expert_down.outputs);
-    share(items, [&](int item) {
-        int column = item * BLOCK;
-        auto add_tile = [&](const Matrix& w, int index, int count, auto row_of, auto weight_of) {
-            multiply(w, index, item, from, count, tile, BLOCK);
+    auto add = [&](const Matrix& w, int index, int block, const Buffer& hidden, int begin, int end, auto row_of, auto weight_of) {
+        int64_t stride = row_bytes(w.format, padded(w.inputs));
+        for (int first = begin; first < end; first += ROW_BLOCK) {
+            int count = std::min(ROW_BLOCK, end - first);
+            for (int r = 0; r < count; r++) from[r] = hidden.data + (first + r) * stride;
+            multiply(w, index, block, from, count, tile, BLOCK);
             for (int r = 0; r < count; r++)
-                for (int b = 0; b < 2; b++) {
-                    float* at = x(row_of(r)) + column + b * LANES;
-                    store16(at, fma(sk::all(weight_of(r)), load16(tile + r * BLOCK + b * LANES), load16(at)));
+                for (int i = 0; i < BLOCK; i += LANES) {
+                    float* at = x(row_of(first + r)) + block * BLOCK + i;
+                    store16(at, fma(all(weight_of(first + r)), load16(tile + r * BLOCK + i), load16(at)));
                 }
-        };
-        for (int e : active)
-            for (int first = expert_first[(size_t)e]; first < expert_first[(size_t)e + 1]; first += ROW_BLOCK) {
-                int count = std::min(ROW_BLOCK, expert_first[(size_t)e + 1] - first);
-                for (int r = 0; r < count; r++) from[r] = run.hidden.data + (first + r) * stride;
-                add_tile(layer.expert_down, e, count, [&](int r) { return choices[(size_t)(first + r)].row; },
-                         [&](int r) { return choices[(size_t)(first + r)].weight; });
-            }
-        for (int first = 0; shared && first < M; first += ROW_BLOCK) {
-            int count = std::min(ROW_BLOCK, M - first);
-            for (int r = 0; r < count; r++) from[r] = run.shared_hidden.data + (first + r) * shared_stride;
-            add_tile(layer.down, 0, count, [&](int r) { return first + r; }, [&](int r) { return layer.shared_gate.outputs ? run.shared_scale.as<float>()[first + r] : 1.0f; });
         }
+    };
+    auto chosen_row = [&](int i) { return choices[(size_t)i].row; };
+    auto chosen_weight = [&](int i) { return choices[(size_t)i].weight; };
+    auto same_row = [](int r) { return r; };
+    auto shared_weight = [&](int r) { return layer.shared_gate.outputs ? run.shared_scale.as<float>()[r] : 1.0f; };
+    share(blocks_of(m.hidden), [&](int block) {
+        for (int e : active)
+            add(layer.expert_down, e, block, run.hidden, expert_first[(size_t)e], expert_first[(size_t)e + 1], chosen_row, chosen_weight);
+        if (layer.down.outputs) add(layer.down, 0, block, run.shared_hidden, 0, M, same_row, shared_weight);
     });
-    team.meet();
 }
 
 // The router's choice for one row: K experts and their weights, in the order of their numbers.
@@ -112,7 +118,7 @@ void Worker::choose(const Layer& layer, int row) {
             if (!taken[(size_t)e] && (top < 0 || choice[(size_t)e] > choice[(size_t)top])) top = e;
         taken[(size_t)top] = 1;
     }
-    struct Chosen { int32_t expert; float weight; }* out = (Chosen*)run.chosen.data + (int64_t)row * K;
+    Chosen* out = run.chosen.as<Chosen>() + (int64_t)row * K;
     float sum = 0, most = -INFINITY;
     for (int e = 0, n = 0; e < E; e++)
         if (taken[(size_t)e]) {
@@ -129,7 +135,7 @@ void Worker::choose(const Layer& layer, int row) {
 
 // All choices sorted by expert, rows in order.
 void Worker::group_choices() {
-    struct Chosen { int32_t expert; float weight; }* chosen = (Chosen*)run.chosen.data;
+    const Chosen* chosen = run.chosen.as<Chosen>();
     int all = M * m.experts_per_token;
     expert_first.assign((size_t)m.experts + 1, 0);
     choices.resize((size_t)all);
@@ -138,8 +144,11 @@ void Worker::group_choices() {
     std::vector<int> at(expert_first.begin(), expert_first.end() - 1);
     for (int i = 0; i < all; i++) {
         int slot = at[(size_t)chosen[i].expert]++;
-        choices[(size_t)slot] = {i / m.experts_per_token, slot, chosen[i].weight};
+        choices[(size_t)slot] = {i / m.experts_per_token, chosen[i].weight};
     }
+    active.clear();
+    for (int e = 0; e < m.experts; e++)
+        if (expert_first[(size_t)e] < expert_first[(size_t)e + 1]) active.push_back(e);
 }
 
 }  // namespace sk

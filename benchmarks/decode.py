@@ -1,0 +1,235 @@
+"""Generation speed of Seekling's engine against llama.cpp, same weights, same threads, taking turns in one run.
+
+Run: ``python benchmarks/decode.py --llama DIR`` with the folder of llama-bench, llama-batched-bench and llama-quantize (built
+from the source distribution of llama-cpp-python). Without it only Seekling is measured.
+
+``--models smollm2,v3-100m,dense-1.5b,mla-5b``: SmolLM2 is the real one (`seekling pull smollm2`), the others are random weights
+of those shapes. llama.cpp gets the weights in each of its formats; Seekling opens the first file as it is, and makes its
+own int8 and int4 of it. Cells: decode of 1 request, prefill of 512 tokens, 16 requests together; ``--depth 8192`` adds
+decode behind so many tokens. A round measures every contestant once, in turn; the medians of ``--rounds`` are compared, the
+best format of each. Memory bandwidth is measured between the rounds.
+
+The last line is one JSON object: {model: {cell, cell_vs_llamacpp, cell_bandwidth_share, …}, "machine": {…}}.
+"""
+
+import argparse
+import gc
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seekling import Engine, Sampling
+from seekling.kernels import status
+from seekling.lm import LM, resolve
+from seekling.machine_speed import gemm_gflops, read_bandwidth
+from seekling.model import Decoder, ModelConfig
+
+MLA = dict(first_k_dense_replace=1, max_position_embeddings=16384)
+SHAPES: dict[str, dict[str, Any]] = {
+    "v3-100m": dict(
+        model_type="deepseek_v3", vocab_size=32000, hidden_size=512, num_hidden_layers=6, num_attention_heads=8,
+        q_lora_rank=256, kv_lora_rank=256, qk_rope_head_dim=32, qk_nope_head_dim=64, v_head_dim=64, n_routed_experts=32,
+        num_experts_per_tok=4,
+        n_shared_experts=1, moe_intermediate_size=256, intermediate_size=1408, n_group=4, topk_group=2, **MLA,
+    ),
+    "mla-5b": dict(
+        model_type="deepseek_v2", vocab_size=102400, hidden_size=2048, num_hidden_layers=9, num_attention_heads=16,
+        kv_lora_rank=512, qk_rope_head_dim=64, qk_nope_head_dim=128, v_head_dim=128, n_routed_experts=64, num_experts_per_tok=6,
+        n_shared_experts=2, moe_intermediate_size=1408, intermediate_size=10944, scoring_func="softmax", topk_method="greedy",
+        norm_topk_prob=False, **MLA,
+    ),
+    "dense-1.5b": dict(
+        model_type="qwen2", attention="gqa", vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28,
+        num_attention_heads=12, num_key_value_heads=2, head_dim=128, qkv_bias=True, max_position_embeddings=16384,
+        moe_intermediate_size=0, kv_lora_rank=0, qk_nope_head_dim=0, qk_rope_head_dim=0, v_head_dim=0,
+    ),
+}  # fmt: skip
+FORMATS = ("Q4_0", "Q4_K_M", "Q8_0")
+OURS = ("file", "int4", "int8")
+CELLS = {"decode": "decode, 1 request", "prefill": "prefill 512", "together": "16 requests together"}
+
+
+# ---- models ----------------------------------------------------------------------------------------------------------
+
+
+def gguf_of(name: str, folder: Path) -> Path:
+    """The model's GGUF file, as it comes or written from random weights."""
+    if name == "smollm2":
+        return resolve("smollm2")
+    from seekling.formats.gguf_write import write_gguf
+
+    path = folder / f"{name}.gguf"
+    model = Decoder.build(ModelConfig(**SHAPES[name]), dtype=torch.bfloat16)
+    write_gguf(LM(model), path, "q8_0")
+    return path
+
+
+def requantised(path: Path, kind: str, tools: Path | None, folder: Path) -> Path | None:
+    """The same weights in another of llama.cpp's formats."""
+    if tools is None:
+        return None
+    out = folder / f"{path.stem}-{kind}.gguf"
+    command = [tools / "llama-quantize", "--allow-requantize", path, out, kind, "2"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"llama-quantize {kind}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+        return None
+    return out
+
+
+# ---- Seekling --------------------------------------------------------------------------------------------------------
+
+
+class Ours:
+    """One engine, measured through its public calls."""
+
+    def __init__(self, path: Path, quant: str, threads: int, depth: int):
+        context = max(4096, depth + 512)
+        self.engine = Engine(
+            path, None if quant == "file" else quant, threads=threads, cache_tokens=context, prefix_cache=False, runner="native"
+        )
+        self.depth, self.random = depth, random.Random(0)
+
+    def ids(self, count: int) -> list[int]:
+        return [self.random.randrange(100, 20000) for _ in range(count)]
+
+    def speak(self, prompts: list[list[int]], count: int) -> float:
+        """Tokens a second of all answers, from the moment when all prompts are computed."""
+        s = Sampling(max_tokens=count, temperature=0, ignore_eos=True, logprobs=False)
+        handles = [self.engine._submit(group) for group in self.engine._requests(prompts, s, False, 0, None)]
+        requests = [handle.requests[0] for handle in handles]
+        while not all(request.token_ids for request in requests):
+            self.engine._loop.step()
+        before, start = sum(len(r.token_ids) for r in requests), time.perf_counter()
+        for handle in handles:
+            handle.results()
+        return (sum(len(r.token_ids) for r in requests) - before) / (time.perf_counter() - start)
+
+    def measure(self) -> dict[str, float]:
+        out = {"decode": self.speak([self.ids(16)], 65)}
+        prompt, start = self.ids(512), time.perf_counter()
+        self.engine.generate(prompt, Sampling(max_tokens=1, temperature=0, logprobs=False))
+        out["prefill"] = 512 / (time.perf_counter() - start)
+        out["together"] = self.speak([self.ids(128) for _ in range(16)], 49)
+        if self.depth:
+            out[f"decode_at_{self.depth}"] = self.speak([self.ids(self.depth)], 33)
+        return out
+
+    def bytes_a_token(self) -> float:
+        """Bytes of weights one token reads: all but the input table, and of the experts those it is sent to."""
+        count, runner = self.engine.config.parameters(), self.engine._backend.runner
+        return runner.weight_bytes() * count.active_matmul / count.total  # type: ignore[attr-defined]
+
+
+# ---- llama.cpp -------------------------------------------------------------------------------------------------------
+
+
+def llama(tools: Path, path: Path, threads: int, depth: int) -> dict[str, float]:
+    """The same cells from llama-bench and llama-batched-bench."""
+    base = [tools / "llama-bench", "-m", path, "-t", threads, "-r", 1, "-o", "json"]
+    out = {}
+    for row in json.loads(run([*base, "-p", 512, "-n", 64])):
+        out["prefill" if row["n_prompt"] else "decode"] = row["avg_ts"]
+    if depth:
+        rows = json.loads(run([*base, "-p", 0, "-n", 32, "-d", depth, "-fa", 1]))
+        out[f"decode_at_{depth}"] = rows[0]["avg_ts"]
+    batched = run([
+        tools / "llama-batched-bench", "-m", path, "-t", threads, "-c", 4096, "-b", 2048, "-ub", 512, "-npp", 128, "-ntg", 48,
+        "-npl", 16, "--output-format", "jsonl",
+    ])  # fmt: skip
+    row = next(json.loads(line) for line in batched.splitlines() if line.startswith("{"))
+    out["together"] = row["speed_tg"]
+    return out
+
+
+def run(command: list[Any]) -> str:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{command[0]} failed: {done.stderr[-400:]}")
+    return done.stdout
+
+
+# ---- the run ---------------------------------------------------------------------------------------------------------
+
+
+def compare(name: str, args: argparse.Namespace, folder: Path, bandwidth: list[float]) -> dict[str, Any]:
+    path = gguf_of(name, folder)
+    files = {kind: requantised(path, kind, args.llama, folder) for kind in args.formats}
+    if args.llama is not None and name == "smollm2":
+        files["as shipped"] = path
+    ours: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    theirs: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    weights: dict[str, float] = {}
+    for _ in range(args.rounds):
+        bandwidth.append(read_bandwidth(args.threads, 0.5, 1 << 30))
+        for quant in args.ours:
+            contestant = Ours(path, quant, args.threads, args.depth)
+            contestant.speak([contestant.ids(8)], 3)  # warm
+            for cell, value in contestant.measure().items():
+                ours[cell][quant].append(value)
+            weights[quant] = contestant.bytes_a_token()
+            del contestant
+            gc.collect()
+        for kind, file in files.items():
+            if args.llama is not None and file is not None:
+                for cell, value in llama(args.llama, file, args.threads, args.depth).items():
+                    theirs[cell][kind].append(value)
+    return table(name, ours, theirs, weights, statistics.median(bandwidth))
+
+
+def table(name: str, ours: Any, theirs: Any, weights: dict[str, float], bandwidth: float) -> dict[str, Any]:
+    """Print the medians of every format; return the cells."""
+    out: dict[str, Any] = {}
+    for cell, values in ours.items():
+        mine = {k: statistics.median(v) for k, v in values.items()}
+        peer = {k: statistics.median(v) for k, v in theirs[cell].items()}
+        best = max(mine, key=mine.__getitem__)
+        out[cell] = {"tokens_per_second": round(mine[best], 1), "format": best}
+        text = "  ".join(f"{k} {v:.1f}" for k, v in mine.items()) + "  |  " + "  ".join(f"{k} {v:.1f}" for k, v in peer.items())
+        if peer:
+            out[f"{cell}_vs_llamacpp"] = round(mine[best] / max(peer.values()), 2)
+            text += f"  |  {out[f'{cell}_vs_llamacpp']} x"
+        if cell.startswith("decode"):
+            share = {k: v * weights[k] / 1e9 / bandwidth for k, v in mine.items()}
+            out[f"{cell}_bandwidth_share"] = round(share[best], 2)
+        print(f"{name:10} {CELLS.get(cell, cell):22} {text}", flush=True)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="smollm2", help=f"smollm2, {', '.join(SHAPES)}")
+    parser.add_argument("--llama", type=Path, help="folder of llama.cpp's tools")
+    parser.add_argument("--formats", default=",".join(FORMATS), help="llama.cpp's")
+    parser.add_argument("--ours", default=",".join(OURS), help="file, int4, int8")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--depth", type=int, default=0, help="also measure decode behind so many tokens")
+    args = parser.parse_args()
+    args.formats, args.ours = args.formats.split(","), args.ours.split(",")
+    torch.set_num_threads(args.threads)
+    bandwidth: list[float] = []
+    out: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in args.models.split(","):
+            out[name] = compare(name, args, Path(folder), bandwidth)
+    out["machine"] = {
+        "threads": args.threads,
+        "read_GB_s": round(statistics.median(bandwidth), 1),
+        "bf16_GFLOP_s": round(gemm_gflops("bfloat16", args.threads, 0.3)),
+        "kernels": status(),
+    }
+    print(json.dumps(out))
+
+
+if __name__ == "__main__":
+    main()

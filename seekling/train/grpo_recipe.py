@@ -1,0 +1,98 @@
+"""The recipe of reinforcement learning with verifiable rewards. No torch here: the command line builds its flags from it."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from seekling.knobs import knob
+from seekling.train.sft_recipe import LoraPart, OptimPart, StartPart
+from seekling.tree import Tree
+
+
+@dataclass(frozen=True)
+class ProblemsPart:
+    """What is practised"""
+
+    tasks: tuple[str, ...] = knob(("addition",), "tasks (addition, chain_sum, letters, countdown, …)")
+    level: int = knob(1, "hardness of the problems", low=1, high=9)
+    problems: int = knob(8, "problems a step", low=1)
+    group: int = knob(8, "answers to each problem", low=2, high=128)
+    think: bool = knob(False, "let the model reason before it answers")
+    tagged: bool = knob(True, "the answer must stand between <answer> and </answer>")
+    format_weight: float = knob(0.1, "share of the reward paid for the tags alone", low=0, below=1)
+    system: str = knob("", "system message of every prompt")
+    eval_problems: int = knob(100, "unseen problems of each task in an evaluation", low=1)
+
+
+@dataclass(frozen=True)
+class RolloutPart:
+    """How answers are drawn"""
+
+    max_tokens: int = knob(64, "longest answer", low=1)
+    temperature: float = knob(1.0, "of the draws", above=0, high=5)
+    rollout: str = knob("auto", "who draws: native kernels or torch", choices=("auto", "native", "torch"))
+    rollout_quant: str = knob(
+        "", "draw with quantised weights, which the importance weight corrects", choices=("", "int8", "int4")
+    )
+
+
+@dataclass(frozen=True)
+class PolicyPart:
+    """The objective; see seekling.train.grpo_loss for where each variant comes from"""
+
+    updates: int = knob(1, "optimizer steps on each set of answers", low=1, high=64)
+    advantage: str = knob("std", "reward minus group mean, over the deviation or not", choices=("std", "mean"))
+    average: str = knob("token", "over all tokens, by answer, or by a constant", choices=("token", "sequence", "constant"))
+    ratio: str = knob("token", "probability ratio of each token, or of the whole answer", choices=("token", "sequence"))
+    clip_low: float = knob(0.2, "lower clip of the ratio", above=0, below=1)
+    clip_high: float = knob(0.28, "upper clip of the ratio", above=0, high=10)
+    kl: float = knob(0.0, "weight β of the KL term to the reference; 0 = none", low=0)
+    kl_kind: str = knob("k3", "its estimator", choices=("k3", "unbiased"))
+    off_policy: float = knob(0.0, "δ of the off-policy mask; 0 = none", low=0)
+    truncate: float = knob(2.0, "cap of the importance weight for sampler against trainer; 0 = none", low=0)
+    refresh: int = knob(0, "steps after which the reference becomes the current model; 0 = never", low=0)
+
+
+@dataclass(frozen=True)
+class PractisePart(OptimPart):
+    """How it is learned"""
+
+    # These losses have no place here; `Schedules.of` asks for them.
+    @property
+    def mtp_weight(self) -> float:
+        return 0.0
+
+    @property
+    def bias_update_speed(self) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True)
+class GrpoRecipe(Tree):
+    """Everything a reinforcement-learning run depends on."""
+
+    start: StartPart = dataclasses.field(default_factory=StartPart)
+    practice: ProblemsPart = dataclasses.field(default_factory=ProblemsPart)
+    draw: RolloutPart = dataclasses.field(default_factory=RolloutPart)
+    policy: PolicyPart = dataclasses.field(default_factory=PolicyPart)
+    lora: LoraPart = dataclasses.field(default_factory=LoraPart)
+    learn: PractisePart = dataclasses.field(default_factory=PractisePart)
+
+    @classmethod
+    def verb(cls) -> str:
+        return "grpo"
+
+    def contradictions(self) -> list[str]:
+        bad, p = [], self.policy
+        if p.truncate and self.draw.temperature != 1.0:
+            bad.append("the importance weight compares probabilities at temperature 1: give --temperature 1, or --truncate 0")
+        if self.draw.rollout_quant and not p.truncate:
+            bad.append("--rollout-quant draws from other weights than are trained: keep --truncate above 0")
+        if self.draw.rollout == "torch" and self.draw.rollout_quant:
+            bad.append("--rollout-quant needs the native kernels: drop --rollout torch")
+        if p.refresh and not p.kl:
+            bad.append("--refresh moves the reference of the KL term: give --kl above 0")
+        if p.updates > 1 and self.learn.save_every and self.learn.save_every % p.updates:
+            bad.append(
+                f"--save-every {self.learn.save_every} must be a multiple of --updates {p.updates}, so that a run can resume"
+            )
+        return bad

@@ -1,0 +1,116 @@
+"""Several adapters over one base, chosen by each request: the answers are those of the merged models, the base stays whole."""
+
+import copy
+
+import pytest
+import torch
+from engine_tiny import TOKENIZER, config, one_thread, tiny_lm  # noqa: F401
+
+from seekling import Engine, Sampling, SeeklingError
+from seekling.formats.adapters import Adapter, LowRank, merge
+from seekling.formats.peft_write import write_adapter
+from seekling.lm import LM
+
+GREEDY = Sampling(max_tokens=20, temperature=0, ignore_eos=True)
+PROMPT = list(range(10, 60))
+
+
+def adapter(lm, seed, *ends):
+    """Random changes of every parameter whose name ends so."""
+    g = torch.Generator().manual_seed(seed)
+    parts = {
+        name: LowRank(*(torch.randn(*shape[:-2], *s, generator=g) * 0.3 for s in ((2, shape[-1]), (shape[-2], 2))), 0.5)
+        for name, shape in ((n, tuple(t.shape)) for n, t in lm.model.state_dict().items())
+        if name.endswith(ends) and len(shape) > 1
+    }
+    return Adapter(parts)
+
+
+def merged(lm, one):
+    out = copy.copy(lm)
+    out.model = copy.deepcopy(lm.model)
+    merge(out.model, one)
+    return out
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tiny_lm()
+
+
+ATTENTION = ("q_a_proj.weight", "q_b_proj.weight", "kv_b_proj.weight", "o_proj.weight")
+
+
+@pytest.fixture(scope="module")
+def both(lm):
+    return {"a": adapter(lm, 1, *ATTENTION), "b": adapter(lm, 2, "gate_proj.weight", "experts.gate_up_proj", "lm_head.weight")}
+
+
+def test_each_request_is_answered_as_by_its_merged_model(lm, both):
+    expected = {None: Engine(lm).generate(PROMPT, GREEDY)[0]}
+    expected |= {name: Engine(merged(lm, one)).generate(PROMPT, GREEDY)[0] for name, one in both.items()}
+    assert len({tuple(c.token_ids) for c in expected.values()}) == 3
+    engine = Engine(lm, adapters=both)
+    for name, answer in expected.items():
+        found = engine.generate(PROMPT, GREEDY, adapter=name)[0]
+        assert found.token_ids == answer.token_ids
+        assert found.logprobs == pytest.approx(answer.logprobs, abs=1e-5)
+
+
+def test_requests_with_different_adapters_run_side_by_side(lm, both):
+    alone = {name: Engine(lm, adapters=both).generate(PROMPT, GREEDY, adapter=name)[0].token_ids for name in (None, "a", "b")}
+    with Engine(lm, adapters=both) as engine:
+        handles = [(name, engine.submit(PROMPT, GREEDY, adapter=name)) for name in (None, "a", "b", "a", None)]
+        assert all(handle.result().token_ids == alone[name] for name, handle in handles)
+
+
+def test_what_one_adapter_computed_is_not_found_by_another(lm, both):
+    engine = Engine(lm, adapters=both)
+    engine.generate(PROMPT, GREEDY, adapter="a")
+    assert engine.explain(PROMPT, adapter="a")["cached_tokens"] == 49
+    assert engine.explain(PROMPT)["cached_tokens"] == engine.explain(PROMPT, adapter="b")["cached_tokens"] == 0
+
+
+def test_adapters_share_the_base_s_tensors_and_follow_its_training(both):
+    lm = tiny_lm()
+    engine = Engine(lm, adapters=both)
+    view = engine._backend.runner.adapters["a"]
+    assert view.model.embed_tokens.weight is lm.model.model.embed_tokens.weight
+    before = engine.generate(PROMPT, GREEDY, adapter="a")[0].token_ids
+    with torch.no_grad():
+        lm.model.model.embed_tokens.weight.neg_()
+    after = engine.generate(PROMPT, GREEDY, adapter="a")[0]
+    assert after.token_ids != before
+    assert after.token_ids == Engine(merged(lm, both["a"])).generate(PROMPT, GREEDY)[0].token_ids
+
+
+def test_adapters_over_quantised_weights(lm):
+    one = adapter(lm, 1, *ATTENTION)
+    engine = Engine(lm, "int8", adapters={"a": one})
+    assert len(engine.generate(PROMPT, GREEDY, adapter="a")[0].token_ids) == 20
+    assert engine.generate(PROMPT, GREEDY)[0].token_ids == Engine(lm, "int8").generate(PROMPT, GREEDY)[0].token_ids
+
+
+def test_an_adapter_is_read_from_its_folder(tmp_path):
+    lm = tiny_lm(dtype=torch.float32)
+    LM(lm.model, TOKENIZER).save(tmp_path / "base")
+    one = adapter(lm, 1, *ATTENTION)
+    write_adapter(one, tmp_path / "lora", lm.model)
+    engine = Engine(tmp_path / "base", adapters={"a": tmp_path / "lora"})
+    assert engine.generate(PROMPT, GREEDY, adapter="a")[0].token_ids == (
+        Engine(lm, adapters={"a": one}).generate(PROMPT, GREEDY, adapter="a")[0].token_ids
+    )
+
+
+def test_unknown_names_foreign_adapters_and_changes_that_need_merging_are_refused(lm, both):
+    engine = Engine(lm, adapters=both)
+    with pytest.raises(SeeklingError, match="no adapter 'c'; this engine has a, b"):
+        engine.submit(PROMPT, adapter="c")
+    with pytest.raises(SeeklingError, match="this engine has none"):
+        Engine(lm).generate(PROMPT, adapter="a")
+    with pytest.raises(SeeklingError, match=r"embed_tokens cannot change at run time; merge the adapter"):
+        Engine(lm, adapters={"e": adapter(lm, 1, "embed_tokens.weight")})
+    with pytest.raises(SeeklingError, match="in the adapter"):
+        Engine(lm, adapters={"a": adapter(tiny_lm(hidden_size=48), 1, *ATTENTION)})
+    with pytest.raises(SeeklingError, match="does not compute adapters"):
+        Engine(tiny_lm(dtype=torch.float32), runner="native", adapters=both)

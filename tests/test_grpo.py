@@ -1,0 +1,203 @@
+"""GRPO: advantages and objective against slow loops, log-probabilities against full logits, runs that resume bit for bit."""
+
+import math
+import shutil
+
+import pytest
+import torch
+from oracle_models import one_thread  # noqa: F401
+
+import seekling
+from seekling.errors import RecipeError
+from seekling.kernels.log_prob import LinearLogProb
+from seekling.lm import LM
+from seekling.model import Decoder, ModelConfig
+from seekling.text.bpe import train_tokenizer
+from seekling.train.grpo import grpo, resume
+from seekling.train.grpo_loss import GrpoSettings, advantages, policy_loss
+from seekling.train.grpo_recipe import GrpoRecipe
+from seekling.train.log import read_log
+from seekling.train.lora import LoraSettings, add_lora
+from seekling.train.policy import wilson
+from seekling.train.rollout import plain_model
+
+
+def test_advantages_are_rewards_against_their_group():
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.5, 0.5, 0.5, 0.5]])
+    assert torch.allclose(advantages(rewards, "std")[0], torch.tensor([1.0, -1.0, -1.0, 1.0]), atol=1e-4)
+    assert torch.equal(advantages(rewards, "mean")[0], torch.tensor([0.5, -0.5, -0.5, 0.5]))
+    assert not advantages(rewards, "std")[1].any() and not advantages(rewards, "mean")[1].any()
+
+
+def drawn(seed, A=5, T=6):
+    g = torch.Generator().manual_seed(seed)
+    logp = -torch.rand(A, T, generator=g, dtype=torch.float64) * 3
+    near = lambda: logp + 0.4 * torch.randn(A, T, generator=g, dtype=torch.float64)  # noqa: E731
+    mask = torch.arange(T)[None] < torch.randint(1, T + 1, (A, 1), generator=g)
+    return logp, near(), near(), near(), torch.randn(A, generator=g, dtype=torch.float64), mask
+
+
+def slow(logp, old, sampler, ref, gain, mask, s, tokens, answers):
+    """The formula, token by token."""
+    total = 0.0
+    for a in range(len(gain)):
+        own = [t for t in range(mask.shape[1]) if mask[a, t]]
+        mean = sum(float(logp[a, t] - old[a, t]) for t in own) / len(own)
+        parts, drift = [], 0.0
+        for t in own:
+            log_ratio = mean if s.ratio == "sequence" else float(logp[a, t] - old[a, t])
+            drift += log_ratio / len(own)
+            r, A = math.exp(log_ratio), float(gain[a])
+            part = min(r * A, min(max(r, 1 - s.clip), 1 + s.clip_high) * A)
+            if s.truncate:
+                part *= min(math.exp(float(old[a, t] - sampler[a, t])), s.truncate)
+            if s.kl:
+                d = float(ref[a, t] - logp[a, t])
+                part -= s.kl * (math.exp(d) - d - 1) * (r if s.kl_kind == "unbiased" else 1)
+            parts.append(part)
+        if s.off_policy and gain[a] < 0 and drift < -s.off_policy:
+            continue
+        total += sum(parts) / len(own) if s.average == "sequence" else sum(parts)
+    by = {"token": tokens, "sequence": answers, "constant": answers * s.longest}[s.average]
+    return -total / by
+
+
+@pytest.mark.parametrize("average", ["token", "sequence", "constant"])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"ratio": "sequence"}, {"kl": 0.04}, {"kl": 0.1, "kl_kind": "unbiased"}, {"off_policy": 0.05}, {"truncate": 0.0},
+     {"clip": 0.05, "clip_high": 0.05}],
+)  # fmt: skip
+def test_the_objective_equals_the_formula(average, more):
+    s = GrpoSettings(average=average, longest=9, **more)
+    for seed in range(5):
+        logp, old, sampler, ref, gain, mask = drawn(seed)
+        got = policy_loss(logp, old, sampler, gain, mask, s, tokens=17, answers=6, ref_AT=ref)
+        assert float(got.loss) == pytest.approx(slow(logp, old, sampler, ref, gain, mask, s, 17, 6), abs=1e-6)
+
+
+def test_on_policy_the_gradient_is_the_policy_gradient():
+    logp, _, _, _, gain, mask = drawn(3)
+    logp.requires_grad_()
+    s = GrpoSettings(truncate=0.0)
+    policy_loss(logp, logp.detach(), logp.detach(), gain, mask, s, tokens=10, answers=5).loss.backward()
+    assert torch.allclose(logp.grad, -(gain[:, None] * mask) / 10)
+
+
+def test_micro_batches_add_up():
+    logp, old, sampler, ref, gain, mask = drawn(1)
+    for average in ("token", "sequence", "constant"):
+        s = GrpoSettings(average=average, kl=0.1)
+        whole = policy_loss(logp, old, sampler, gain, mask, s, tokens=20, answers=5, ref_AT=ref).loss
+        parts = sum(
+            policy_loss(logp[p], old[p], sampler[p], gain[p], mask[p], s, tokens=20, answers=5, ref_AT=ref[p]).loss
+            for p in (slice(0, 2), slice(2, 5))
+        )
+        assert torch.allclose(whole, parts)
+
+
+def test_chunked_log_probabilities_equal_full_logits_with_gradient():
+    g = torch.Generator().manual_seed(0)
+    h, w = (torch.randn(n, 7, generator=g, dtype=torch.float64, requires_grad=True) for n in (11, 23))
+    target = torch.randint(0, 23, (11,), generator=g)
+    up = torch.randn(11, generator=g, dtype=torch.float64)
+    logits = torch.log_softmax(h @ w.t() / 0.7, -1)
+    want = logits.gather(1, target[:, None])[:, 0]
+    expected = torch.autograd.grad((want * up).sum(), (h, w))
+    got, entropy = LinearLogProb.apply(h, w, target, 0.7, 4)
+    found = torch.autograd.grad((got * up).sum(), (h, w))
+    assert torch.allclose(got, want) and torch.allclose(entropy, -(logits.exp() * logits).sum(-1))
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    tokenizer = train_tokenizer(
+        ["what is 1 + 2? give only the final answer between <answer> and </answer>. 3 4 5 6 7 " * 30], 290
+    )
+    config = ModelConfig(
+        vocab_size=290, hidden_size=16, intermediate_size=24, moe_intermediate_size=8, num_hidden_layers=2,
+        num_attention_heads=2, kv_lora_rank=8, qk_nope_head_dim=4, qk_rope_head_dim=4, v_head_dim=4, n_routed_experts=4,
+        num_experts_per_tok=2, n_shared_experts=1, first_k_dense_replace=1, max_position_embeddings=256, pad_token_id=2,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("base")
+    LM(Decoder.build(config, seed=1), tokenizer).save(folder)
+    return folder
+
+
+def recipe(base, out, **more):
+    values = dict(
+        model=str(base), out=str(out), tasks=["letters"], steps=4, problems=4, group=6, max_tokens=6, eval_problems=4,
+        tagged=False, save_every=2, eval_every=2, keep=0, dtype="float32", lr=1e-2,
+    )  # fmt: skip
+    return GrpoRecipe.of(**{**values, **more})
+
+
+def weights(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix == ".safetensors"}
+
+
+@pytest.fixture
+def pays_for_e(monkeypatch):
+    """Any reply that holds an e is paid, so that a random model earns something."""
+    from seekling.tasks.base import Reward
+    from seekling.train import rollout
+
+    def pays(task, problem, reply, **_):
+        return Reward(float("e" in reply), 1.0, float("e" in reply))
+
+    monkeypatch.setattr(rollout, "reward_of", pays)
+
+
+@pytest.mark.usefixtures("pays_for_e")
+@pytest.mark.parametrize("more", [{}, {"lora": 4, "kl": 0.05}, {"updates": 2, "kl": 0.05, "rollout": "torch"}])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(base, tmp_path, more):
+    run = grpo(recipe(base, tmp_path / "run", **more))
+    final = run / "checkpoints" / "step-000004"
+    want = weights(final)
+    shutil.rmtree(final)
+    resume(run)
+    assert weights(final) == want and want
+    assert weights(final) != weights(run / "checkpoints" / "step-000002")
+
+
+@pytest.mark.usefixtures("pays_for_e")
+def test_every_step_logs_what_people_look_at(base, tmp_path):
+    run = grpo(recipe(base, tmp_path / "run", updates=2, kl=0.01))
+    lines = [line for line in read_log(run / "log.jsonl") if line["kind"] == "step"]
+    wanted = {"reward", "accuracy", "format", "length", "cut", "zero_variance", "entropy", "clipped", "kl", "sampler_gap"}
+    assert any(wanted <= line.keys() for line in lines)
+    assert max(line["sampler_gap"] for line in lines if "sampler_gap" in line) < 0.05  # trainer and engine agree
+    evals = [line for line in read_log(run / "log.jsonl") if line["kind"] == "eval"]
+    assert evals[0]["step"] == 0 and evals[-1]["tasks"]["letters"]["problems"] == 4
+
+
+@pytest.mark.usefixtures("pays_for_e")
+def test_a_rewarded_habit_is_learned(base, tmp_path):
+    run = grpo(recipe(base, tmp_path / "run", steps=24, problems=4, group=12, lr=2e-2, schedule="constant", max_tokens=8))
+    shares = [line["reward"] for line in read_log(run / "log.jsonl") if line["kind"] == "step" and "reward" in line]
+    assert sum(shares[-4:]) / 4 > sum(shares[:4]) / 4 + 0.2
+
+
+def test_the_plain_model_of_a_lora_student_computes_the_same(base):
+    lm = seekling.load(base, dtype="float64")
+    add_lora(lm.model, LoraSettings(2))
+    with torch.no_grad():
+        for name, p in lm.model.named_parameters():
+            if name.endswith("lora_B"):
+                p.fill_(0.05)
+        ids = torch.tensor([[5, 6, 7, 8]])
+        assert (plain_model(lm.model)(ids) - lm.model.eval()(ids)).abs().max() < 1e-5
+
+
+def test_contradictions_are_named():
+    with pytest.raises(RecipeError, match="temperature 1"):
+        GrpoRecipe.of(temperature=0.7)
+    with pytest.raises(RecipeError, match="group must be at least 2"):
+        GrpoRecipe.of(group=1)
+
+
+def test_wilson_intervals_hold_the_share_and_stay_inside():
+    assert wilson(0, 10)[0] == 0.0 and wilson(10, 10)[1] == 1.0
+    low, high = wilson(30, 100)
+    assert low == pytest.approx(0.2189, abs=1e-3) and high == pytest.approx(0.3958, abs=1e-3)
