@@ -108,6 +108,25 @@ def _chat_arguments(parser: Parser) -> None:
     _sampling_arguments(parser, 512)
 
 
+def _serve_arguments(parser: Parser) -> None:
+    parser.add_argument("path", nargs="?", default=None, metavar="MODEL", help="run, checkpoint or pulled model [newest run]")
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDR", help="address to listen on [127.0.0.1]")
+    parser.add_argument("--port", type=int, default=8000, metavar="N", help="port; 0 takes a free one [8000]")
+    parser.add_argument("--name", default=None, metavar="NAME", help="what clients call the model [its folder's name]")
+    parser.add_argument("--alias", action="append", default=[], metavar="NAME", help="a further name for the model")
+    parser.add_argument("--max-tokens", type=int, default=None, metavar="N", help="most tokens of an answer [the context]")
+    parser.add_argument("--rows", type=int, default=16, metavar="N", help="most answers computed together [16]")
+    parser.add_argument("--max-queue", type=int, default=256, metavar="N", help="most answers that wait; then 503 [256]")
+    parser.add_argument("--cache-tokens", type=int, default=None, metavar="N", help="size of the cache in tokens [1 GiB]")
+    parser.add_argument("--rpm", type=int, default=0, metavar="N", help="requests a minute of one key; 0 = any number [0]")
+    parser.add_argument("--concurrent", type=int, default=0, metavar="N", help="requests at a time of one key; 0 = any [0]")
+    parser.add_argument("--drain", type=int, default=60, metavar="S", help="seconds open answers get when told to stop [60]")
+    parser.add_argument("--speculate", choices=("ngram", "mtp"), default=None, help="draft tokens ahead; same answers, sooner")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=None, help="compute type [as stored]")
+    parser.add_argument("--quant", choices=("int8", "int4"), default=None, help="quantise the weights")
+    parser.add_argument("--threads", type=int, default=None, metavar="N", help="worker threads [usable cores]")
+
+
 def _pull_arguments(parser: Parser) -> None:
     parser.add_argument("name", nargs="?", default=None, metavar="MODEL", help="a short name, or owner/name[@revision]")
     parser.add_argument("--from", dest="source", choices=("hf", "modelscope"), default=None, help="the model hub [hf]")
@@ -194,6 +213,7 @@ VERBS: dict[str, Verb] = {
     "run": Verb("text, tokenizer, training, evaluation, report in ten minutes", _recipe_arguments, "seekling.verbs:run"),
     "pretrain": Verb("train a model, or --resume a run", _pretrain_arguments, "seekling.verbs:pretrain"),
     "chat": Verb("talk to a model", _chat_arguments, "seekling.verbs:chat"),
+    "serve": Verb("answer over HTTP as OpenAI, DeepSeek, Anthropic, Ollama do", _serve_arguments, "seekling.serve_verb:serve"),
     "pull": Verb("fetch a model: smollm2, or owner/name of a model hub", _pull_arguments, "seekling.pull_verb:pull"),
     "sft": Verb("fine-tune a model on conversations, full or LoRA", _sft_arguments, "seekling.verbs:sft"),
     "grpo": Verb("teach by reward: problems with exact answers", _grpo_arguments, "seekling.verbs:grpo"),
@@ -229,6 +249,7 @@ def usage(name: str) -> str:
     """A usage line without the list of all flags."""
     positional = {
         "chat": " [MODEL]",
+        "serve": " [MODEL]",
         "pull": " [MODEL]",
         "inspect": " PATH",
         "export": " MODEL",

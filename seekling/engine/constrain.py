@@ -29,6 +29,8 @@ _NOTES = frozenset(
     "discriminator".split()
 )
 _MAPS = ("properties", "patternProperties", "$defs", "definitions")
+# Blanks between the parts of JSON: enough for indented text, too few for a model that would write blanks for ever.
+SPACING = {"x-guidance": {"whitespace_pattern": r"\n?[ ]{0,16}"}}
 _KEPT = 32  # compiled grammars an engine keeps
 
 
@@ -59,6 +61,7 @@ class Constraint:
         if not isinstance(schema, (Mapping, bool)):
             raise SeeklingError(f"a JSON schema is an object, not {type(schema).__name__}")
         raise_all(SeeklingError, dict.fromkeys(schema_problems(schema)), "JSON schema")
+        schema = {**SPACING, **schema} if isinstance(schema, Mapping) else schema
         return cls._checked("JSON schema", _library().LLMatcher.grammar_from_json_schema(json.dumps(schema)))
 
     @classmethod

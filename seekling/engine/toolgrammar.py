@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from seekling.engine.constrain import Constraint, schema_problems
+from seekling.engine.constrain import SPACING, Constraint, schema_problems
 from seekling.errors import SeeklingError, raise_all
 from seekling.text.grammar import JsonCalls, MarkedCalls
 
@@ -111,7 +111,7 @@ class _Writer:
         return name
 
     def _json(self, schema: Mapping[str, Any]) -> str:
-        return self._rule(f"%json {json.dumps(schema)}")
+        return self._rule(f"%json {json.dumps({**SPACING, **schema})}")
 
     def _text(self, text: str) -> str:
         """Literals and tokens in a row; empty for no text."""

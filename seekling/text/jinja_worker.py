@@ -123,7 +123,7 @@ class MarkedSandbox(Sandbox):
         text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
         if not ensure_ascii:
             return text
-        return "".join(c if c.isascii() or c in self.ordinary else json.dumps(c)[1:-1] for c in text)
+        return "".join(c if c.isascii() or ord(c) in self.ordinary else json.dumps(c)[1:-1] for c in text)
 
     def call(__self, __context, __obj, *args, **kwargs):
         owner = getattr(__obj, "__self__", None)

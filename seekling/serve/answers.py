@@ -1,0 +1,230 @@
+"""From an engine's deltas to what was said: reasoning, content, tool calls, log-probabilities, why it ended.
+
+Every surface (OpenAI, Anthropic, Ollama) reads the same `Step`s. Stop strings end the content and never the reasoning; what
+may still become one is held back, and so is half a character and half a mark.
+"""
+
+import time
+from collections.abc import AsyncIterator, Hashable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from seekling.engine.handle import Handle
+from seekling.engine.sampling import Delta, Sampling
+from seekling.engine.stop import StopFilter
+from seekling.errors import DataError
+from seekling.serve.state import Server
+from seekling.text.events import CallEnd, CallStart, Content, Event, Note, Reasoning
+
+
+@dataclass(frozen=True)
+class Job:
+    """A prompt on its way to the engine.
+
+    Attributes:
+        stop: stop strings for the content (not in ``sampling``, where they would end the reasoning too).
+        tools: what the prompt declared, for the reader of the answer.
+        early_calls: tell tool calls as they come; only where a grammar keeps them whole.
+    """
+
+    prompt_ids: list[int]
+    sampling: Sampling
+    stop: tuple[str, ...] = ()
+    tools: Sequence[dict[str, Any]] | None = None
+    early_calls: bool = False
+    tenant: Hashable = None
+
+
+@dataclass(frozen=True)
+class Said:
+    """One token with its log-probabilities."""
+
+    token: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one delta of one answer brought; ``finish`` is set in an answer's last."""
+
+    index: int
+    events: list[Event]
+    said: list[Said]
+    finish: str | None = None
+
+
+class Choice:
+    """One of the answers, as far as it has come."""
+
+    def __init__(self, server: Server, job: Job, index: int):
+        self.index, self.finish = index, ""
+        self.tokens = self.reasoning_tokens = 0
+        self._parser = server.tokenizer.reply_parser(job.prompt_ids, tools=job.tools, early_calls=job.early_calls)
+        self._filter = StopFilter(job.stop)
+        self._ends = server.end_ids
+        self._thinking, self._answering, self._called = bool(self._parser._in_reasoning), False, False
+        self._waiting: list[Said] = []
+
+    def push(self, delta: Delta) -> Step | None:
+        """Take a delta; None where nothing may be shown yet."""
+        if self.finish:
+            return None
+        events: list[Event] = []
+        for place, token in enumerate(delta.token_ids):
+            self.tokens += 1
+            if delta.finish_reason == "stop" and token in self._ends:
+                continue
+            if delta.logprobs:
+                self._waiting.append(
+                    Said(token, delta.logprobs[place], delta.top_logprobs[place] if delta.top_logprobs else [])
+                )
+            with suppress(DataError):  # a vocabulary padded beyond its tokenizer's: such ids have no text
+                events += self._read(self._parser.push_token(token))
+            self.reasoning_tokens += self._thinking and not self._answering
+        if delta.finish_reason is not None and not self._filter.stopped:
+            events += self._read(self._parser.finish())
+            events += self._text(self._filter.flush())
+        if self._filter.stopped:
+            self.finish = "stop"
+            self._waiting.clear()
+        elif delta.finish_reason is not None:
+            self.finish = "length" if delta.finish_reason == "length" else "stop"
+        if self._called and self.finish == "stop":
+            self.finish = "tool_calls"
+        if not events and not self.finish:
+            return None
+        said, self._waiting = self._waiting, []
+        return Step(self.index, events, said, self.finish or None)
+
+    def _read(self, events: list[Event]) -> list[Event]:
+        out: list[Event] = []
+        for event in events:
+            if self._filter.stopped:
+                break
+            if isinstance(event, Note):
+                continue
+            if isinstance(event, Content):
+                self._answering = True
+                out += self._text(self._filter.push(event.text))
+                continue
+            if isinstance(event, Reasoning):
+                self._thinking = True
+            else:
+                self._answering = True
+                out += self._text(self._filter.flush())
+                self._called |= isinstance(event, CallEnd) and not event.problem
+            out.append(event)
+        return out
+
+    @staticmethod
+    def _text(text: str) -> list[Event]:
+        return [Content(text)] if text else []
+
+
+@dataclass
+class Usage:
+    """Tokens of a request, all its answers together."""
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+    reasoning: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.prompt + other.prompt,
+            self.cached + other.cached,
+            self.completion + other.completion,
+            self.reasoning + other.reasoning,
+        )
+
+    def openai(self) -> dict[str, Any]:
+        """With DeepSeek's names beside OpenAI's."""
+        return {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.completion,
+            "total_tokens": self.prompt + self.completion,
+            "prompt_tokens_details": {"cached_tokens": self.cached},
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning},
+            "prompt_cache_hit_tokens": self.cached,
+            "prompt_cache_miss_tokens": self.prompt - self.cached,
+        }
+
+
+@dataclass
+class Timing:
+    """Seconds by the clock of one request."""
+
+    began: float = field(default_factory=time.perf_counter)
+    first: float | None = None
+    last: float = 0.0
+
+
+class Answers:
+    """The answers to one job. Iterate `steps`; whatever ends the iteration early cancels the rest.
+
+    Raises:
+        QueueFull: too many wait; SeeklingError: a prompt that does not fit.
+    """
+
+    def __init__(self, server: Server, job: Job):
+        self._server, self.timing = server, Timing()
+        self.choices = [Choice(server, job, index) for index in range(job.sampling.n)]
+        self.handle: Handle = server.engine.submit(job.prompt_ids, job.sampling, tenant=job.tenant)
+        server.metrics.prompt_tokens.inc(len(job.prompt_ids))
+        server.metrics.request_prompt.observe(len(job.prompt_ids))
+
+    async def steps(self) -> AsyncIterator[Step]:
+        """What is said, as it comes."""
+        try:
+            async for delta in self.handle:
+                self._count(delta)
+                choice = self.choices[delta.index]
+                step = choice.push(delta)
+                if step is None:
+                    continue
+                if step.finish is not None:
+                    self._server.metrics.finished(step.finish)
+                    self.handle.requests[delta.index].cancelled = True  # a stop string: the engine does not know yet
+                yield step
+                if all(choice.finish for choice in self.choices):
+                    break
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Cancel what still runs, count what was said."""
+        if not self.handle.done:
+            self.handle.cancel()
+        metrics = self._server.metrics
+        if self.timing.first is not None:
+            metrics.end_to_end.observe(time.perf_counter() - self.timing.began)
+            for choice in self.choices:
+                metrics.request_generation.observe(choice.tokens)
+            self.timing.first = None
+
+    @property
+    def usage(self) -> Usage:
+        """As far as it has come; cached tokens are known once the prompt was computed."""
+        return Usage(
+            self.handle.prompt_tokens,
+            self.handle.requests[0].cached_tokens,
+            sum(choice.tokens for choice in self.choices),
+            sum(choice.reasoning_tokens for choice in self.choices),
+        )
+
+    def _count(self, delta: Delta) -> None:
+        now, timing, metrics = time.perf_counter(), self.timing, self._server.metrics
+        if delta.token_ids:
+            metrics.generation_tokens.inc(len(delta.token_ids))
+            if timing.first is None:
+                timing.first = now
+                metrics.first_token.observe(now - timing.began)
+            else:
+                metrics.inter_token.observe(now - timing.last)
+        timing.last = now
+
+
+__all__ = ["Answers", "CallStart", "Choice", "Job", "Said", "Step", "Usage"]

@@ -1,0 +1,90 @@
+"""The application: which path goes where, and that nothing leaves it but answers and errors in the caller's own form."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from seekling.serve.chat import chat_completions
+from seekling.serve.failures import ApiError, as_api_error, reply
+from seekling.serve.state import Server
+
+Endpoint = Callable[[Server, Request], Awaitable[Response]]
+PREFIXES = ("/v1", "", "/beta", "/beta/v1")  # OpenAI's, DeepSeek's bare and beta paths
+
+
+def make_app(server: Server) -> Starlette:
+    """The ASGI application around a server's state; closing it closes the engine."""
+    routes: list[Route] = []
+
+    def add(path: str, endpoint: Endpoint, method: str = "POST", prefixes: tuple[str, ...] = ("",)) -> None:
+        routes.extend(Route(prefix + path, _guarded(server, endpoint), methods=[method]) for prefix in prefixes)
+
+    add("/chat/completions", chat_completions, prefixes=PREFIXES)
+    add("/models", models, "GET", PREFIXES)
+    add("/models/{name:path}", one_model, "GET", PREFIXES)
+    add("/health", health, "GET")
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        server.know_fingerprint()
+        yield
+        await asyncio.to_thread(server.engine.close)
+
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error}, lifespan=lifespan)
+    app.state.server = server
+    return app
+
+
+def _guarded(server: Server, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+    async def handle(request: Request) -> Response:
+        try:
+            return await endpoint(server, request)
+        except Exception as error:
+            return refuse(server, as_api_error(error), request.url.path)
+
+    return handle
+
+
+def refuse(server: Server, error: ApiError, path: str) -> Response:
+    """An error as the clients of this path expect it."""
+    server.metrics.refused(error.status)
+    return reply(error.body(path), error.status, error.headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    words = {404: f"there is nothing at {request.url.path}", 405: f"{request.url.path} does not take {request.method}"}
+    api_error = ApiError(error.status_code, words.get(error.status_code, error.detail), headers=error.headers)
+    return refuse(request.app.state.server, api_error, request.url.path)
+
+
+# ---- small endpoints -------------------------------------------------------------------------------------------------
+
+
+async def models(server: Server, request: Request) -> Response:
+    """``/v1/models``."""
+    return reply({"object": "list", "data": [_model(server, name) for name in server.names]})
+
+
+async def one_model(server: Server, request: Request) -> Response:
+    """``/v1/models/NAME``."""
+    server.check_model(request.path_params["name"])
+    return reply(_model(server, request.path_params["name"]))
+
+
+def _model(server: Server, name: str) -> dict[str, Any]:
+    facts = {"id": name, "object": "model", "created": server.created, "owned_by": "seekling"}
+    return {**facts, "root": server.name, "max_model_len": server.engine.context}
+
+
+async def health(server: Server, request: Request) -> Response:
+    """``/health``: 200 while the engine can answer."""
+    stats = server.engine.stats()
+    return reply({"status": "ok", "running": stats["running"], "waiting": stats["waiting"]})

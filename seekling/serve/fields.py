@@ -1,0 +1,107 @@
+"""The requests of the OpenAI surface, with DeepSeek's fields. A field that is not named here is refused by its name."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Json = dict[str, Any]
+
+
+class Strict(BaseModel):
+    """Refuses unknown fields; ``null`` means "not given"."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class StreamOptions(Strict):
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
+
+
+class Thinking(Strict):
+    type: Literal["enabled", "disabled", "auto", "adaptive"]
+    budget_tokens: int | None = Field(None, ge=1)
+
+
+class Drawing(Strict):
+    """What both kinds of completion share. `user`, `metadata` and the like say who asks and change no answer."""
+
+    model: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    max_tokens: int | None = None
+    n: int | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    user_id: str | None = Field(None, max_length=512)
+    cache_salt: str | None = Field(None, max_length=512)
+    metadata: Json | None = None
+
+
+class ChatRequest(Drawing):
+    messages: list[Json]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: Json | None = None
+    tools: list[Json] | None = None
+    tool_choice: str | Json | None = None
+    parallel_tool_calls: bool | None = None
+    thinking: Thinking | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"] | None = None
+    chat_template_kwargs: dict[Literal["thinking", "enable_thinking"], bool] | None = None
+    modalities: list[Literal["text"]] | None = None
+    store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+
+class CompletionRequest(Drawing):
+    prompt: str | list[str] | list[int] | list[list[int]] | None = None
+    suffix: str | None = None
+    echo: bool | None = None
+    logprobs: int | None = Field(None, ge=0, le=20)
+    best_of: int | None = None
+
+
+class EmbeddingRequest(Strict):
+    input: str | list[str] | list[int] | list[list[int]]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(None, ge=1)
+    pooling: Literal["mean", "last"] | None = None
+    user: str | None = None
+
+
+class TokenizeRequest(Strict):
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[Json] | None = None
+    tools: list[Json] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeRequest(Strict):
+    model: str | None = None
+    tokens: list[int]
+
+
+class ExplainRequest(Strict):
+    model: str | None = None
+    prompt: str | list[int] | None = None
+    messages: list[Json] | None = None
+    tools: list[Json] | None = None
+    user_id: str | None = Field(None, max_length=512)
+    cache_salt: str | None = Field(None, max_length=512)

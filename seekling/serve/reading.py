@@ -1,0 +1,48 @@
+"""Reading a request: its body within the cap, its JSON, its fields; and who sent it."""
+
+import json
+from collections.abc import Hashable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect, Request
+
+from seekling.serve.failures import ApiError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+async def read_json(request: Request) -> Any:
+    """The body as JSON. Raises ApiError: too large (413), or no JSON (400)."""
+    most = request.app.state.server.limits.body_bytes
+    raw = bytearray()
+    try:
+        async for piece in request.stream():
+            raw += piece
+            if len(raw) > most:
+                raise ApiError(413, f"the body is larger than {most} bytes", headers={"Connection": "close"})
+    except ClientDisconnect:
+        raise ApiError(499, "the client has gone") from None
+    try:
+        return json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ApiError(400, f"the body is no JSON: {reason}", code="invalid_json") from None
+
+
+async def read_body(request: Request, model: type[Model]) -> Model:
+    """The body as one of the request models; pydantic's ValidationError names the fields that are wrong."""
+    value = await read_json(request)
+    if not isinstance(value, dict):
+        raise ApiError(400, f"the body must be a JSON object, not {type(value).__name__}")
+    return model.model_validate(value)
+
+
+def who(request: Request) -> Hashable:
+    """The id of the key that was shown; None where the server has none."""
+    key = request.scope.get("seekling.key")
+    return None if key is None else key.id
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")

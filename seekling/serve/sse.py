@@ -1,0 +1,115 @@
+"""Streams that end when their reader goes away, and one-piece answers that do too."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from seekling.serve.failures import ApiError, as_api_error, to_json
+
+T = TypeVar("T")
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+def data(value: Any, event: str | None = None) -> bytes:
+    """One server-sent event."""
+    return (b"" if event is None else b"event: " + event.encode() + b"\n") + b"data: " + to_json(value) + b"\n\n"
+
+
+class Stream(Response):
+    """Sends what ``parts`` yields. The reader's hanging up closes ``parts``, which cancels the generation.
+
+    Args:
+        parts: bytes as they come; an ApiError or other exception from it becomes a last event made by ``failed``.
+        keep_alive: seconds of silence after which ``quiet`` is sent.
+    """
+
+    def __init__(
+        self,
+        parts: AsyncIterator[bytes],
+        *,
+        keep_alive: float,
+        media_type: str = "text/event-stream",
+        quiet: bytes | None = KEEP_ALIVE,
+        failed: Callable[[ApiError], bytes] | None = None,
+    ):
+        super().__init__(None, 200, HEADERS, media_type)
+        if "content-length" in self.headers:
+            del self.headers["content-length"]
+        self._parts, self._keep_alive, self._quiet = parts, keep_alive, quiet
+        self._failed = failed or (lambda error: data(error.body("")))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.ensure_future(_gone(receive))
+        sending = asyncio.ensure_future(self._send(send))
+        try:
+            await asyncio.wait({gone, sending}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        finally:
+            await _cancelled(gone, sending)
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        coming: asyncio.Future[bytes] | None = None
+        try:
+            while True:
+                coming = coming or asyncio.ensure_future(anext(self._parts))  # type: ignore[arg-type]
+                await asyncio.wait({coming}, timeout=self._keep_alive)
+                if not coming.done():
+                    if self._quiet:
+                        await send({"type": "http.response.body", "body": self._quiet, "more_body": True})
+                    continue
+                ready, coming = coming, None
+                try:
+                    part = ready.result()
+                except StopAsyncIteration:
+                    break
+                except Exception as error:
+                    part = self._failed(as_api_error(error))
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+                    break
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except OSError:  # the reader has gone while we wrote
+            pass
+        finally:
+            if coming is not None:
+                await _cancelled(coming)
+            await self._parts.aclose()  # type: ignore[attr-defined]
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """The result of ``work``, which is cancelled when the client hangs up.
+
+    Raises:
+        ApiError: 499, which nobody reads any more.
+    """
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request.receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ApiError(499, "the client has gone")
+    finally:
+        await _cancelled(task, gone)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancelled(*tasks: "asyncio.Future[Any]") -> None:
+    for task in tasks:
+        if not task.done():
+            task.cancel()
+    for task in tasks:
+        with suppress(asyncio.CancelledError, Exception):
+            await task

@@ -1,0 +1,62 @@
+"""A real uvicorn server in a thread, over a tiny model that answers at random or says what a test tells it."""
+
+import threading
+import time
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import uvicorn
+from engine_tiny import EOS as EOS
+from engine_tiny import TOKENIZER, Script, config, tiny_lm
+
+from seekling.engine import Engine
+from seekling.serve.app import make_app
+from seekling.serve.run import bind
+from seekling.serve.state import Limits, Server
+
+CONTEXT = 768
+
+
+def random_engine(**options):
+    lm = tiny_lm(max_position_embeddings=CONTEXT)
+    return Engine(lm, **{"max_rows": 4, "cache_tokens": 4096, **options})
+
+
+class Scripted(Script):
+    """Says ``text`` after whatever prompt its test has announced."""
+
+    def say(self, server, text, prompt_ids):
+        ids = TOKENIZER.encode_pieces(text) if isinstance(text, list) else TOKENIZER.encode(text)
+        self.tokens, self.prompt_length = [*ids, EOS], len(prompt_ids)
+
+
+def scripted_engine(**options):
+    lm = SimpleNamespace(model=Scripted([EOS], 1), tokenizer=TOKENIZER, config=config(max_position_embeddings=CONTEXT))
+    return Engine(lm, **{"max_rows": 4, "cache_tokens": 4096, "prefix_cache": False, **options})
+
+
+@contextmanager
+def serving(engine=None, limits=None, **options):
+    """The server's state and its URL while it runs."""
+    state = Server(engine or random_engine(), ["tiny", "gpt-tiny"], limits or Limits(), options.pop("keep_alive", 10.0))
+    listening = bind("127.0.0.1", 0)
+    app = make_app(state, **options)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    try:
+        yield SimpleNamespace(state=state, url=f"http://127.0.0.1:{listening.getsockname()[1]}", server=server, thread=thread)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listening.close()
+
+
+def until(true, seconds=10.0):
+    """Wait until something holds."""
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            raise AssertionError("it did not happen in time")
+        time.sleep(0.01)
