@@ -183,6 +183,7 @@ def test_a_fingerprint_changes_with_weights_and_quantisation_and_with_nothing_el
     prints.append(Engine(MLA).fingerprint)
     assert len(set(prints)) == 4 and all(p.startswith("seekling-") for p in prints)
     assert Engine(tmp_path / "a").fingerprint == prints[0] and Engine(MLA).fingerprint == prints[3]
+    assert Engine(MLA, "int8").fingerprint == prints[2]  # the same numbers, packed from memory
 
 
 def test_a_fingerprint_follows_the_weights_of_a_model_in_training():
