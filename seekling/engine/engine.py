@@ -6,6 +6,7 @@
 ...     for delta in engine.submit("Once upon a time"): print(delta.text, end="")
 """
 
+import sys
 import weakref
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -32,6 +33,7 @@ from seekling.engine.speculate import Drafter, NgramDrafter
 from seekling.engine.thinking import ThinkingGuard
 from seekling.engine.torch_runner import TorchRunner
 from seekling.errors import SeeklingError, raise_all
+from seekling.model.v4.cache import SLACK
 from seekling.text.special import THINK, THINK_END
 
 CACHE_BYTES = 1 << 30  # default most memory of the cache; one whole context always fits
@@ -52,7 +54,8 @@ class Engine:
         cache_tokens: size of the cache; default room for ``max_rows`` whole contexts, but no more than 1 GiB. A smaller one
             also bounds the context.
         max_queue: most requests of `submit` that may wait before it raises `QueueFull`.
-        prefix_cache: keep what was computed for later prompts that begin alike. Models with linear attention cannot.
+        prefix_cache: keep what was computed for later prompts that begin alike. Models that keep a state of each row (linear
+            attention, DeepSeek-V4) cannot.
         speculate: who proposes tokens that one step then checks; answers stay the same, they only come sooner. "ngram": what
             followed the last words before; "mtp": the model's own MTP layer; or a path or loaded model that is smaller.
         draft_tokens: most tokens proposed a step.
@@ -108,7 +111,7 @@ class Engine:
         self._grammars: Grammars | None = None
         self._fingerprint: tuple[object, str] | None = None
         self._loop = Loop(
-            cache, Scheduler(cache, max_rows, step_tokens), max_queue, backend.version, drafter, not self.config.holds_state
+            cache, Scheduler(cache, max_rows, step_tokens), max_queue, backend.version, drafter, self._goes_back()
         )
         weakref.finalize(self, self._loop.close)
 
@@ -278,10 +281,21 @@ class Engine:
             cache_tokens = max(min(self.max_rows * context, CACHE_BYTES // max(1, a_token)), context)
         return -(-cache_tokens // self._backend.runner.page_tokens)
 
+    def _goes_back(self) -> int:
+        """Tokens that a row can be cut back by."""
+        if self.config.v4 is not None:
+            return SLACK
+        return 0 if self.config.holds_state else sys.maxsize
+
     def _drafter(self, speculate: Any, tokens: int, pages: int, threads: int | None) -> Drafter | None:
         if speculate is None:
             return None
-        if self.config.holds_state:
+        if self.config.v4 is not None:
+            if speculate == "mtp":
+                raise SeeklingError("the MTP layers of DeepSeek-V4 do not draft yet: use speculate='ngram' or a small model")
+            if tokens > SLACK:
+                raise SeeklingError(f"draft_tokens is {tokens}, but rows of DeepSeek-V4 can go back {SLACK} tokens at most")
+        elif self.config.holds_state:
             raise SeeklingError(
                 "speculate needs a cache that can go back over wrong drafts; linear attention keeps a state: leave it"
             )
