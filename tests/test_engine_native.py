@@ -81,7 +81,7 @@ def test_bits_do_not_depend_on_company_chunks_prefix_hits_evictions_or_drafts(na
         handles = []
         for number, (ids, count, temperature, priority, cancel, pause, n) in enumerate(events):
             s = Sampling(max_tokens=count, temperature=temperature, seed=number, ignore_eos=True, n=n)
-            handles.append([ids, s, engine._loop.submit(engine._requests([ids], s, False, priority, None)[0]), cancel])
+            handles.append([ids, s, engine._loop.submit(engine._intake.requests([ids], s, priority=priority)[0]), cancel])
             for _ in range(pause):
                 engine._loop.step()
                 for entry in handles:
@@ -183,6 +183,7 @@ def test_a_fingerprint_changes_with_weights_and_quantisation_and_with_nothing_el
     prints.append(Engine(MLA).fingerprint)
     assert len(set(prints)) == 4 and all(p.startswith("seekling-") for p in prints)
     assert Engine(tmp_path / "a").fingerprint == prints[0] and Engine(MLA).fingerprint == prints[3]
+    assert Engine(MLA, "int8").fingerprint == prints[2]  # the same numbers, packed from memory
 
 
 def test_a_fingerprint_follows_the_weights_of_a_model_in_training():

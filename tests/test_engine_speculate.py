@@ -9,7 +9,7 @@ from engine_tiny import EOS, TOKENIZER, VOCAB, one_thread, scripted_lm, tiny_lm 
 from seekling import Engine, Sampling, SeeklingError
 from seekling.engine.draft_mtp import MTPDrafter
 from seekling.engine.runner import PAGE
-from seekling.engine.speculate import Gate
+from seekling.engine.speculate import Gate, Gated
 
 
 def greedy(**kw):
@@ -158,7 +158,7 @@ def test_the_gate_closes_where_guesses_are_wrong_and_tries_again_ever_later():
     for step in range(3000):
         if gate.open():
             tries.append(step)
-            gate.learn(4, 0)
+            gate.learn(4, 0, 0.1)
     assert len(tries) < 40
     assert 200 < tries[-1] - tries[-2] <= 512 or tries[-1] - tries[-2] == 1
     gaps = [b - a for a, b in itertools.pairwise(tries) if b - a > 1]
@@ -169,7 +169,20 @@ def test_the_gate_stays_open_where_guesses_are_right():
     gate = Gate()
     for _ in range(500):
         assert gate.open()
-        gate.learn(4, 3)
+        gate.learn(4, 3, 0.1)
+
+
+def test_what_a_draft_costs_is_measured():
+    dear, cheap = Gated(), Gated()
+    for _ in range(200):
+        for drafter, seconds in ((dear, 0.05), (cheap, 0.0101)):
+            drafter.timed(2, 0, 0.01)
+            drafter.timed(2, 8, seconds)
+    assert dear.cost == pytest.approx(1.0, abs=0.01) and cheap.cost == pytest.approx(0.02, abs=0.01)
+    gate = Gate()
+    for _ in range(30):
+        gate.learn(4, 2, dear.cost)
+    assert not gate.open()
 
 
 def test_a_useless_draft_is_switched_off(lm):

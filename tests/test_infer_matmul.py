@@ -88,6 +88,17 @@ def test_a_stack_is_packed_matrix_by_matrix():
     assert torch.equal(packed.data[-single.data.numel() :], single.data)
 
 
+def test_interleaved_matrices_are_what_they_are_apart():
+    gate, up, x = torch.stack([matrix(70, 40)] * 2), torch.stack([matrix(70, 40, seed=1)] * 2), matrix(4, 40, seed=2)
+    pair = infer.empty_pair("int4", (2, 70, 40), infer.Memory())
+    for packed, stack in zip(pair, (gate, up), strict=True):
+        for e in (0, 1):
+            infer.fill(packed, stack[e], e)
+    for packed, stack in zip(pair, (gate, up), strict=True):
+        assert torch.equal(infer.multiply(packed, x), infer.multiply(infer.pack(stack[0], "int4"), x))
+        assert torch.equal(infer.dequantise(packed), infer.dequantise(infer.pack(stack[0], "int4")))
+
+
 LEVELS = [level for level, needs in native._LEVELS.items() if needs <= native.cpu_flags()]
 
 

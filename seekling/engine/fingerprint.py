@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from seekling.engine.backend import Backend, runner_path
+from seekling.kernels.infer import Packed
 
 _ROOMS = ("engine", "kernels", "model", "text")
 _SUFFIXES = (".py", ".cpp", ".h")
-_WEIGHTS = (".safetensors", ".gguf")
 
 
 def fingerprint(backend: Backend, quant: str | None) -> str:
@@ -22,20 +22,17 @@ def fingerprint(backend: Backend, quant: str | None) -> str:
 
 
 def weights(backend: Backend) -> str:
-    """Hash of the tensors in memory, or of the files they were packed from."""
+    """Hash of the tensors, or of the packed matrices and norms."""
     digest = hashlib.sha256()
     if backend.model is not None:
         for name, tensor in sorted(backend.model.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
-    if backend.path is None:
-        return "in memory"  # packed from a model that is gone
-    files = [backend.path] if backend.path.is_file() else sorted(backend.path.iterdir())
-    for file in files:
-        if file.suffix in _WEIGHTS or file.name == "config.json":
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    for part in backend.runner._native.keep:  # type: ignore[attr-defined]
+        tensor = part.data if isinstance(part, Packed) else part
+        if isinstance(tensor, torch.Tensor):
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -43,9 +43,7 @@ class Handle:
 
     def cancel(self) -> None:
         """End the answers where they are, within one step, with finish reason "cancelled"."""
-        for request in self.requests:
-            request.cancelled = True
-        self._loop.wake()
+        self._loop.cancel(self)
 
     def __iter__(self) -> Iterator[Delta]:
         """Deltas as they come, of all answers mixed (`Delta.index` tells them apart).

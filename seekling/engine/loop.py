@@ -5,7 +5,9 @@ along. `start` gives the driving to a background thread, for callers that must n
 caller that waits, as its error.
 """
 
+import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -34,7 +36,7 @@ class Loop:
         max_queue: most requests of `submit` that may wait.
         version: of the weights; a change empties the prefix tree.
         drafter: proposes tokens (speculation), or None.
-        goes_back: whether the cache can go back over wrong drafts (a running state cannot).
+        goes_back: over how many wrong drafts the cache can go back (a running state: none).
     """
 
     def __init__(
@@ -44,12 +46,13 @@ class Loop:
         max_queue: int,
         version: Callable[[], object],
         drafter: Drafter | None = None,
-        goes_back: bool = True,
+        goes_back: int = sys.maxsize,
     ):
         self.cache, self.scheduler, self.drafter, self.goes_back = cache, scheduler, drafter, goes_back
         self.steps = self.tokens = 0
         self._max_queue, self._version = max_queue, version
         self._inbox: deque[Handle] = deque()
+        self._cancelled: deque[Handle] = deque()
         self._handles: dict[Request, Handle] = {}
         self._stepping = threading.RLock()
         self._wake = threading.Condition()
@@ -98,8 +101,9 @@ class Loop:
         with self._stepping:
             self._fail(SeeklingError("the engine was closed before this answer was complete"))
 
-    def wake(self) -> None:
-        """Something changed that the thread should look at (a cancellation)."""
+    def cancel(self, handle: Handle) -> None:
+        """End a handle's answers at the next step."""
+        self._cancelled.append(handle)
         with self._wake:
             self._wake.notify_all()
 
@@ -132,8 +136,13 @@ class Loop:
             for request in handle.requests:
                 self._handles[request] = handle
                 self.scheduler.add(request)
-        for request in [request for request in self._handles if request.cancelled]:
-            self._hand_over(request, request.cancel())
+        for _ in range(len(self._cancelled)):
+            handle = self._cancelled.popleft()
+            for request in handle.requests:
+                if request in self._handles:
+                    self._hand_over(request, request.cancel())
+            if not handle.done:  # it came in after the queue was looked at
+                self._cancelled.append(handle)
         if not self._handles:
             return False
         if self.scheduler.waiting:
@@ -143,10 +152,13 @@ class Loop:
             raise RuntimeError("requests wait and none can run")
         self._propose(works)
         chunks = [self._chunk(work) for work in works]
+        start = time.perf_counter()
         logits_RV = self.cache.runner.step(chunks)
         self.steps += 1
         if self.drafter is not None:
             self.drafter.observe(chunks, [work.request for work in works])
+            if all(work.request.prefilled for work in works):
+                self.drafter.timed(len(works), sum(len(work.draft) for work in works), time.perf_counter() - start)
         rows, row = as_rows(logits_RV), 0
         for work, chunk in zip(works, chunks, strict=True):
             own, row = rows[row : row + chunk.rows], row + chunk.rows
@@ -178,7 +190,7 @@ class Loop:
             request = work.request
             if request.matcher is not None:
                 work.draft = request.forced_ids()
-            most = min(self._room(request, len(work.draft)), request.limit - len(request.token_ids) - 1)
+            most = min(self._room(request, len(work.draft)), request.limit - len(request.token_ids) - 1, self.goes_back)
             work.draft = work.draft[: max(0, most)]
 
     def _room(self, request: Request, drafts: int) -> int:

@@ -36,6 +36,8 @@ def unsupported(config: ModelConfig) -> list[str]:
     bad = []
     if not infer.available():
         bad.append(f"the kernels are not built ({native.status()})")
+    if config.v4 is not None:
+        return [*bad, "DeepSeek-V4"]
     layers = range(config.num_hidden_layers)
     if any(config.layer_type(i) == "linear_attention" for i in layers):
         bad.append("linear attention")
@@ -179,17 +181,16 @@ class NativeRunner:
         layer.mlp_norm = self._vector(weights.vector(f"model.layers.{i}.post_attention_layernorm.weight"))
         layer.moe = int(self.config.is_moe(i))
         dense = name + ("shared_experts." if layer.moe else "")
-        layer.gate, layer.up, layer.down = (
-            self._matrix(weights, f"{dense}{kind}_proj.weight") for kind in ("gate", "up", "down")
-        )
+        gate, up = weights.pair(dense + "gate_proj.weight", dense + "up_proj.weight")
+        layer.gate, layer.up = self._native.matrix(gate), self._native.matrix(up)
+        layer.down = self._matrix(weights, dense + "down_proj.weight")
         if not layer.moe:
             return
         layer.router = self._native.matrix(weights.matrix(name + "gate.weight", "f32"))
         layer.router_bias = self._vector(weights.vector(name + "gate.e_score_correction_bias"))
         layer.shared_gate = self._native.matrix(weights.matrix(name + "shared_expert_gate.weight", "f32"))
-        layer.expert_gate = self._native.matrix(weights.expert_stack(name + "experts.gate_up_proj", 0))
-        layer.expert_up = self._native.matrix(weights.expert_stack(name + "experts.gate_up_proj", 1))
-        layer.expert_down = self._native.matrix(weights.expert_stack(name + "experts.down_proj"))
+        stacks = weights.experts(name + "experts.gate_up_proj", name + "experts.down_proj")
+        layer.expert_gate, layer.expert_up, layer.expert_down = (self._native.matrix(stack) for stack in stacks)
 
     def _interleaved(self) -> int:
         config = self.config

@@ -136,40 +136,37 @@ class PackedWeights:
         """A matrix (O, I) with its bias; None where the model has none."""
         if not self.parts.has(target):
             return None
-        bias_name = target.removesuffix("weight") + "bias"
-        bias = self.parts.tensor(bias_name) if self.parts.has(bias_name) else None
-        blocks = None if format is not None else self._blocks(target)
-        if isinstance(blocks, tuple):
-            packed = infer.empty(blocks[0], blocks[2], self._memory, bias)
-            infer.refill(packed, blocks[1])
-            return packed
-        weight = self.parts.tensor(target)
-        if format is None:
-            format = "q8_0" if self.quant == "int4" and target in _TABLES else self._format(blocks)
-        packed = infer.empty(format, tuple(weight.shape), self._memory, bias)
-        infer.fill(packed, weight)
+        content, own = (self.parts.tensor(target), format) if format else self._content(target)
+        packed = infer.empty(own, _shape(content), self._memory, self._bias(target))
+        self._put(packed, content)
         return packed
 
-    def expert_stack(self, target: str, half: int | None = None) -> Packed:
-        """All experts of a layer (E, O, I); ``half`` 0 and 1 are the gate's and the up rows of ``gate_up_proj``."""
-        E, M = self.config.n_routed_experts, self.config.moe_intermediate_size
-        rows = None if half is None else (half * M, (half + 1) * M)
-        bias = None
-        if self.parts.has(target + "_bias"):
-            bias_EO = self.parts.tensor(target + "_bias")
-            bias = bias_EO if rows is None else bias_EO[:, rows[0] : rows[1]]
-        packed = None
+    def pair(self, gate: str, up: str) -> tuple[Packed | None, Packed | None]:
+        """Two matrices that are read together, interleaved where they have one format; None where the model has none."""
+        if not self.parts.has(gate):
+            return None, None
+        first, second = self._content(gate), self._content(up)
+        if first[1] != second[1]:
+            return self.matrix(gate), self.matrix(up)
+        both = infer.empty_pair(first[1], _shape(first[0]), self._memory, (self._bias(gate), self._bias(up)))
+        self._put(both[0], first[0])
+        self._put(both[1], second[0])
+        return both
+
+    def experts(self, gate_up: str, down: str) -> tuple[Packed, Packed, Packed]:
+        """The gates, ups (E, M, D) and downs (E, D, M) of all experts of a layer; gates and ups are interleaved."""
+        E, M, D = self.config.n_routed_experts, self.config.moe_intermediate_size, self.config.hidden_size
+        halves = ((0, M), (M, 2 * M))
+        bias = self.parts.tensor(gate_up + "_bias") if self.parts.has(gate_up + "_bias") else None
+        biases = (None, None) if bias is None else (bias[:, :M], bias[:, M:])
+        gates, ups = infer.empty_pair(self._content(gate_up, 0, halves[0])[1], (E, M, D), self._memory, biases)
+        down_bias = self.parts.tensor(down + "_bias") if self.parts.has(down + "_bias") else None
+        downs = infer.empty(self._content(down, 0)[1], (E, D, M), self._memory, down_bias)
         for e in range(E):
-            blocks = self._blocks(target, e, rows)
-            if isinstance(blocks, tuple):
-                packed = packed or infer.empty(blocks[0], (E, *blocks[2]), self._memory, bias)
-                infer.refill(packed, blocks[1], e)
-            else:
-                weight = self.parts.tensor(target, e, rows)
-                packed = packed or infer.empty(self._format(blocks), (E, *weight.shape), self._memory, bias)
-                infer.fill(packed, weight, e)
-        assert packed is not None
-        return packed
+            for packed, rows in zip((gates, ups), halves, strict=True):
+                self._put(packed, self._content(gate_up, e, rows)[0], e)
+            self._put(downs, self._content(down, e)[0], e)
+        return gates, ups, downs
 
     def absorbed(self, target: str) -> tuple[Packed, Packed]:
         """``kv_b_proj`` as the two stacks of absorbed attention: queries into the latent space (H, L, N), sums out of it
@@ -177,7 +174,9 @@ class PackedWeights:
         config = self.config
         w = self.parts.tensor(target).view(config.num_attention_heads, -1, config.kv_lora_rank)
         uk_HNL, uv_HVL = w.split([config.qk_nope_head_dim, config.v_head_dim], 1)
-        format = self._format(self._blocks(target))
+        content, format = self._content(target)
+        if isinstance(content, tuple):  # the order of its numbers changes, so its blocks cannot be kept
+            format = "q8_0"
         stacks = []
         for stack in (uk_HNL.transpose(1, 2), uv_HVL):
             packed = infer.empty(format, tuple(stack.shape), self._memory)
@@ -186,10 +185,28 @@ class PackedWeights:
             stacks.append(packed)
         return stacks[0], stacks[1]
 
-    def _blocks(self, target: str, expert: int | None = None, rows: tuple[int, int] | None = None) -> Blocks | str | None:
-        return self.parts.blocks(target, expert, rows) if self.quant == "gguf" else None
-
-    def _format(self, blocks: Blocks | str | None) -> str:
+    def _content(
+        self, target: str, expert: int | None = None, rows: tuple[int, int] | None = None
+    ) -> tuple[Blocks | Tensor, str]:
+        """What to pack, GGUF blocks the kernels have or else floats, and in which format."""
         if self.quant != "gguf":
-            return self.quant
-        return "bf16" if blocks is None else "q8_0"
+            format = "q8_0" if self.quant == "int4" and target in _TABLES else self.quant
+            return self.parts.tensor(target, expert, rows), format
+        blocks = self.parts.blocks(target, expert, rows)
+        if isinstance(blocks, tuple):
+            return blocks, blocks[0]
+        return self.parts.tensor(target, expert, rows), "bf16" if blocks is None else "q8_0"
+
+    def _bias(self, target: str) -> Tensor | None:
+        name = target.removesuffix("weight") + "bias"
+        return self.parts.tensor(name) if self.parts.has(name) else None
+
+    def _put(self, packed: Packed, content: Blocks | Tensor, index: int = 0) -> None:
+        if isinstance(content, tuple):
+            infer.refill(packed, content[1], index)
+        else:
+            infer.fill(packed, content, index)
+
+
+def _shape(content: Blocks | Tensor) -> tuple[int, ...]:
+    return content[2] if isinstance(content, tuple) else tuple(content.shape)

@@ -99,7 +99,7 @@ class Request:
         self.priority, self.arrival, self.adapter = priority, 0, adapter
         self.salt = tenant, adapter
         self.after: Request | None = None
-        self.prefilled = self.cancelled = False
+        self.prefilled = False
         self.version: object = None
         # text
         self._stop_ids = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else end_ids)}

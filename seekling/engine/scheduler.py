@@ -79,6 +79,9 @@ class Scheduler:
         bisect.insort(self.waiting, request, key=_rank)
 
     def _admit(self) -> None:
+        full = bool(self.waiting) and len(self.running) >= self.max_rows
+        if full and self.waiting[0].priority <= min(r.priority for r in self.running):
+            return  # the usual case, without a look at the whole queue
         for request in list(self.waiting):
             if request.after is not None and not _ready(request.after):
                 continue  # the answers of one prompt share it: the first computes it

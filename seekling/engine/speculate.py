@@ -27,6 +27,9 @@ class Drafter(Protocol):
     def observe(self, chunks: Sequence[Chunk], requests: Sequence[Request]) -> None:
         """A step of the model has run over these chunks."""
 
+    def timed(self, rows: int, drafted: int, seconds: float) -> None:
+        """A step of nothing but decoding requests took so long, with so many drafts in it."""
+
     def learn(self, request: Request, drafted: int, accepted: int) -> None:
         """What came of a proposal."""
 
@@ -38,10 +41,9 @@ class Drafter(Protocol):
 class Gate:
     """Switches speculation of one request off while it does not pay, and tries again later.
 
-    A step with k drafts costs about 1 + ``cost``·k plain ones, and yields 1 + accepted tokens.
+    A step with k drafts costs 1 + ``cost``·k plain ones, and yields 1 + accepted tokens.
     """
 
-    cost: float = 0.1
     gain: float = 1.0  # running mean of (tokens of a step) / (its cost); starts hopeful
     wait: int = 0
     pause: int = 16
@@ -51,8 +53,8 @@ class Gate:
             self.wait -= 1
         return not self.wait
 
-    def learn(self, drafted: int, accepted: int) -> None:
-        self.gain = 0.75 * self.gain + 0.25 * (1 + accepted) / (1 + self.cost * drafted)
+    def learn(self, drafted: int, accepted: int, cost: float) -> None:
+        self.gain = 0.75 * self.gain + 0.25 * (1 + accepted) / (1 + cost * drafted)
         if self.gain < 0.97:
             self.wait, self.gain = self.pause, 1.0
             self.pause = min(2 * self.pause, 512)
@@ -61,10 +63,12 @@ class Gate:
 
 
 class Gated:
-    """What all drafters share: a gate for each request, and counts."""
+    """What all drafters share: a gate for each request, what a draft costs here, and counts."""
 
     def __init__(self, tokens: int = 4):
         self.tokens = tokens
+        self.cost = 0.1  # of a draft, in plain steps of one row; measured as it goes
+        self._plain: dict[int, float] = {}  # seconds of a step without drafts, by its rows
         self.drafted = self.accepted = self.steps = 0
         self._gates: dict[Request, Gate] = {}
 
@@ -74,11 +78,19 @@ class Gated:
     def observe(self, chunks: Sequence[Chunk], requests: Sequence[Request]) -> None:
         """Nothing to see."""
 
+    def timed(self, rows: int, drafted: int, seconds: float) -> None:
+        plain = self._plain.get(rows)
+        if not drafted:
+            self._plain[rows] = seconds if plain is None else 0.9 * plain + 0.1 * seconds
+        elif plain is not None:
+            cost = (seconds / plain - 1) * rows / drafted
+            self.cost = 0.95 * self.cost + 0.05 * min(max(cost, 0.02), 1.0)
+
     def learn(self, request: Request, drafted: int, accepted: int) -> None:
         self.steps += 1
         self.drafted += drafted
         self.accepted += accepted
-        self.gate(request).learn(drafted, accepted)
+        self.gate(request).learn(drafted, accepted, self.cost)
 
     def forget(self, request: Request) -> None:
         self._gates.pop(request, None)

@@ -57,7 +57,7 @@ def plan_keys(raw: Mapping[str, Any], where: str) -> Plan:
     Raises:
         CheckpointError: every field that llama.cpp cannot express, at once.
     """
-    model_type = raw.get("model_type")
+    model_type = str(raw.get("model_type"))
     if ARCHITECTURE.get(model_type) not in _WRITERS:
         raise CheckpointError(f"{where}: no GGUF can be written of model_type {model_type!r}; save a safetensors folder")
     plan = Plan(ARCHITECTURE[model_type])

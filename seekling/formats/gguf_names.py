@@ -298,10 +298,10 @@ def _gpt_oss_experts(to: str, layer: int, stem: str, end: str, tensors: Mapping[
         return None
     if stem == "ffn_up_exps":
         return {}
-    item = (2 * shape[1],) if end == "bias" else (shape[2], 2 * shape[1])
+    both: tuple[int, ...] = (2 * shape[1],) if end == "bias" else (shape[2], 2 * shape[1])
 
     def make(gate_MD: Tensor, up_MD: Tensor) -> Tensor:
-        both = torch.stack((gate_MD, up_MD), 1).flatten(0, 1)
-        return both.T if both.dim() == 2 else both
+        turns = torch.stack((gate_MD, up_MD), 1).flatten(0, 1)
+        return turns.T if turns.dim() == 2 else turns
 
-    return {f"{to}mlp.experts.gate_up_proj{suffix}": Made((gate, up), (shape[0], *item), item, make)}
+    return {f"{to}mlp.experts.gate_up_proj{suffix}": Made((gate, up), (shape[0], *both), both, make)}

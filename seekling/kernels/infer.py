@@ -38,7 +38,7 @@ class CMatrix(ctypes.Structure):
         ("format", ctypes.c_int32),
         ("outputs", ctypes.c_int32),
         ("inputs", ctypes.c_int32),
-        ("reserved", ctypes.c_int32),
+        ("step", ctypes.c_int32),
     ]
 
 
@@ -47,16 +47,18 @@ class Packed:
     """A matrix, or a stack of equal ones, in the kernels' layout.
 
     Attributes:
-        data: all bytes (uint8).
+        data: all bytes from its first on (uint8).
         format: a key of `FORMATS`.
         shape: (O, I), or (E, O, I) for a stack.
         bias: float32, padded to whole blocks of 32, or None.
+        ways: 2 where its blocks alternate in memory with those of another matrix (see `empty_pair`), else 1.
     """
 
     data: Tensor
     format: str
     shape: tuple[int, ...]
     bias: Tensor | None = None
+    ways: int = 1
     _c: CMatrix | None = field(default=None, repr=False)
 
     @property
@@ -67,17 +69,24 @@ class Packed:
             self._c = CMatrix(
                 self.data.data_ptr(),
                 None if self.bias is None else self.bias.data_ptr(),
-                matrix_bytes(self.format, outputs, inputs) if stack else 0,
+                self.ways * matrix_bytes(self.format, outputs, inputs) if stack else 0,
                 FORMATS[self.format],
                 outputs,
                 inputs,
-                0,
+                self.step,
             )
         return self._c
 
+    @property
+    def step(self) -> int:
+        """Bytes from one block of outputs to the next."""
+        return self.ways * block_bytes(self.format, self.shape[-1])
+
     def nbytes(self) -> int:
         """Bytes held."""
-        return self.data.nbytes + (0 if self.bias is None else self.bias.nbytes)
+        *stack, outputs, inputs = self.shape
+        size = matrix_bytes(self.format, outputs, inputs) * (stack[0] if stack else 1)
+        return size + (0 if self.bias is None else self.bias.nbytes)
 
 
 def available() -> bool:
@@ -93,10 +102,14 @@ def _function(name: str, restype=None):
     return function
 
 
+def block_bytes(format: str, inputs: int) -> int:
+    """Bytes of a block of 32 outputs."""
+    return _function("block_bytes", ctypes.c_int64)(ctypes.c_int64(FORMATS[format]), ctypes.c_int64(inputs))
+
+
 def matrix_bytes(format: str, outputs: int, inputs: int) -> int:
     """Bytes of one packed matrix."""
-    block = _function("block_bytes", ctypes.c_int64)(ctypes.c_int64(FORMATS[format]), ctypes.c_int64(inputs))
-    return -(-outputs // BLOCK) * block
+    return -(-outputs // BLOCK) * block_bytes(format, inputs)
 
 
 def padded_bias(bias: Tensor | None) -> Tensor | None:
@@ -145,6 +158,18 @@ def empty(format: str, shape: tuple[int, ...], memory: Memory, bias: Tensor | No
     return Packed(memory.take(size), format, tuple(shape), padded_bias(bias))
 
 
+def empty_pair(
+    format: str, shape: tuple[int, ...], memory: Memory, biases: tuple[Tensor | None, Tensor | None] = (None, None)
+) -> tuple[Packed, Packed]:
+    """Two equal matrices or stacks whose blocks alternate: a gate and its up projection, which are read together."""
+    *stack, outputs, inputs = shape
+    data = memory.take(2 * matrix_bytes(format, outputs, inputs) * (stack[0] if stack else 1))
+    second = data[block_bytes(format, inputs) :]
+    parts = zip((data, second), biases, strict=True)
+    gate, up = (Packed(part, format, tuple(shape), padded_bias(bias), 2) for part, bias in parts)
+    return gate, up
+
+
 def fill(w: Packed, weight: Tensor, index: int = 0, importance: Tensor | None = None) -> None:
     """Quantise and pack one floating matrix (O, I), which is read in pieces and not kept.
 
@@ -156,7 +181,7 @@ def fill(w: Packed, weight: Tensor, index: int = 0, importance: Tensor | None = 
         part = weight.detach()[first : first + _ROWS_AT_ONCE].float().contiguous()
         _function("pack")(
             ctypes.c_int64(FORMATS[w.format]), _pointer(part), _pointer(importance), ctypes.c_int64(first),
-            ctypes.c_int64(part.shape[0]), ctypes.c_int64(inputs), _matrix_pointer(w, index),
+            ctypes.c_int64(part.shape[0]), ctypes.c_int64(inputs), _matrix_pointer(w, index), ctypes.c_int64(w.step),
         )  # fmt: skip
 
 
@@ -169,7 +194,7 @@ def refill(w: Packed, blocks: Tensor, index: int = 0) -> None:
     flat = blocks.reshape(-1).contiguous()
     _function("repack")(
         ctypes.c_int64(FORMATS[w.format]), _pointer(flat), ctypes.c_int64(0), ctypes.c_int64(outputs),
-        ctypes.c_int64(inputs), _matrix_pointer(w, index),
+        ctypes.c_int64(inputs), _matrix_pointer(w, index), ctypes.c_int64(w.step),
     )  # fmt: skip
 
 
@@ -191,7 +216,7 @@ def repack(blocks: Tensor, format: str, shape: tuple[int, ...], bias: Tensor | N
 
 
 def _matrix_pointer(w: Packed, index: int) -> ctypes.c_void_p:
-    return ctypes.c_void_p(w.data.data_ptr() + index * matrix_bytes(w.format, *w.shape[-2:]))
+    return ctypes.c_void_p(w.data.data_ptr() + index * w.ways * matrix_bytes(w.format, *w.shape[-2:]))
 
 
 def dequantise(w: Packed) -> Tensor:

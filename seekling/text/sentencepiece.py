@@ -29,6 +29,7 @@ class Model:
     bos: int = 1
     eos: int = 2
     space_behind: bool = False
+    rule: str = ""
     charsmap: bytes = b""
     add_prefix: bool = True
     collapse_spaces: bool = True
@@ -84,6 +85,8 @@ def _added(model: Model) -> list[dict[str, Any]]:
 
 def _normalizer(model: Model, legacy: bool) -> dict[str, Any] | None:
     steps: list[dict[str, Any]] = []
+    if model.charsmap and model.rule.startswith("nmt"):  # both become blanks; the library takes the pair for one character
+        steps.append({"type": "Replace", "pattern": {"String": "\r\n"}, "content": "\n\n"})
     if model.charsmap:
         steps.append({"type": "Precompiled", "precompiled_charsmap": base64.b64encode(model.charsmap).decode()})
     if model.collapse_spaces:
@@ -175,7 +178,8 @@ def read_model(data: bytes) -> Model:
             model.bos, model.eos = (_signed(settings.get(number, default)) for number, default in ((41, 1), (42, 2)))
         elif number == 3 and isinstance(value, bytes):
             settings = dict(_fields(value))
-            charsmap = settings.get(2, b"")
+            rule, charsmap = settings.get(1, b""), settings.get(2, b"")
+            model.rule = rule.decode("utf-8") if isinstance(rule, bytes) else ""
             model.charsmap = charsmap if isinstance(charsmap, bytes) else b""
             model.add_prefix = bool(settings.get(3, 1))
             model.collapse_spaces = bool(settings.get(4, 1))

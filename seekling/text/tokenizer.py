@@ -193,6 +193,17 @@ class Tokenizer:
             )
         )
 
+    def encode_fim(self, prefix: str, suffix: str) -> list[int]:
+        """Ids of a prompt whose answer fills the gap between two texts, after the begin token where the model has one.
+
+        Raises:
+            DataError: the vocabulary has no marks for it.
+        """
+        from seekling.text.fim import fim_pieces
+
+        front = [self._need(self.bos_id, "begin")] if self.adds_bos else []
+        return front + self.encode_pieces(fim_pieces(self, prefix, suffix))
+
     @cached_property
     def chat(self) -> "ChatEncoding":
         """The chat encoding that fits this vocabulary and template (see `seekling.text.encoding`)."""

@@ -4,7 +4,7 @@
 
 using namespace sk;
 
-extern "C" void sk_infer_pack(int64_t, const float*, const float*, int64_t, int64_t, int64_t, uint8_t*);
+extern "C" void sk_infer_pack(int64_t, const float*, const float*, int64_t, int64_t, int64_t, uint8_t*, int64_t);
 extern "C" void sk_infer_multiply(const Matrix*, const float*, int64_t, float*, int64_t);
 
 template <class T> static std::vector<T> read(FILE* file, size_t count) {
@@ -24,9 +24,9 @@ int main(int, char** argv) {
         auto data = read<uint8_t>(file, (size_t)head[4]);
         auto x = read<float>(file, (size_t)rows * padded(inputs)), want = read<float>(file, (size_t)rows * outputs);
         std::vector<uint8_t> packed(data.size(), 0);
-        sk_infer_pack(format, weight.data(), nullptr, 0, outputs, inputs, packed.data());
+        sk_infer_pack(format, weight.data(), nullptr, 0, outputs, inputs, packed.data(), block_bytes(format, inputs));
         std::vector<float> y((size_t)rows * width);
-        Matrix w{data.data(), nullptr, 0, format, outputs, inputs, 0};
+        Matrix w{data.data(), nullptr, 0, format, outputs, inputs, (int32_t)block_bytes(format, inputs)};
         sk_infer_multiply(&w, x.data(), rows, y.data(), 1);
         float worst = 0;
         for (int r = 0; r < rows; r++)

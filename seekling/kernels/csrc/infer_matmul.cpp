@@ -100,7 +100,7 @@ void multiply_as(const Matrix& w, int index, int block, const void* const* rows,
     using Tile = void (*)(const uint8_t*, int, const void* const*, float*, int64_t, const float*);
     static constexpr Tile tiles[MAX_ROWS] = {tile<F, 1>, tile<F, 2>, tile<F, 3>, tile<F, 4>, tile<F, 5>, tile<F, 6>};
     int groups = groups_of(w.inputs), passes = (count + MAX_ROWS - 1) / MAX_ROWS;
-    const uint8_t* at = w.data + index * w.stride + block * Layout<F>::block(groups);
+    const uint8_t* at = w.data + index * w.stride + (int64_t)block * w.step;
     const float* bias = w.bias ? w.bias + (index * blocks_of(w.outputs) + block) * BLOCK : nullptr;
     for (int pass = 0, r = 0; pass < passes; pass++) {  // even passes: 7 rows are 4 + 3, not 6 + 1
         int n = (count - r + passes - pass - 1) / (passes - pass);
@@ -134,7 +134,7 @@ template <int F> float weight_at(const uint8_t* block, int groups, int lane, int
 
 template <int F> void dequantise_as(const Matrix& w, int row, float* out) {
     int groups = groups_of(w.inputs);
-    const uint8_t* block = w.data + (row / BLOCK) * Layout<F>::block(groups);
+    const uint8_t* block = w.data + (int64_t)(row / BLOCK) * w.step;
     for (int k = 0; k < w.inputs; k++) out[k] = weight_at<F>(block, groups, row % BLOCK, k);
 }
 

@@ -30,7 +30,8 @@ struct Matrix {  // mirrored in seekling/kernels/infer.py
     const uint8_t* data;
     const float* bias;  // (stack, outputs padded to blocks) or null
     int64_t stride;     // bytes of one matrix of a stack (experts, heads)
-    int32_t format, outputs, inputs, reserved;
+    int32_t format, outputs, inputs;
+    int32_t step;       // bytes from block to block: more than one block's where two matrices lie interleaved
 };
 
 // 32 inputs of one row, quantised: value = scale · q.  What a weight's offset adds to the integer dot product is kept with them.

@@ -176,23 +176,25 @@ void repack_q4k(const uint8_t* row, int groups, int lane, uint8_t* block) {
 }  // namespace
 
 // Rows first .. first + count of a matrix, from floats (count, inputs); `importance` (inputs) or null weighs the error of Q4M.
-// `first` must be a multiple of 32.  `data` is the whole matrix, zero where nothing was packed.
-SK_API void sk_infer_pack(int64_t format, const float* x, const float* importance, int64_t first, int64_t count, int64_t inputs, uint8_t* data) {
-    int64_t size = block_bytes((int)format, (int)inputs);
+// `first` must be a multiple of 32.  `data` is the whole matrix, its blocks `step` bytes
+// apart, zero where nothing was packed.
+SK_API void sk_infer_pack(int64_t format, const float* x, const float* importance, int64_t first, int64_t count, int64_t inputs, uint8_t* data,
+                          int64_t step) {
 #pragma omp parallel for schedule(static)
     for (int64_t b = 0; b < (count + BLOCK - 1) / BLOCK; b++)
         for (int64_t lane = 0; lane < BLOCK && b * BLOCK + lane < count; lane++)
-            pack_floats((int)format, x + (b * BLOCK + lane) * inputs, importance, (int)inputs, (int)lane, data + (first / BLOCK + b) * size);
+            pack_floats((int)format, x + (b * BLOCK + lane) * inputs, importance, (int)inputs, (int)lane, data + (first / BLOCK + b) * step);
 }
 
-SK_API void sk_infer_repack(int64_t format, const uint8_t* rows, int64_t first, int64_t count, int64_t inputs, uint8_t* data) {
-    int64_t size = block_bytes((int)format, (int)inputs), row = blocks_bytes((int)format, (int)inputs);
+SK_API void sk_infer_repack(int64_t format, const uint8_t* rows, int64_t first, int64_t count, int64_t inputs, uint8_t* data,
+                            int64_t step) {
+    int64_t row = blocks_bytes((int)format, (int)inputs);
     int groups = groups_of((int)inputs);
 #pragma omp parallel for schedule(static)
     for (int64_t b = 0; b < (count + BLOCK - 1) / BLOCK; b++)
         for (int lane = 0; lane < BLOCK && b * BLOCK + lane < count; lane++) {
             const uint8_t* from = rows + (b * BLOCK + lane) * row;
-            uint8_t* block = data + (first / BLOCK + b) * size;
+            uint8_t* block = data + (first / BLOCK + b) * step;
             if (format == Q8) repack_small<Q8>(from, groups, lane, block);
             else if (format == Q4) repack_small<Q4>(from, groups, lane, block);
             else if (format == Q4M) repack_small<Q4M>(from, groups, lane, block);

@@ -16,7 +16,9 @@ template <class Do> void Worker::share(int n, Do work) {
     loops++;
     int run = n * 3 / 4 / team.size;
     for (int i = team.me * run; i < (team.me + 1) * run; i++) work(i);
-    for (int i; (i = run * team.size + ticket.fetch_add(1, std::memory_order_relaxed)) < n;) work(i);
+    int some = std::max(1, n / 64);
+    for (int i; (i = run * team.size + ticket.fetch_add(some, std::memory_order_relaxed)) < n;)
+        for (int j = i; j < std::min(n, i + some); j++) work(j);
 }
 
 // Rows 0 .. rows, made as floats by make(row, out) and quantised to each of the wanted kinds.
