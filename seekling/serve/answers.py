@@ -66,6 +66,8 @@ class Choice:
         self._ends = server.end_ids
         self._thinking, self._answering, self._called = bool(self._parser._in_reasoning), False, False
         self._waiting: list[Said] = []
+        self._stop, self._content = job.stop, ""
+        self.stopped_by: str | None = None
 
     def push(self, delta: Delta) -> Step | None:
         """Take a delta; None where nothing may be shown yet."""
@@ -107,7 +109,10 @@ class Choice:
                 continue
             if isinstance(event, Content):
                 self._answering = True
+                self._content += event.text if self._stop else ""
                 out += self._text(self._filter.push(event.text))
+                if self._filter.stopped:
+                    self.stopped_by = first_stop(self._content, self._stop)
                 continue
             if isinstance(event, Reasoning):
                 self._thinking = True
@@ -121,6 +126,11 @@ class Choice:
     @staticmethod
     def _text(text: str) -> list[Event]:
         return [Content(text)] if text else []
+
+
+def first_stop(text: str, stops: Sequence[str]) -> str | None:
+    """The stop string that completes first in a text, the longest of those."""
+    return min((s for s in stops if s in text), key=lambda s: (text.index(s) + len(s), -len(s)), default=None)
 
 
 @dataclass
@@ -187,7 +197,6 @@ class Answers:
                     continue
                 if step.finish is not None:
                     self._server.metrics.finished(step.finish)
-                    self.handle.requests[delta.index].cancelled = True  # a stop string: the engine does not know yet
                 yield step
                 if all(choice.finish for choice in self.choices):
                     break

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from seekling.serve.anthropic import count_tokens, messages
 from seekling.serve.chat import chat_completions
 from seekling.serve.completions import completions
 from seekling.serve.extras import detokenize, embeddings, explain, metrics, tokenize
@@ -33,6 +34,9 @@ def make_app(server: Server) -> Starlette:
     add("/embeddings", embeddings, prefixes=PREFIXES)
     for path, endpoint in (("/tokenize", tokenize), ("/detokenize", detokenize), ("/cache/explain", explain)):
         add(path, endpoint)
+    anthropic = ("/v1", "/anthropic/v1")
+    add("/messages", messages, prefixes=anthropic)
+    add("/messages/count_tokens", count_tokens, prefixes=anthropic)
     add("/metrics", metrics, "GET")
     add("/models", models, "GET", PREFIXES)
     add("/models/{name:path}", one_model, "GET", PREFIXES)
