@@ -169,6 +169,7 @@ class Timing:
 
     began: float = field(default_factory=time.perf_counter)
     first: float | None = None
+    reached: float | None = None  # the same, and stays
     last: float = 0.0
 
 
@@ -229,7 +230,7 @@ class Answers:
         if delta.token_ids:
             metrics.generation_tokens.inc(len(delta.token_ids))
             if timing.first is None:
-                timing.first = now
+                timing.first = timing.reached = now
                 metrics.first_token.observe(now - timing.began)
             else:
                 metrics.inter_token.observe(now - timing.last)

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from seekling.serve import ollama
 from seekling.serve.anthropic import count_tokens, messages
 from seekling.serve.chat import chat_completions
 from seekling.serve.completions import completions
@@ -37,6 +38,11 @@ def make_app(server: Server) -> Starlette:
     anthropic = ("/v1", "/anthropic/v1")
     add("/messages", messages, prefixes=anthropic)
     add("/messages/count_tokens", count_tokens, prefixes=anthropic)
+    add("/api/chat", ollama.chat)
+    add("/api/generate", ollama.generate)
+    add("/api/show", ollama.show)
+    add("/api/tags", ollama.tags, "GET")
+    add("/api/version", ollama.version, "GET")
     add("/metrics", metrics, "GET")
     add("/models", models, "GET", PREFIXES)
     add("/models/{name:path}", one_model, "GET", PREFIXES)
