@@ -142,6 +142,40 @@ def test_a_mark_that_merges_could_build_is_still_no_text():
     assert loaded.encode_pieces(["a", Mark("<|>"), "<|>"]) == [*loaded.encode("a"), number + 1, *loaded.encode("<|>")]
 
 
+MARKED = st.lists(st.sampled_from([Mark("<s>"), Mark("<|end|>"), "a b", "  ", "你好 ", "\n", " x", "🙂"]), max_size=8)
+PREFIXES = {
+    "bytes": {},
+    "a blank before every part": {
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]}},
+    "a blank at the beginning": {
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}},
+}  # fmt: skip
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    pieces=MARKED, kind=st.sampled_from(sorted(PREFIXES)), flags=st.sets(st.sampled_from(["lstrip", "rstrip", "normalized"])),
+)  # fmt: skip
+def test_marks_among_text_give_the_ids_of_the_library(pieces, kind, flags):
+    """With all that a mark's flags and a normalizer do to the text beside it."""
+    import tokenizers
+
+    spec = {**tokenizer("<s>", "<|end|>").spec, **PREFIXES[kind]}
+    if kind == "a blank before every part":  # there the library loses every mark but the first
+        flags = flags - {"normalized"}
+    spec["added_tokens"] = [{**token, **dict.fromkeys(flags, True)} for token in spec["added_tokens"]]
+    if kind != "bytes":
+        words = ["<unk>", *(f"<0x{b:02X}>" for b in range(256)), *"▁abx"]
+        spec["model"] = {"type": "BPE", "vocab": {w: i for i, w in enumerate(words)}, "merges": [], "unk_token": "<unk>",
+                         "byte_fallback": True, "fuse_unk": True}  # fmt: skip
+        spec["decoder"] = {"type": "ByteFallback"}
+        spec["pre_tokenizer"] = PREFIXES[kind].get("pre_tokenizer")
+        spec["added_tokens"] = [{**token, "id": len(words) + n} for n, token in enumerate(spec["added_tokens"])]
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    assert Tokenizer(spec).encode_pieces(pieces) == theirs.encode("".join(pieces), add_special_tokens=False).ids
+
+
 @pytest.mark.parametrize("name", [path.name for path in model_folders()] or ["none at hand"])
 @pytest.mark.slow
 def test_real_vocabularies_give_the_ids_of_the_library(name, tmp_path):
@@ -260,7 +294,12 @@ def test_ranks_give_the_ids_of_tiktoken(cut):
     @given(text=anything | st.text(st.sampled_from("a =1\n"), max_size=30))
     def holds(text):
         assert converted.encode(text) == theirs.encode_ordinary(text)
-        assert converted.decode(converted.encode(text)) == text
+        stream = converted.stream()
+        assert (
+            "".join(map(stream.push, converted.encode(text))) + stream.flush()
+            == converted.decode(converted.encode(text))
+            == text
+        )
 
     holds()
 
