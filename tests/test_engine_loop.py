@@ -362,7 +362,7 @@ def test_whatever_arrives_is_cancelled_or_evicted_the_others_tokens_are_those_of
     open_handles = []
     for number, (ids, count, temperature, priority, cancel, pause, n) in enumerate(events):
         s = Sampling(max_tokens=count, temperature=temperature, seed=number, ignore_eos=True, n=n)
-        group = engine._requests([ids], s, False, priority, None)[0]
+        group = engine._intake.requests([ids], s, priority=priority)[0]
         open_handles.append((ids, s, engine._loop.submit(group), cancel))
         for _ in range(pause):
             engine._loop.step()

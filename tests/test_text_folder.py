@@ -51,6 +51,13 @@ def test_tokens_that_only_the_settings_declare_are_known(tmp_path):
     assert Tokenizer.load(tmp_path / "again").special == loaded.special
 
 
+def test_tokens_and_names_may_stand_in_files_of_their_own(tmp_path):
+    number = plain().vocab_size
+    files = {"added_tokens_json": {"<|im_end|>": number}, "special_tokens_map_json": {"eos_token": {"content": "<|im_end|>"}}}
+    loaded = Tokenizer.load(folder(tmp_path, plain(), tokenizer_config_json={}, **files))
+    assert loaded.special["<|im_end|>"] == loaded.eos_id == number and number not in loaded.encode("<|im_end|>")
+
+
 def test_settings_that_contradict_the_vocabulary_are_refused(tmp_path):
     declared = {"0": {"content": "<other>"}, "x": {"content": "<y>"}}
     with pytest.raises(DataError, match="2 problems"):

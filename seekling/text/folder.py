@@ -47,8 +47,10 @@ def read_folder(folder: Path) -> TextFiles:
         DataError: there is no vocabulary, or a file is damaged or of an unknown kind.
     """
     settings = _optional(folder / SETTINGS)
+    named = _optional(folder / "special_tokens_map.json")
+    settings |= {key: value for key, value in named.items() if key in _NAMED and key not in settings}
     spec, source = _vocabulary(folder, settings)
-    _add_tokens(spec, settings)
+    _add_tokens(spec, settings, _optional(folder / "added_tokens.json"))
     config = _optional(folder / "config.json")
     return TextFiles(
         spec,
@@ -58,6 +60,13 @@ def read_folder(folder: Path) -> TextFiles:
         str(config.get("model_type") or ""),
         source,
     )
+
+
+def has_vocabulary(folder: Path) -> bool:
+    """Whether `read_folder` would find a vocabulary of any kind."""
+    pair = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
+    names = (TOKENIZER, "tokenizer.model", "tiktoken.model")
+    return pair or any((folder / name).is_file() for name in names) or any(folder.glob("*.tiktoken"))
 
 
 def write_folder(folder: Path, spec: dict[str, Any], settings: dict[str, Any], templates: Mapping[str, str]) -> None:
@@ -108,8 +117,11 @@ def _vocabulary(folder: Path, settings: dict[str, Any]) -> tuple[dict[str, Any],
     )
 
 
-def _add_tokens(spec: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Bring tokens that only tokenizer_config.json declares (``added_tokens_decoder``) into the spec.
+_NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+def _add_tokens(spec: dict[str, Any], settings: dict[str, Any], more: dict[str, Any]) -> None:
+    """Bring tokens into the spec that only tokenizer_config.json declares (``added_tokens_decoder``), or added_tokens.json.
 
     Raises:
         DataError: the two files give one id to two tokens, or one token two ids.
@@ -117,6 +129,7 @@ def _add_tokens(spec: dict[str, Any], settings: dict[str, Any]) -> None:
     declared = settings.get("added_tokens_decoder") or {}
     if not isinstance(declared, dict):
         raise DataError(f"{SETTINGS}: added_tokens_decoder is no object: fetch the file again")
+    declared = {str(number): {"content": token} for token, number in more.items()} | declared
     added: list[dict[str, Any]] = spec.setdefault("added_tokens", []) or []
     by_id, by_text = {t["id"]: t for t in added}, {t["content"]: t for t in added}
     problems = []
