@@ -225,7 +225,7 @@ def test_a_sentencepiece_file_gives_the_ids_of_sentencepiece(sentencepiece, tmp_
     (tmp_path / "tokenizer.model").write_bytes(data)
     loaded = Tokenizer.load(tmp_path)
     assert loaded.source.startswith("tokenizer.model (SentencePiece")
-    assert (loaded.bos_id, loaded.eos_id) == (theirs.bos_id(), theirs.eos_id())
+    assert (loaded.bos_id, loaded.eos_id, loaded.adds_bos) == (theirs.bos_id(), theirs.eos_id(), True)
     for text in [*VARIED, *LEARN]:
         ours, expected = loaded.encode(text), theirs.encode(text)
         if ours != expected and "unigram" in request.node.name:  # among splits of one score either may be taken
@@ -310,10 +310,13 @@ def test_a_folder_with_ranks_only_is_read(name, tmp_path, monkeypatch):
     (tmp_path / name).write_bytes(ranks_text(ranks))
     with pytest.raises(DataError, match=f"{len(ranks)} tokens; how such text is cut is known for 151643"):
         Tokenizer.load(tmp_path)
-    monkeypatch.setitem(ranks_file.KNOWN, len(ranks), ("qwen2", ["<|endoftext|>", "<|im_start|>"]))
+    family = ranks_file.Family("qwen2", ["<|begin|>", "<|end|>", "<|turn|>"], "<|begin|>", "<|end|>", "<|turn|>")
+    monkeypatch.setitem(ranks_file.KNOWN, len(ranks), family)
     loaded = Tokenizer.load(tmp_path)
     assert loaded.source == f"{name} (tiktoken ranks, converted)"
-    assert loaded.special == {"<|endoftext|>": len(ranks), "<|im_start|>": len(ranks) + 1}
+    first = len(ranks)
+    assert loaded.special == {"<|begin|>": first, "<|end|>": first + 1, "<|turn|>": first + 2}
+    assert (loaded.bos_id, loaded.eos_id, loaded.end_ids, loaded.adds_bos) == (first, first + 1, (first + 1, first + 2), True)
     declared = {"added_tokens_decoder": {str(len(ranks)): {"content": "<|other|>", "special": True}}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(declared))
     assert Tokenizer.load(tmp_path).special == {"<|other|>": len(ranks)}
@@ -327,7 +330,7 @@ def test_damaged_ranks_are_refused(text, tmp_path):
 
 
 def test_llama_3s_control_tokens_have_their_published_ids():
-    marks = ranks_file.KNOWN[128000][1]
+    marks = ranks_file.KNOWN[128000].marks
     published = {
         "<|begin_of_text|>": 0,
         "<|end_of_text|>": 1,
