@@ -122,6 +122,15 @@ def test_arguments_are_given_as_object_or_text_as_the_template_wants_them():
         assert '"arguments": {"city": "Paris"}}' in written(chat(template), [*as_object, talk[2]], tools=[TOOL])
 
 
+def test_reasoning_is_given_by_the_name_the_template_reads():
+    talk = [ASK, {"role": "assistant", "content": "Me.", "reasoning_content": "hm"}, ASK]
+    for name in ("reasoning_content", "thinking", "reasoning"):
+        tiny = chat(
+            "{% for m in messages %}{% if m." + name + " %}[{{ m." + name + " }}]{% endif %}{% endfor %}<think></think>"
+        )
+        assert "[hm]" in written(tiny, talk, thinking=True), name
+
+
 def test_content_is_given_in_parts_where_the_template_wants_them():
     parts = PLAIN.replace("m.content | trim", "m.content[0]['text']")
     assert written(chat(parts), [ASK]) == written(chat(PLAIN), [ASK])

@@ -258,7 +258,7 @@ class Engine:
 
     def weights_changed(self) -> None:
         """Forget the prefix cache. Only needed after a change of weights that torch does not count, as through ``.data``."""
-        self._loop.cache.version = None
+        self._loop.cache.version = object()  # equal to no version there is
 
     def close(self) -> None:
         """End the engine's thread; answers still open fail. Also at the end of a ``with`` block."""

@@ -49,14 +49,14 @@ def read_folder(folder: Path) -> TextFiles:
     settings = _optional(folder / SETTINGS)
     named = _optional(folder / "special_tokens_map.json")
     settings |= {key: value for key, value in named.items() if key in _NAMED and key not in settings}
-    spec, source = _vocabulary(folder, settings)
+    spec, source, ends = _vocabulary(folder, settings)
     _add_tokens(spec, settings, _optional(folder / "added_tokens.json"))
     config = _optional(folder / "config.json")
     return TextFiles(
         spec,
         settings,
         _templates(folder, settings),
-        _end_ids(_optional(folder / "generation_config.json"), config),
+        _end_ids(_optional(folder / "generation_config.json"), config) or tuple(ends),
         str(config.get("model_type") or ""),
         source,
     )
@@ -86,9 +86,10 @@ def write_folder(folder: Path, spec: dict[str, Any], settings: dict[str, Any], t
 # ---- the vocabulary --------------------------------------------------------------------------------------------------
 
 
-def _vocabulary(folder: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _vocabulary(folder: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], str, list[int]]:
+    """(tokenizer.json, where it is from, end tokens known of such files); adds to the settings what the file says."""
     if (folder / TOKENIZER).is_file():
-        return read_json(folder / TOKENIZER), TOKENIZER
+        return read_json(folder / TOKENIZER), TOKENIZER, []
     model = folder / "tokenizer.model"
     ranks = [folder / "tiktoken.model", *sorted(folder.glob("*.tiktoken"))]
     if model.is_file():
@@ -100,17 +101,20 @@ def _vocabulary(folder: Path, settings: dict[str, Any]) -> tuple[dict[str, Any],
 
             spec, tokens = convert(data, str(model), legacy=settings.get("legacy") is not False)
             settings.update((key, token) for key, token in tokens.items() if key not in settings)
-            return spec, f"tokenizer.model (SentencePiece {spec['model']['type']}, converted)"
+            return spec, f"tokenizer.model (SentencePiece {spec['model']['type']}, converted)", []
         ranks.insert(0, model)
     for path in ranks:
         if path.is_file():
             from seekling.text.tiktoken_file import convert_file
 
-            return convert_file(path, settings), f"{path.name} (tiktoken ranks, converted)"
+            spec, tokens, turn_end = convert_file(path, settings)
+            settings.update((key, token) for key, token in tokens.items() if key not in settings)
+            ends = [token["id"] for token in spec["added_tokens"] if token["content"] == turn_end]
+            return spec, f"{path.name} (tiktoken ranks, converted)", ends
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         from seekling.text.tiktoken_file import convert_gpt2
 
-        return convert_gpt2(folder / "vocab.json", folder / "merges.txt"), "vocab.json + merges.txt (converted)"
+        return convert_gpt2(folder / "vocab.json", folder / "merges.txt"), "vocab.json + merges.txt (converted)", []
     raise DataError(
         f"{folder} has no tokenizer.json (nor tokenizer.model, *.tiktoken, or vocab.json with merges.txt): "
         "name a run, checkpoint or tokenizer folder"

@@ -46,7 +46,7 @@ def read(raw: Values) -> ModelConfig:
     for key, *allowed in (
         ("num_key_value_heads", 1), ("attention_bias", False), ("mlp_bias", False), ("norm_topk_prob", True),
         ("hidden_act", "silu"), ("topk_method", "noaux_tc"), ("attention_dropout", 0.0, 0, None),
-        ("expert_dtype", None, "bf16", "fp8"),
+        ("expert_dtype", None, "bf16", "fp8", "fp4"),
     ):  # fmt: skip
         r.fixed(str(key), *allowed)
     values: Values = {name: r.take(name) for name in _SAME}
