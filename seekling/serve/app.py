@@ -17,6 +17,7 @@ from seekling.serve.chat import chat_completions
 from seekling.serve.completions import completions
 from seekling.serve.extras import detokenize, embeddings, explain, metrics, tokenize
 from seekling.serve.failures import ApiError, as_api_error, reply
+from seekling.serve.page import page
 from seekling.serve.state import Server
 
 Endpoint = Callable[[Server, Request], Awaitable[Response]]
@@ -43,6 +44,7 @@ def make_app(server: Server) -> Starlette:
     add("/api/show", ollama.show)
     add("/api/tags", ollama.tags, "GET")
     add("/api/version", ollama.version, "GET")
+    add("/", page, "GET")
     add("/metrics", metrics, "GET")
     add("/models", models, "GET", PREFIXES)
     add("/models/{name:path}", one_model, "GET", PREFIXES)
