@@ -113,7 +113,8 @@ def test_the_reply_parser_knows_how_the_prompt_began_the_answer():
 
 def test_arguments_are_given_as_object_or_text_as_the_template_wants_them():
     talk = [ASK, {"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "tool", "content": "ok"}]
-    for template in (HERMES, AS_TEXT):
+    only_with_tools = "{% for t in tools %}{% endfor %}" + HERMES.replace("{% if tools %}", "{% if true %}")
+    for template in (HERMES, AS_TEXT, only_with_tools):
         assert '"arguments": {"city": "Paris"}}' in written(chat(template), talk, tools=[TOOL])
         as_object = [
             ASK,

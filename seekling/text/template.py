@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ROLES = {"system", "developer", "user", "assistant", "tool", "function", "ipython", "observation"}
 TOOL_NAMES = {"tools", "builtin_tools", "custom_tools", "tool_list", "functions"}  # as templates call them
 _REASONING = r"""\.(thinking|reasoning)\b|['"](thinking|reasoning)['"]\s*in\b|\[['"](thinking|reasoning)['"]\]"""
+_PARAMETERS = {"type": "object", "properties": {"p": {"type": "string", "description": "d"}}, "required": ["p"]}
+_EXAMPLE = [{"type": "function", "function": {"name": "f", "description": "d", "parameters": _PARAMETERS}}]
 Thinks = Literal["never", "always", "either"]
 
 
@@ -52,7 +54,8 @@ class TemplateChat:
             {"role": "tool", "content": "r", "tool_call_id": "a1b2c3d4e", "name": "f"},
         ]
         try:
-            text = render(self._for_tools, {**self._base(), "messages": messages, "add_generation_prompt": False})
+            context = {**self._base(), "messages": messages, "tools": _EXAMPLE, "add_generation_prompt": False}
+            text = render(self._for_tools, context)
         except TemplateError as error:
             if error.kind != "failed":
                 raise
@@ -85,7 +88,13 @@ class TemplateChat:
 
     def _probe(self) -> str:
         example = [{"role": "user", "content": [{"type": "text", "text": "q"}] if self._parts else "q"}]
-        return render(self._template, {**self._base(), "messages": example, "add_generation_prompt": True})
+        context = {**self._base(), "messages": example, "add_generation_prompt": True}
+        try:
+            return render(self._template, context)
+        except TemplateError as error:  # some templates are for use with tools only
+            if error.kind != "failed":
+                raise
+            return render(self._template, {**context, "tools": _EXAMPLE})
 
     def _base(self) -> dict[str, Any]:
         return {"tools": None, "documents": None, **self._trusted}
