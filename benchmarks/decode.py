@@ -105,7 +105,7 @@ class Ours:
     def speak(self, prompts: list[list[int]], count: int) -> float:
         """Tokens a second of all answers, from the moment when all prompts are computed."""
         s = Sampling(max_tokens=count, temperature=0, ignore_eos=True, logprobs=False)
-        handles = [self.engine._submit(group) for group in self.engine._requests(prompts, s, False, 0, None)]
+        handles = [self.engine._submit(group) for group in self.engine._intake.requests(prompts, s)]
         requests = [handle.requests[0] for handle in handles]
         while not all(request.token_ids for request in requests):
             self.engine._loop.step()

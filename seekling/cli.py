@@ -120,6 +120,10 @@ def _serve_arguments(parser: Parser) -> None:
     parser.add_argument("--cache-tokens", type=int, default=None, metavar="N", help="size of the cache in tokens [1 GiB]")
     parser.add_argument("--rpm", type=int, default=0, metavar="N", help="requests a minute of one key; 0 = any number [0]")
     parser.add_argument("--concurrent", type=int, default=0, metavar="N", help="requests at a time of one key; 0 = any [0]")
+    parser.add_argument("--public", action="store_true", help="may be reached by others: needs a key, checks no host name")
+    parser.add_argument("--keys", default=None, metavar="FILE", help="the keys' file [~/.config/seekling/keys.json]")
+    parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a host name to answer for")
+    parser.add_argument("--allow-origin", action="append", default=[], metavar="URL", help="an origin whose pages may ask")
     parser.add_argument("--drain", type=int, default=60, metavar="S", help="seconds open answers get when told to stop [60]")
     parser.add_argument("--speculate", choices=("ngram", "mtp"), default=None, help="draft tokens ahead; same answers, sooner")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=None, help="compute type [as stored]")
@@ -140,6 +144,16 @@ def _bench_arguments(parser: Parser) -> None:
     parser.add_argument("--speculate", choices=("ngram", "mtp"), default=None, help="also measure decode with drafts")
     parser.add_argument("--price", type=float, default=None, metavar="X", help="euros an hour of this machine [no costs shown]")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _keys_arguments(parser: Parser) -> None:
+    parser.add_argument("action", choices=("add", "list", "revoke"), metavar="ACTION", help="add, list or revoke")
+    parser.add_argument("name", nargs="?", default=None, metavar="NAME", help="of the key; revoke takes its id too")
+    scopes = "infer, metrics or admin; may be repeated [infer]"
+    parser.add_argument("--scope", action="append", default=[], metavar="WORD", help=scopes)
+    parser.add_argument("--days", type=float, default=None, metavar="X", help="the key expires after so many days [never]")
+    parser.add_argument("--file", default=None, metavar="FILE", help="the keys' file [~/.config/seekling/keys.json]")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _pull_arguments(parser: Parser) -> None:
@@ -229,6 +243,7 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb("train a model, or --resume a run", _pretrain_arguments, "seekling.verbs:pretrain"),
     "chat": Verb("talk to a model", _chat_arguments, "seekling.verbs:chat"),
     "serve": Verb("answer over HTTP as OpenAI, DeepSeek, Anthropic, Ollama do", _serve_arguments, "seekling.serve_verb:serve"),
+    "keys": Verb("make, list and revoke the keys of a server", _keys_arguments, "seekling.keys_verb:keys"),
     "pull": Verb("fetch a model: smollm2, or owner/name of a model hub", _pull_arguments, "seekling.pull_verb:pull"),
     "sft": Verb("fine-tune a model on conversations, full or LoRA", _sft_arguments, "seekling.verbs:sft"),
     "grpo": Verb("teach by reward: problems with exact answers", _grpo_arguments, "seekling.verbs:grpo"),
@@ -266,6 +281,7 @@ def usage(name: str) -> str:
     positional = {
         "chat": " [MODEL]",
         "serve": " [MODEL]",
+        "keys": " add|list|revoke [NAME]",
         "pull": " [MODEL]",
         "inspect": " PATH",
         "export": " MODEL",

@@ -176,7 +176,9 @@ def _tokenizer_of(checkpoint: Path) -> "Tokenizer | None":
     if checkpoint.resolve().parent.name == "checkpoints":
         places.append(checkpoint.resolve().parent.parent / "tokenizer")
     for place in places:
-        if (place / "tokenizer.json").is_file():
+        from seekling.text.folder import has_vocabulary
+
+        if has_vocabulary(place):
             from seekling.text.tokenizer import Tokenizer
 
             return Tokenizer.load(place)

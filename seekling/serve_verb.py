@@ -3,8 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from seekling.errors import MachineError
+from seekling.errors import MachineError, RecipeError
+
+if TYPE_CHECKING:
+    from seekling.serve.guard import Doors
 
 
 def serve(args: argparse.Namespace) -> int:
@@ -14,6 +18,7 @@ def serve(args: argparse.Namespace) -> int:
         from seekling.serve.state import Limits, Server
     except ImportError as error:
         raise MachineError(f"the server needs {error.name}: pip install 'seekling[serve]'") from None
+    doors = doors_of(args)
     from seekling.engine import Engine
     from seekling.pull_verb import default_model
 
@@ -30,7 +35,24 @@ def serve(args: argparse.Namespace) -> int:
     )
     names = [args.name or model_name(path), *args.alias]
     limits = Limits(max_tokens=args.max_tokens, rpm=args.rpm, concurrent=args.concurrent)
-    return run(Server(engine, names, limits), args, say=lambda line: print(line, file=sys.stderr, flush=True))
+    return run(Server(engine, names, limits), args, doors, say=lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def doors_of(args: argparse.Namespace) -> "Doors":
+    """Who may come in. RecipeError where others could reach a server that has no key."""
+    from seekling.serve.guard import LOCAL, Doors
+    from seekling.serve.keys import Keys
+
+    keys = Keys(Path(args.keys) if args.keys else None)
+    usable = [key for key in keys.all() if not key.expired and key.may("infer")]
+    if args.public and not usable:
+        raise RecipeError(f"--public needs a key, and {keys.path} has none that is valid: seekling keys add NAME")
+    if not args.public and args.host not in LOCAL:
+        raise RecipeError(f"--host {args.host} can be reached by others: add --public, which needs a key, or leave it")
+    hosts = {host.lower() for host in args.allow_host}
+    if not args.public:
+        hosts |= LOCAL
+    return Doors(keys, frozenset(hosts), frozenset(args.allow_origin), args.public)
 
 
 def model_name(path: str) -> str:

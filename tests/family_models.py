@@ -8,7 +8,8 @@ from oracle_models import fill
 from transformers import AutoConfig, AutoModelForCausalLM
 
 FAMILIES = (
-    "deepseek_v32", "llama", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "ernie4_5", "ernie4_5_moe", "minimax", "minimax_m2", "gpt_oss",
+    "deepseek_v32", "llama", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "ernie4_5", "ernie4_5_moe",
+    "minimax", "minimax_m2", "gpt_oss",
 )  # fmt: skip
 CONTEXT = 24  # positions of the drawn models; some rope scalings change at 8
 

@@ -84,7 +84,7 @@ def draw_config(family: str, seed: int) -> ModelConfig:
 OTHERS = set(
     "attention num_key_value_heads head_dim rotary_dim qkv_bias o_bias qk_norm attention_sinks sliding_window layer_types "
     "moe_layers shared_expert_intermediate_size shared_expert_gate router_norm_min router_float32 router_bias expert_bias "
-    "head_bias swiglu_alpha swiglu_limit linear_block norm_residual index_topk index_n_heads index_head_dim".split()
+    "head_bias swiglu_alpha swiglu_limit linear_block norm_residual index_topk index_n_heads index_head_dim v4".split()
 )
 
 

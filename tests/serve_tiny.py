@@ -11,6 +11,7 @@ from engine_tiny import TOKENIZER, Script, config, tiny_lm
 
 from seekling.engine import Engine
 from seekling.serve.app import make_app
+from seekling.serve.guard import Doors, Guard
 from seekling.serve.run import bind
 from seekling.serve.state import Limits, Server
 
@@ -40,7 +41,7 @@ def serving(engine=None, limits=None, **options):
     """The server's state and its URL while it runs."""
     state = Server(engine or random_engine(), ["tiny", "gpt-tiny"], limits or Limits(), options.pop("keep_alive", 10.0))
     listening = bind("127.0.0.1", 0)
-    app = make_app(state, **options)
+    app = Guard(make_app(state), state, options.pop("doors", Doors()))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

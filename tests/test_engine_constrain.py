@@ -205,8 +205,8 @@ def test_a_constraint_that_fails_on_the_way_ends_its_own_answer_only(engine, mon
 
     monkeypatch.setattr(constrain.Matcher, "push", push)
     monkeypatch.setattr(constrain.Matcher, "_broken", True, raising=False)
-    broken = engine._requests(["abc"], bound(Constraint.regex("[ab]{9}")), False, 0, None)[0]
-    free = engine._requests(["abc"], Sampling(max_tokens=5, ignore_eos=True), False, 0, None)[0]
+    broken = engine._intake.requests(["abc"], bound(Constraint.regex("[ab]{9}")))[0]
+    free = engine._intake.requests(["abc"], Sampling(max_tokens=5, ignore_eos=True))[0]
     handles = engine._loop.submit(broken), engine._loop.submit(free)
     with pytest.raises(SeeklingError, match="too complex"):
         handles[0].result()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from seekling import Engine, Sampling, SeeklingError
 from seekling.engine import QueueFull
 from seekling.engine.runner import PAGE
+from seekling.kernels import infer
 
 GREEDY = Sampling(max_tokens=20, temperature=0, ignore_eos=True)
 
@@ -318,6 +319,20 @@ def test_changed_weights_empty_the_prefix_cache():
     assert out.token_ids == Engine(lm).generate(prompt, GREEDY)[0].token_ids
 
 
+@pytest.mark.parametrize("runner", ["torch", "native"])
+def test_a_caller_can_say_that_weights_changed(runner):
+    lm = tiny_lm(dtype=torch.float32)
+    if runner == "native" and not infer.available():
+        pytest.skip("the kernels are not built")
+    engine = Engine(lm, runner=runner)
+    prompt = list(range(10, 60))
+    engine.generate(prompt, GREEDY)
+    assert engine.generate(prompt, GREEDY)[0].cached_tokens == 49
+    engine.weights_changed()
+    assert engine.generate(prompt, GREEDY)[0].cached_tokens == 0
+    assert engine.generate(prompt, GREEDY)[0].cached_tokens == 49
+
+
 def test_n_answers_share_their_prompt_and_each_can_be_repeated_alone(lm):
     engine = Engine(lm)
     prompt = list(range(10, 80))
@@ -362,7 +377,7 @@ def test_whatever_arrives_is_cancelled_or_evicted_the_others_tokens_are_those_of
     open_handles = []
     for number, (ids, count, temperature, priority, cancel, pause, n) in enumerate(events):
         s = Sampling(max_tokens=count, temperature=temperature, seed=number, ignore_eos=True, n=n)
-        group = engine._requests([ids], s, False, priority, None)[0]
+        group = engine._intake.requests([ids], s, priority=priority)[0]
         open_handles.append((ids, s, engine._loop.submit(group), cancel))
         for _ in range(pause):
             engine._loop.step()

@@ -81,7 +81,7 @@ def test_bits_do_not_depend_on_company_chunks_prefix_hits_evictions_or_drafts(na
         handles = []
         for number, (ids, count, temperature, priority, cancel, pause, n) in enumerate(events):
             s = Sampling(max_tokens=count, temperature=temperature, seed=number, ignore_eos=True, n=n)
-            handles.append([ids, s, engine._loop.submit(engine._requests([ids], s, False, priority, None)[0]), cancel])
+            handles.append([ids, s, engine._loop.submit(engine._intake.requests([ids], s, priority=priority)[0]), cancel])
             for _ in range(pause):
                 engine._loop.step()
                 for entry in handles:

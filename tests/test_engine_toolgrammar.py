@@ -7,8 +7,11 @@ import pytest
 from engine_tiny import TOKENIZER, one_thread, tiny_lm  # noqa: F401
 
 from seekling import Engine, Sampling, SeeklingError
+from seekling.engine.constrain import Grammars
 from seekling.engine.toolgrammar import tool_constraint
-from seekling.text.grammar import HERMES, LLAMA3, QWEN_CODER, ReplyGrammar
+from seekling.text.deepseek.encode import _element_calls
+from seekling.text.grammar import HERMES, LLAMA3, MINIMAX_M2, QWEN_CODER, ElementCalls, ReplyGrammar, dsml
+from seekling.text.messages import Call
 
 pytest.importorskip("llguidance")
 
@@ -71,6 +74,52 @@ def test_calls_that_are_json_objects(engine, style):
         check([(call["name"], call[style.arguments])])
 
 
+RICH = {"name": "note", "parameters": {
+    "type": "object",
+    "properties": {
+        "text": {"type": "string"}, "kind": {"enum": ["idea", "task"]}, "size": {"type": "integer", "minimum": 0, "maximum": 9},
+        "tag": {"$ref": "#/$defs/tag"},
+    },
+    "required": ["text", "kind", "tag"],
+    "$defs": {"tag": {"type": "boolean"}},
+}}  # fmt: skip
+
+
+# A family whose ends hold a token, as DSML's do in the vocabularies of V3.2 and V4.
+WITH_TOKEN = ElementCalls(
+    "<calls>", "</calls>", '<call "', '">', "</call>", "<p ", ">", "</<think>p>", middle=" string=", pad=""
+)
+
+
+@pytest.mark.parametrize(
+    "style", [QWEN_CODER, MINIMAX_M2, dsml("tool_calls"), WITH_TOKEN], ids=["qwen", "minimax", "dsml", "token"]
+)
+def test_calls_that_are_elements(style):
+    family = SimpleNamespace(special=TOKENIZER.special, chat=SimpleNamespace(grammar=ReplyGrammar("e", calls=(style,))))
+    grammars = Grammars(TOKENIZER, TOKENIZER.vocab_size, [1])
+
+    def fits(choice, *calls):
+        calls = [Call(name=name, arguments=json.dumps(arguments)) for name, arguments in calls]
+        constraint = tool_constraint(family, [{"function": RICH}, *TOOLS], choice)
+        matcher = grammars.matcher(constraint)
+        pieces = [p if p in TOKENIZER.special else "".join([p]) for p in _element_calls(style, calls)[1:]]  # without the lead
+        for token in TOKENIZER.encode_pieces(pieces):
+            if not matcher.allowed()[token]:
+                return False
+            matcher.push(token)
+        return matcher.finished
+
+    note = {"text": "if a < b: </p> \n", "kind": "task", "size": 3, "tag": True}
+    assert fits("required", ("note", note))
+    assert fits("required", ("note", {k: v for k, v in note.items() if k != "size"}), ("now", {}), ("add", {"a": 4}))
+    assert fits("note", ("note", note)) and not fits("note", ("now", {}))
+    assert not fits("required", ("note", note | {"kind": "other"}))
+    assert not fits("required", ("note", note | {"size": 10}))
+    assert not fits("required", ("note", note | {"tag": "yes"}))
+    assert not fits("required", ("note", {"text": "without the others"}))
+    assert not fits("required", ("other", {}))
+
+
 def test_what_cannot_be_enforced_is_refused_by_name():
     bad = [{"function": {"name": "a b", "parameters": {"type": "array", "uniqueItems": True}}}]
     with pytest.raises(SeeklingError, match=r"(?s)'a b' is no name.*uniqueItems.*object's schema"):
@@ -79,7 +128,12 @@ def test_what_cannot_be_enforced_is_refused_by_name():
         tool_constraint(TOKENIZER, TOOLS, "sub")
     with pytest.raises(SeeklingError, match="there are none"):
         tool_constraint(TOKENIZER, [])
-    for style, message in ((QWEN_CODER, "cannot be enforced"), (HERMES, "only choice='required'")):
-        family = SimpleNamespace(special={}, chat=SimpleNamespace(grammar=ReplyGrammar("f", calls=(style,))))
+    short = {"function": {"name": "f", "parameters": {"properties": {"a": {"type": "string", "maxLength": 3}}}}}
+    for calls, message in (
+        ((), "cannot be enforced"),
+        ((HERMES,), "only choice='required'"),
+        ((QWEN_CODER,), "f: f writes texts bare, so a cannot be held to maxLength"),
+    ):
+        family = SimpleNamespace(special={}, chat=SimpleNamespace(grammar=ReplyGrammar("f", calls=calls)))
         with pytest.raises(SeeklingError, match=message):
-            tool_constraint(family, TOOLS)
+            tool_constraint(family, [short])

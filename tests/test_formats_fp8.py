@@ -247,7 +247,7 @@ def test_the_published_configs_are_understood(config):
     ("key", "value"),
     [
         ("quant_method", "gptq"), ("fmt", "e5m2"), ("activation_scheme", "static"), ("weight_block_size", None),
-        ("weight_block_size", [128]), ("weight_block_size", [0, 128]), ("scale_fmt", "fp16"), ("expert_dtype", "fp4"),
+        ("weight_block_size", [128]), ("weight_block_size", [0, 128]), ("scale_fmt", "fp16"), ("expert_dtype", "nvfp4"),
         ("per_channel", True),
     ],
 )  # fmt: skip

@@ -211,6 +211,7 @@ def test_harmony_channels_become_reasoning_answer_and_calls():
     assert parse_reply(text, CHANNELS) == {
         "role": "assistant", "content": "", "reasoning_content": "hm", "tool_calls": [call("get", '{"a": 1}')],
     }  # fmt: skip
+    assert parse_reply(text.removesuffix("<|call|>"), CHANNELS) == parse_reply(text, CHANNELS)  # engines keep end tokens back
     assert parse_reply("Hello", CHANNELS, channel="final") == {"role": "assistant", "content": "Hello"}
 
 

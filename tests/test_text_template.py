@@ -113,13 +113,23 @@ def test_the_reply_parser_knows_how_the_prompt_began_the_answer():
 
 def test_arguments_are_given_as_object_or_text_as_the_template_wants_them():
     talk = [ASK, {"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "tool", "content": "ok"}]
-    for template in (HERMES, AS_TEXT):
+    only_with_tools = "{% for t in tools %}{% endfor %}" + HERMES.replace("{% if tools %}", "{% if true %}")
+    for template in (HERMES, AS_TEXT, only_with_tools):
         assert '"arguments": {"city": "Paris"}}' in written(chat(template), talk, tools=[TOOL])
         as_object = [
             ASK,
             {**talk[1], "tool_calls": [{"type": "function", "function": {"name": "get", "arguments": {"city": "Paris"}}}]},
         ]
         assert '"arguments": {"city": "Paris"}}' in written(chat(template), [*as_object, talk[2]], tools=[TOOL])
+
+
+def test_reasoning_is_given_by_the_name_the_template_reads():
+    talk = [ASK, {"role": "assistant", "content": "Me.", "reasoning_content": "hm"}, ASK]
+    for name in ("reasoning_content", "thinking", "reasoning"):
+        tiny = chat(
+            "{% for m in messages %}{% if m." + name + " %}[{{ m." + name + " }}]{% endif %}{% endfor %}<think></think>"
+        )
+        assert "[hm]" in written(tiny, talk, thinking=True), name
 
 
 def test_content_is_given_in_parts_where_the_template_wants_them():

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from seekling.engine.quant import quantised
+from seekling.engine.row_runner import RowRunner
 from seekling.engine.runner import Runner
 from seekling.engine.torch_runner import TorchRunner
 from seekling.errors import MachineError, SeeklingError
@@ -101,7 +102,8 @@ def _of_model(lm: Any, quant: Quant | None, choice: Choice, threads: int | None,
             return Backend(lm.config, lm.tokenizer, NativeRunner(model, native, threads), None, path, lambda: None)
         _refuse_or_tell(choice, why_not)
     model = model if quant is None else quantised(model, quant)
-    return Backend(lm.config, lm.tokenizer, TorchRunner(model, lm.config, keep_states=states), model, path, Version(model))
+    kind = TorchRunner if lm.config.v4 is None else RowRunner
+    return Backend(lm.config, lm.tokenizer, kind(model, lm.config, keep_states=states), model, path, Version(model))
 
 
 class Version:

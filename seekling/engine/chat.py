@@ -251,7 +251,8 @@ class Chat:
         try:
             hidden = talk.fit(self.engine, self.sampling, thinking=self.thinking)
             used = self.engine.prompt_tokens(talk.prompt(), thinking=self.thinking)
-            settings = dataclasses.replace(self.sampling, stop_token_ids=(*self.sampling.stop_token_ids, *self._marks))
+            stops = (*self.sampling.stop_token_ids, *self._marks)
+            settings = dataclasses.replace(self.sampling, stop_token_ids=stops, logprobs=False)
             stream = self.engine.stream(talk.prompt(), settings, thinking=self.thinking)
             if hidden:
                 terminal.note(

@@ -6,9 +6,9 @@
 ...     for delta in engine.submit("Once upon a time"): print(delta.text, end="")
 """
 
+import sys
 import weakref
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -17,22 +17,21 @@ from torch import Tensor
 from seekling.engine.adapters import add_adapters
 from seekling.engine.backend import Choice, Quant, open_backend, runner_path
 from seekling.engine.cache import PagedCache
-from seekling.engine.constrain import Grammars
 from seekling.engine.draft_model import ModelDrafter
 from seekling.engine.draft_mtp import MTPDrafter
 from seekling.engine.embed import Pooling, embed
 from seekling.engine.fingerprint import fingerprint
 from seekling.engine.handle import Handle
+from seekling.engine.intake import Intake
 from seekling.engine.loop import Loop
 from seekling.engine.prompt import Prompt, as_prompts, encode_prompts
 from seekling.engine.request import Request
 from seekling.engine.sampling import Completion, Delta, Sampling
 from seekling.engine.scheduler import Scheduler
 from seekling.engine.speculate import Drafter, NgramDrafter
-from seekling.engine.thinking import ThinkingGuard
 from seekling.engine.torch_runner import TorchRunner
 from seekling.errors import SeeklingError, raise_all
-from seekling.text.special import THINK, THINK_END
+from seekling.model.v4.cache import SLACK
 
 CACHE_BYTES = 1 << 30  # default most memory of the cache; one whole context always fits
 
@@ -52,7 +51,8 @@ class Engine:
         cache_tokens: size of the cache; default room for ``max_rows`` whole contexts, but no more than 1 GiB. A smaller one
             also bounds the context.
         max_queue: most requests of `submit` that may wait before it raises `QueueFull`.
-        prefix_cache: keep what was computed for later prompts that begin alike. Models with linear attention cannot.
+        prefix_cache: keep what was computed for later prompts that begin alike. Models that keep a state of each row (linear
+            attention, DeepSeek-V4) cannot.
         speculate: who proposes tokens that one step then checks; answers stay the same, they only come sooner. "ngram": what
             followed the last words before; "mtp": the model's own MTP layer; or a path or loaded model that is smaller.
         draft_tokens: most tokens proposed a step.
@@ -105,10 +105,10 @@ class Engine:
         cache = PagedCache(backend.runner, self._pages(cache_tokens), prefix_cache and not self.config.holds_state)
         self.context = min(self.config.max_position_embeddings, cache.tokens)
         drafter = self._drafter(speculate, draft_tokens, cache.pool.size, threads)
-        self._grammars: Grammars | None = None
+        self._intake = Intake(self.config, self.tokenizer, self.context, getattr(backend.runner, "adapters", {}).keys())
         self._fingerprint: tuple[object, str] | None = None
         self._loop = Loop(
-            cache, Scheduler(cache, max_rows, step_tokens), max_queue, backend.version, drafter, not self.config.holds_state
+            cache, Scheduler(cache, max_rows, step_tokens), max_queue, backend.version, drafter, self._goes_back()
         )
         weakref.finalize(self, self._loop.close)
 
@@ -135,7 +135,7 @@ class Engine:
         Raises:
             SeeklingError: lists every prompt that is empty of meaning, too long or not of this model.
         """
-        groups = self._requests(as_prompts(prompts), sampling, thinking, 0, tenant, adapter)
+        groups = self._intake.requests(as_prompts(prompts), sampling, thinking=thinking, tenant=tenant, adapter=adapter)
         handles = [self._submit(group, bounded=False) for group in groups]
         try:
             return [completion for handle in handles for completion in handle.results()]
@@ -157,7 +157,7 @@ class Engine:
 
         Checked at once, not at the first token; errors as in `generate`.
         """
-        return self._stream(self._requests([prompt], sampling, thinking, 0, tenant, adapter)[0])
+        return self._stream(self._intake.requests([prompt], sampling, thinking=thinking, tenant=tenant, adapter=adapter)[0])
 
     def submit(
         self,
@@ -179,7 +179,9 @@ class Engine:
         Raises:
             QueueFull: too many wait; SeeklingError: as in `generate`, or the engine is closed.
         """
-        handle = self._submit(self._requests([prompt], sampling, thinking, priority, tenant, adapter)[0])
+        handle = self._submit(
+            self._intake.requests([prompt], sampling, thinking=thinking, priority=priority, tenant=tenant, adapter=adapter)[0]
+        )
         self._loop.start()
         return handle
 
@@ -256,7 +258,7 @@ class Engine:
 
     def weights_changed(self) -> None:
         """Forget the prefix cache. Only needed after a change of weights that torch does not count, as through ``.data``."""
-        self._loop.cache.version = None
+        self._loop.cache.version = object()  # equal to no version there is
 
     def close(self) -> None:
         """End the engine's thread; answers still open fail. Also at the end of a ``with`` block."""
@@ -278,10 +280,21 @@ class Engine:
             cache_tokens = max(min(self.max_rows * context, CACHE_BYTES // max(1, a_token)), context)
         return -(-cache_tokens // self._backend.runner.page_tokens)
 
+    def _goes_back(self) -> int:
+        """Tokens that a row can be cut back by."""
+        if self.config.v4 is not None:
+            return SLACK
+        return 0 if self.config.holds_state else sys.maxsize
+
     def _drafter(self, speculate: Any, tokens: int, pages: int, threads: int | None) -> Drafter | None:
         if speculate is None:
             return None
-        if self.config.holds_state:
+        if self.config.v4 is not None:
+            if speculate == "mtp":
+                raise SeeklingError("the MTP layers of DeepSeek-V4 do not draft yet: use speculate='ngram' or a small model")
+            if tokens > SLACK:
+                raise SeeklingError(f"draft_tokens is {tokens}, but rows of DeepSeek-V4 can go back {SLACK} tokens at most")
+        elif self.config.holds_state:
             raise SeeklingError(
                 "speculate needs a cache that can go back over wrong drafts; linear attention keeps a state: leave it"
             )
@@ -315,86 +328,3 @@ class Engine:
                 handle.cancel()
                 if not self._loop.threaded:
                     self._loop.step()
-
-    def _requests(
-        self,
-        prompts: list[Prompt],
-        sampling: Sampling | Sequence[Sampling] | None,
-        thinking: bool,
-        priority: int,
-        tenant: Hashable,
-        adapter: str | None = None,
-    ) -> list[list[Request]]:
-        """The answers asked for, those to one prompt together."""
-        if sampling is None or isinstance(sampling, Sampling):
-            settings = [sampling or Sampling()] * len(prompts)
-        else:
-            settings = list(sampling)
-        problems = []
-        if len(settings) != len(prompts):
-            problems.append(f"{len(prompts)} prompts and {len(settings)} samplings: give one for each, or one for all")
-        if any(not isinstance(s, Sampling) for s in settings):
-            problems.append("sampling is not a seekling.Sampling: write seekling.Sampling(max_tokens=…)")
-        else:
-            problems += dict.fromkeys(line for s in settings for line in self._sampling_problems(s))
-        known = getattr(self._backend.runner, "adapters", {})
-        if adapter is not None and adapter not in known:
-            problems.append(f"there is no adapter {adapter!r}; this engine has {', '.join(known) or 'none'}")
-        raise_all(SeeklingError, problems)
-        encoded = encode_prompts(prompts, self.tokenizer, self.config, thinking=thinking, context=self.context)
-        return [self._answers(ids, s, priority, tenant, adapter) for ids, s in zip(encoded, settings, strict=True)]
-
-    def _answers(self, ids: list[int], s: Sampling, priority: int, tenant: Hashable, adapter: str | None) -> list[Request]:
-        out: list[Request] = []
-        for index in range(s.n):
-            request = Request(
-                ids,
-                s,
-                room=self.context - len(ids),
-                end_ids=self._end_ids(),
-                decoder=None if self.tokenizer is None else self.tokenizer.stream(),
-                vocab_size=self.config.vocab_size,
-                guard=self._guard(ids, s),
-                matcher=None if s.constraint is None else self._compiled().matcher(s.constraint),
-                index=index,
-                priority=priority,
-                tenant=tenant,
-                adapter=adapter,
-            )
-            request.after = out[0] if out else None
-            out.append(request)
-        return out
-
-    def _sampling_problems(self, s: Sampling) -> Iterator[str]:
-        size = self.config.vocab_size
-        if self.tokenizer is None and s.stop:
-            yield "stop strings need a tokenizer, this model folder has none: use stop_token_ids"
-        if self.tokenizer is None and s.constraint is not None:
-            yield "a constraint needs a tokenizer, this model folder has none"
-        if s.thinking_budget is not None and self._marks[1] is None:
-            yield f"thinking_budget needs a model that ends its reasoning with {THINK_END}; this one has no such token"
-        beyond = sorted({token for token, _ in s.bias if token >= size})
-        if beyond:
-            yield f"logit_bias names tokens outside 0…{size - 1}: {', '.join(map(str, beyond[:5]))}"
-
-    def _guard(self, ids: list[int], s: Sampling) -> ThinkingGuard | None:
-        """Watches the reasoning where the prompt leaves one open."""
-        begin, end = self._marks
-        if begin is None or end is None:
-            return None
-        last = next((token for token in reversed(ids) if token in (begin, end)), end)
-        return ThinkingGuard(end, s.thinking_budget, s.stop_loops or s.thinking_budget is not None) if last == begin else None
-
-    @cached_property
-    def _marks(self) -> tuple[int | None, int | None]:
-        """The tokens that begin and end reasoning."""
-        special = {} if self.tokenizer is None else self.tokenizer.special
-        return special.get(THINK), special.get(THINK_END)
-
-    def _compiled(self) -> Grammars:
-        if self._grammars is None:
-            self._grammars = Grammars(self.tokenizer, self.config.vocab_size, sorted(self._end_ids()))
-        return self._grammars
-
-    def _end_ids(self) -> set[int]:
-        return {*self.config.eos_token_ids, *(() if self.tokenizer is None else self.tokenizer.end_ids)}

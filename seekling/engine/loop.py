@@ -5,6 +5,7 @@ along. `start` gives the driving to a background thread, for callers that must n
 caller that waits, as its error.
 """
 
+import sys
 import threading
 import time
 from collections import deque
@@ -35,7 +36,7 @@ class Loop:
         max_queue: most requests of `submit` that may wait.
         version: of the weights; a change empties the prefix tree.
         drafter: proposes tokens (speculation), or None.
-        goes_back: whether the cache can go back over wrong drafts (a running state cannot).
+        goes_back: over how many wrong drafts the cache can go back (a running state: none).
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Loop:
         max_queue: int,
         version: Callable[[], object],
         drafter: Drafter | None = None,
-        goes_back: bool = True,
+        goes_back: int = sys.maxsize,
     ):
         self.cache, self.scheduler, self.drafter, self.goes_back = cache, scheduler, drafter, goes_back
         self.steps = self.tokens = 0
@@ -189,7 +190,7 @@ class Loop:
             request = work.request
             if request.matcher is not None:
                 work.draft = request.forced_ids()
-            most = min(self._room(request, len(work.draft)), request.limit - len(request.token_ids) - 1)
+            most = min(self._room(request, len(work.draft)), request.limit - len(request.token_ids) - 1, self.goes_back)
             work.draft = work.draft[: max(0, most)]
 
     def _room(self, request: Request, drafts: int) -> int:

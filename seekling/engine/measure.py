@@ -138,7 +138,7 @@ def drawn(engine: Engine, count: int, seed: int) -> list[int]:
 def speak(engine: Engine, prompts: list[Any], count: int) -> float:
     """Decode tokens a second of all answers together, from the moment when every prompt is computed."""
     s = Sampling(max_tokens=count, temperature=0, ignore_eos=True, logprobs=False)
-    handles = [engine._submit(group, bounded=False) for group in engine._requests(prompts, s, False, 0, None)]
+    handles = [engine._submit(group, bounded=False) for group in engine._intake.requests(prompts, s)]
     requests = [handle.requests[0] for handle in handles]
     while not all(request.token_ids for request in requests):
         if not engine._loop.step():
@@ -246,7 +246,7 @@ def child(task: dict[str, Any], say: Callable[[str], None]) -> None:
     parts: list[list[Any]] = [[drawn(engine, task["prompt"], 1)], [drawn(engine, START, i) for i in range(task["rows"])]]
     for prompts in parts:
         s = Sampling(max_tokens=FEW, temperature=0, ignore_eos=True, logprobs=False)
-        for group in engine._requests(prompts, s, False, 0, None):
+        for group in engine._intake.requests(prompts, s):
             engine._submit(group, bounded=False)
         while engine._loop.step():
             most = max(most, pool.used)

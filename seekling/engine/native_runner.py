@@ -36,6 +36,8 @@ def unsupported(config: ModelConfig) -> list[str]:
     bad = []
     if not infer.available():
         bad.append(f"the kernels are not built ({native.status()})")
+    if config.v4 is not None:
+        return [*bad, "DeepSeek-V4"]
     layers = range(config.num_hidden_layers)
     if any(config.layer_type(i) == "linear_attention" for i in layers):
         bad.append("linear attention")

@@ -11,6 +11,7 @@ Tensor suffixes: O outputs, I inputs, G groups, E experts, N tokens, D hidden; â
 """
 
 import copy
+import dataclasses
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from seekling.kernels import ops
 from seekling.model.decoder import Decoder
 from seekling.model.moe import Experts, Routing
+from seekling.model.v4.moe import V4Experts, clamped_experts
 
 GROUP = 32
 
@@ -91,10 +93,13 @@ class QuantExperts(nn.Module):
         super().__init__()
         self.gate_up = Packed(experts.gate_up_proj, quant)
         self.down = Packed(experts.down_proj, quant)
+        self.limit = experts.config.swiglu_limit if isinstance(experts, V4Experts) else None
 
     def forward(self, x_ND: Tensor, routing: Routing) -> Tensor:
         used_E, index_NK = routing.indices_NK.unique(return_inverse=True)
         gate_up, down = self.gate_up.dequantise(used_E), self.down.dequantise(used_E)
+        if self.limit is not None:
+            return clamped_experts(x_ND, dataclasses.replace(routing, indices_NK=index_NK), gate_up, down, self.limit)
         return ops.grouped_experts(x_ND, routing.weights_NK, index_NK, gate_up, down)
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 from seekling.engine.constrain import SPACING, Constraint, schema_problems
 from seekling.errors import SeeklingError, raise_all
-from seekling.text.grammar import JsonCalls, MarkedCalls
+from seekling.text.grammar import ElementCalls, JsonCalls, MarkedCalls
+
+NEWLINE = json.dumps("\n")
 
 
 def tool_constraint(
@@ -31,11 +33,11 @@ def tool_constraint(
     """
     functions = {f.get("name"): f for f in (tool.get("function", tool) for tool in tools)}
     grammar = tokenizer.chat.grammar
-    style = next((s for s in grammar.calls if isinstance(s, (MarkedCalls, JsonCalls))), None)
+    style = next(iter(grammar.calls), None)
     raise_all(SeeklingError, _problems(functions, choice, style, grammar.name), "tools")
     named = functions if choice in ("auto", "required") else {choice: functions[choice]}
     write = _Writer(tokenizer)
-    calls = write.marked(style, named, parallel) if isinstance(style, MarkedCalls) else write.json(style, named, parallel)
+    calls = write.calls(style, named, parallel)
     if choice != "auto":
         return Constraint.lark(f"start: {calls}\n{write.rules()}")
     if not write.begins_with_token(style):
@@ -55,10 +57,25 @@ def _problems(functions: Mapping[Any, Mapping[str, Any]], choice: str, style: An
             yield f"{name!r} is no name of a function: use 1 to 64 letters, digits, _, . and -"
         parameters = function.get("parameters") or {}
         yield from (f"{name}: {line}" for line in schema_problems(parameters))
+        if isinstance(style, ElementCalls) and not style.typed and isinstance(parameters, Mapping):
+            yield from (
+                f"{name}: {family} writes texts bare, so {key} cannot be held to {', '.join(sorted(set(value) - _BARE))}"
+                for key, value in (parameters.get("properties") or {}).items()
+                if isinstance(value, Mapping) and value.get("type") == "string" and not _choices(value) and set(value) - _BARE
+            )
         if isinstance(parameters, Mapping) and parameters.get("type", "object") != "object":
             yield f"{name}: parameters must be an object's schema"
     if choice not in ("auto", "required", *functions):
         yield f"choice is {choice!r}: give 'auto', 'required' or one of {', '.join(map(str, functions))}"
+
+
+_BARE = {"type", "title", "description", "default", "examples", "example"}  # keywords that bare text fulfils
+
+
+def _choices(schema: Mapping[str, Any]) -> list[str]:
+    """The texts a schema lists; empty where it lists none."""
+    found = schema.get("enum", [schema["const"]] if "const" in schema else [])
+    return found if found and all(isinstance(value, str) and value for value in found) else []
 
 
 class _Writer:
@@ -73,6 +90,56 @@ class _Writer:
 
     def begins_with_token(self, style: Any) -> bool:
         return any(style.begin.startswith(mark) for mark in self._special) if style.begin else False
+
+    def calls(self, style: Any, functions: Mapping[str, Any], parallel: bool) -> str:
+        """One call or, with ``parallel``, several."""
+        write = {MarkedCalls: self.marked, JsonCalls: self.json, ElementCalls: self.elements}[type(style)]
+        return write(style, functions, parallel)
+
+    def elements(self, style: ElementCalls, functions: Mapping[str, Any], parallel: bool) -> str:
+        """begin (call NAME name_end (parameter KEY key_end VALUE parameter_end)* call_end)* end, each on a line of its own."""
+        each = []
+        for name, function in functions.items():
+            schema = _parameters(function)
+            shared: dict[str, Any] = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+            lines = []
+            for key, value in (schema.get("properties") or {}).items():
+                line = self._rule(
+                    f"{self._parameter(style, key, value if isinstance(value, Mapping) else {}, shared)} {NEWLINE}"
+                )
+                lines.append(line if key in schema.get("required", ()) else f"{line}?")
+            head = self._text(style.call + name + style.name_end)
+            each.append(" ".join([head, NEWLINE, *lines, NEWLINE + "?", self._text(style.call_end), NEWLINE]))
+        one = self._rule(" | ".join(each))
+        return " ".join([self._text(style.begin), NEWLINE, one + "+" * parallel, self._text(style.end)])
+
+    def _parameter(self, style: ElementCalls, key: str, schema: Mapping[str, Any], shared: Mapping[str, Any]) -> str:
+        """One element; a text stands bare up to the element's end, all else as JSON."""
+        choices, end = _choices(schema), style.pad + style.parameter_end
+        bare = bool(choices) or (schema.get("type") == "string" and not set(schema) - _BARE)
+        kind = style.middle + ("true" if bare else "false") if style.typed else ""
+        head = self._text(style.parameter + key + kind + style.key_end + style.pad)
+        if choices:
+            return f"{head} ({' | '.join(map(self._text, choices))}) {self._text(end)}"
+        return f"{head} {self._until(end)}" if bare else f"{head} {self._json({**schema, **shared})} {self._text(end)}"
+
+    def _until(self, end: str) -> str:
+        """Any text, then ``end``. A token in it breaks the text, which then has to end as what stands before the token."""
+        before, token, after = self._split(end)
+        name = f"rule{len(self._rules)}"
+        if token is None:
+            self._rules.append(f"{name}[suffix={json.dumps(end)}]: /(?s:.*)/")
+            return name
+        self._rules.append(f"{name}: /(?s:.*){re.escape(before).replace('/', chr(92) + '/')}/")
+        return f"{name} {token} {self._text(after)}".rstrip()
+
+    def _split(self, text: str) -> tuple[str, str | None, str]:
+        """A text around the first token in it."""
+        found = min(((text.index(mark), -len(mark), mark) for mark in self._special if mark in text), default=None)
+        if found is None:
+            return text, None, ""
+        mark = found[2]
+        return text[: found[0]], f"<[{self._special[mark]}]>", text[found[0] + len(mark) :]
 
     def marked(self, style: MarkedCalls, functions: Mapping[str, Any], parallel: bool) -> str:
         """begin call NAME name_end ARGUMENTS call_end (between …)* end."""
@@ -115,11 +182,9 @@ class _Writer:
 
     def _text(self, text: str) -> str:
         """Literals and tokens in a row; empty for no text."""
-        marks = sorted((m for m in self._special if m in text), key=len, reverse=True)
-        if not marks:
-            return json.dumps(text, ensure_ascii=False) if text else ""
-        pieces = re.split("(" + "|".join(map(re.escape, marks)) + ")", text)
-        return " ".join(f"<[{self._special[p]}]>" if p in self._special else json.dumps(p) for p in pieces if p)
+        before, token, after = self._split(text)
+        parts = [json.dumps(before, ensure_ascii=False) if before else "", token or "", self._text(after) if after else ""]
+        return " ".join(part for part in parts if part)
 
 
 def _parameters(function: Mapping[str, Any]) -> dict[str, Any]:

@@ -113,7 +113,7 @@ class TorchRunner:
                     continue
                 rows = [h_BTD[row] if chunks[i].want == "all" else h_BTD[row, -1:] for row, i in wanted]
                 h = torch.cat(rows)
-                h = model.model.norm(h) if self.keep_states else h
+                h = model.final(h) if self.keep_states else h
                 parts = model.head(h).float().split([len(r) for r in rows])
                 for (_, i), part in zip(wanted, parts, strict=True):
                     logits[i] = part

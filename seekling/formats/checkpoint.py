@@ -22,7 +22,7 @@ from seekling.formats import folder as files
 from seekling.formats import hf
 from seekling.formats.safetensors_io import ToWrite, write_safetensors
 from seekling.formats.source import TensorSource
-from seekling.formats.stores import FolderSource, open_folder
+from seekling.formats.stores import open_folder
 from seekling.model.config import ModelConfig
 from seekling.model.decoder import Decoder
 
@@ -57,6 +57,7 @@ def model_from(config: ModelConfig, source: TensorSource, dtype: str | torch.dty
     Raises:
         CheckpointError: one that lists every missing, unexpected, misshaped or unreadable tensor.
     """
+    source = hf.as_published(config, source)
     config = fitted(config, source)
     model = Decoder.empty(config, dtype=files.dtype_of(dtype), device="cpu")
     by_name = {piece.name: piece for piece in hf.pieces(model)}
@@ -75,6 +76,7 @@ def fitted(config: ModelConfig, source: TensorSource) -> ModelConfig:
     Raises:
         CheckpointError: one that lists every missing, unexpected, misshaped or unreadable tensor.
     """
+    source = hf.as_published(config, source)
     config = _without_absent_mtp(config, source)
     _check(config, source)
     return config
@@ -112,7 +114,7 @@ def _check(config: ModelConfig, source: TensorSource) -> None:
     few = len(missing) + len(unexpected) < _MANY
     bad = [f"missing {line}" for line in (missing if few else _by_layer(missing))]
     bad += [f"unexpected {line}" for line in (unexpected if few else _by_layer(unexpected))]
-    unreadable = source.unreadable() if isinstance(source, FolderSource) else []
+    unreadable: list[str] = getattr(source, "unreadable", list)()
     raise_all(CheckpointError, bad + misshaped + unreadable, f"{source.where}: the weights do not fit config.json")
 
 
@@ -154,7 +156,7 @@ def save_model(
 
     MTP layers (``model.layers.{L}`` with their copies of embedding and head) go to ``model-mtp.safetensors``, which
     transformers does not open, because it would call them unexpected; for L = 61, the layer number of the published
-    DeepSeek-V3 that it knows to skip, they go with the rest.
+    DeepSeek-V3 that it knows to skip, they go with the rest, and so do those of DeepSeek-V4 (``mtp.{k}``).
 
     Args:
         model: on any device.
@@ -172,7 +174,7 @@ def save_model(
         raise CheckpointError(f"max_shard_bytes must be positive, not {max_shard_bytes}")
     to_dtype = model.lm_head.weight.dtype if dtype is None else files.dtype_of(dtype)
     main, mtp = _planned(model, to_dtype)
-    if mtp and model.config.num_hidden_layers == TRANSFORMERS_SKIPS_LAYER:
+    if mtp and (model.config.num_hidden_layers == TRANSFORMERS_SKIPS_LAYER or model.config.model_type == "deepseek_v4"):
         main, mtp = main + mtp, []
     with files.disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)

@@ -59,8 +59,8 @@ class FP8Format:
             bad.append(f"activation_scheme {raw['activation_scheme']!r} is not supported, only dynamic")
         if raw.get("scale_fmt") not in (None, "float", "ue8m0"):
             bad.append(f"scale_fmt {raw['scale_fmt']!r} is not supported, only float and ue8m0")
-        if raw.get("expert_dtype", "fp8") != "fp8":
-            bad.append(f"expert_dtype {raw['expert_dtype']!r} is not supported, only fp8")
+        if raw.get("expert_dtype", "fp8") not in ("fp8", "fp4"):
+            bad.append(f"expert_dtype {raw['expert_dtype']!r} is not supported, only fp8 and fp4")
         block = raw.get("weight_block_size", list(BLOCK))
         if block is None:
             bad.append("weight_block_size null (one scale a tensor or row) is not supported, only blocks such as [128, 128]")
@@ -175,13 +175,15 @@ def _row_blocks(tensor_RC: Tensor, scales_rc: Tensor, block: tuple[int, int]) ->
 class FP8Source:
     """A source whose FP8 matrices come out dequantised, their scales hidden.
 
-    A matrix ``X`` of dtype F8_E4M3 has its scales in ``X_scale_inv`` (V4 calls those of ``X.weight`` ``X.scale``).
+    A matrix ``X`` of dtype F8_E4M3 has its scales in ``X_scale_inv`` (V4 calls those of ``X.weight`` ``X.scale``).  With
+    ``expert_dtype: fp4`` (V4) routed experts are MXFP4: two numbers a byte along the rows, a power of two for each 32.
 
     Attributes:
         where, shapes: as every TensorSource.
         dtypes: name -> dtype of what ``read`` gives, as safetensors calls it.
         inner: the folder as it is stored.
-        scales: name of each quantised matrix -> name of its scales.
+        scales: name of each FP8 matrix -> name of its scales.
+        packed: the same for matrices of four bits.
     """
 
     def __init__(self, inner: SafetensorsSource, quantization_config: Mapping[str, Any], dtype: torch.dtype = torch.float32):
@@ -193,10 +195,14 @@ class FP8Source:
         self.inner, self.where, self.dtype = inner, inner.where, dtype
         self.format = FP8Format.of_config(quantization_config, f"{inner.where}: quantization_config")
         self.scales: dict[str, str] = {}
+        self.packed: dict[str, str] = {}
+        four = quantization_config.get("expert_dtype") == "fp4"
         bad = []
         for name, stored in inner.dtypes.items():
             if stored == "F8_E5M2":
                 bad.append(f"{name} is stored as F8_E5M2; only F8_E4M3 has a published block format")
+            if stored == "I8" and four and ".experts." in name:
+                bad += self._pack(name)
             if stored != "F8_E4M3":
                 continue
             scale = next((s for s in _scale_names(name) if s in inner.shapes), None)
@@ -205,7 +211,7 @@ class FP8Source:
                 continue
             self.scales[name] = scale
             bad += self._problems(name, scale)
-        used = set(self.scales.values())
+        used = {*self.scales.values(), *self.packed.values()}
         for name in inner.shapes:
             if name.endswith("_scale_inv") and name not in used:
                 bad.append(f"{name} scales no FP8 matrix")
@@ -213,7 +219,23 @@ class FP8Source:
                 bad.append(f"{name}: stored activation scales are not supported")
         raise_all(CheckpointError, bad, f"{self.where}: FP8 weights and scales do not fit")
         self.shapes = {name: shape for name, shape in inner.shapes.items() if name not in used}
-        self.dtypes = {name: DTYPE_NAME[dtype] if name in self.scales else inner.dtypes[name] for name in self.shapes}
+        for name in self.packed:
+            rows, columns = inner.shapes[name]
+            self.shapes[name] = (rows, 2 * columns)
+        made = self.scales.keys() | self.packed.keys()
+        self.dtypes = {name: DTYPE_NAME[dtype] if name in made else inner.dtypes[name] for name in self.shapes}
+
+    def _pack(self, name: str) -> list[str]:
+        """Take a matrix of four bits; what is wrong with it."""
+        scale = next((s for s in _scale_names(name) if s in self.inner.shapes), None)
+        if scale is None:
+            return [f"{name} holds numbers of four bits but has no scales"]
+        shape, found = self.inner.shapes[name], self.inner.shapes[scale]
+        if len(shape) != 2 or found != (shape[0], shape[1] // 16) or shape[1] % 16 or self.inner.dtypes[scale] != "F8_E8M0":
+            stored = f"{scale} {list(found)} of {self.inner.dtypes[scale]}"
+            return [f"{stored} does not fit {name} {list(shape)}, which needs one F8_E8M0 for 32 numbers"]
+        self.packed[name] = scale
+        return []
 
     def _problems(self, name: str, scale: str) -> list[str]:
         shape, found = self.inner.shapes[name], self.inner.shapes[scale]
@@ -231,15 +253,19 @@ class FP8Source:
         """The matrix in this source's dtype, or any other tensor as it is stored."""
         if name not in self.shapes:
             raise CheckpointError(f"{self.where} holds no tensor {name!r}")
+        if name in self.packed:
+            from seekling.formats.mxfp4 import dequantize as dequantize_four
+
+            codes, scales = self.inner.stored(name), self.inner.stored(self.packed[name])
+            return dequantize_four(codes.view(torch.uint8).unflatten(-1, (-1, 16)), scales.view(torch.uint8), self.dtype)
         if name not in self.scales:
             return self.inner.read(name)
         return dequantize(self.inner.stored(name), self.inner.stored(self.scales[name]), self.format.block, self.dtype)
 
     def unreadable(self) -> list[str]:
         """A line for every tensor that ``read`` would refuse."""
-        return [
-            line for line in self.inner.unreadable() if line.split()[0] in self.shapes and line.split()[0] not in self.scales
-        ]
+        made = self.scales.keys() | self.packed.keys()
+        return [line for line in self.inner.unreadable() if line.split()[0] in self.shapes.keys() - made]
 
 
 def _scale_names(name: str) -> list[str]:

@@ -12,9 +12,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from seekling.errors import CheckpointError, raise_all
+from seekling.formats.families import v4_names
+from seekling.formats.source import TensorSource
 from seekling.model.config import ModelConfig
 from seekling.model.decoder import Decoder
 from seekling.model.lightning import decays
+from seekling.model.v4.decoder import FLOAT32
 
 _GATE_UP, _DOWN = ".mlp.experts.gate_up_proj", ".mlp.experts.down_proj"
 _BIAS = ".e_score_correction_bias"
@@ -32,7 +36,7 @@ _RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
     "minimax": ((".mlp.", ".block_sparse_moe."),),
     "gpt_oss": ((".mlp.gate.", ".mlp.router."),),
 }
-_EXPERT_NAMES = dict.fromkeys(("minimax", "minimax_m2"), ("w1", "w3", "w2"))  # gate, up, down
+_EXPERT_NAMES = dict.fromkeys(("minimax", "minimax_m2", "deepseek_v4"), ("w1", "w3", "w2"))  # gate, up, down
 _STACKED = ("gpt_oss",)  # all experts in one tensor on disk too, inputs before outputs, gate and up rows in turn
 
 
@@ -47,6 +51,7 @@ class Piece:
         expert: index into a packed tensor, None for a whole one.
         rows: (first, last) rows of that expert's matrix.
         keep_float32: selection biases stay float32 on disk and in memory.
+        whole: whole numbers (experts by token id) stay int64.
         layout: "" where the part has the disk's shape; "row" for a vector that is (1, n) there; "transposed" for stacked
             experts as (E, inputs, outputs); "turns" for the same with gate and up rows in turn.
     """
@@ -58,6 +63,7 @@ class Piece:
     rows: tuple[int, int] | None = None
     keep_float32: bool = False
     layout: str = ""
+    whole: bool = False
 
     def _view(self, tensor: Tensor) -> Tensor:
         """The part of the target tensor in the order of the disk; reshaped to ``shape`` it is the disk's tensor."""
@@ -82,6 +88,8 @@ class Piece:
 
 def disk_name(target: str, config: ModelConfig) -> str:
     """What the family calls a tensor that is whole on disk."""
+    if config.model_type == "deepseek_v4":
+        return v4_names.disk_name(target, config.num_hidden_layers)
     for ours, theirs in _RENAMES.get(config.model_type, ()):
         if ours in target:
             return target.replace(ours, theirs)
@@ -102,9 +110,15 @@ def pieces(model: Decoder) -> list[Piece]:
             out += _per_expert(name, target, shape, _EXPERT_NAMES.get(config.model_type, ("gate_proj", "up_proj", "down_proj")))
         elif target.endswith(_BIAS) and config.model_type == "ernie4_5_moe":
             out.append(Piece(name, target, (1, *shape), keep_float32=True, layout="row"))
+        elif not tensor.dtype.is_floating_point:
+            out.append(Piece(name, target, shape, whole=True))
         else:
-            out.append(Piece(name, target, shape, keep_float32=target.endswith(_BIAS)))
+            out.append(Piece(name, target, shape, keep_float32=target.endswith(_BIAS) or _stays_float32(target, config)))
     return out
+
+
+def _stays_float32(target: str, config: ModelConfig) -> bool:
+    return config.v4 is not None and target.rsplit(".", 1)[-1] in FLOAT32
 
 
 def _per_expert(name: str, target: str, shape: tuple[int, ...], names: tuple[str, str, str]) -> list[Piece]:
@@ -128,6 +142,8 @@ def _stacked(name: str, target: str, shape: tuple[int, ...]) -> Piece:
 
 def copies(config: ModelConfig) -> dict[str, str]:
     """Disk tensors that must equal another one: the tables inside MTP layers (name -> the main one's name)."""
+    if config.model_type == "deepseek_v4":
+        return {}  # its MTP layers have none
     embedding = "model.embed_tokens.weight"
     head = embedding if config.tie_word_embeddings else "lm_head.weight"
     out = {}
@@ -139,7 +155,9 @@ def copies(config: ModelConfig) -> dict[str, str]:
 
 def tied(config: ModelConfig) -> dict[str, str]:
     """Copies that are never written but accepted when they are equal."""
-    return {"lm_head.weight": "model.embed_tokens.weight"} if config.tie_word_embeddings else {}
+    if not config.tie_word_embeddings:
+        return {}
+    return {disk_name("lm_head.weight", config): disk_name("model.embed_tokens.weight", config)}
 
 
 def decay_tables(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], Callable[[], Tensor]]]:
@@ -186,9 +204,34 @@ def layer_number(name: str) -> int | None:
 
 def is_mtp(name: str, config: ModelConfig) -> bool:
     """Whether a disk tensor belongs to a layer behind the main ones."""
+    if config.model_type == "deepseek_v4":
+        return name.startswith("mtp.")
     layer = layer_number(name)
     return layer is not None and layer >= config.num_hidden_layers
 
 
 def disk_dtype(piece: Piece, dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if piece.keep_float32 else dtype
+    return torch.int64 if piece.whole else torch.float32 if piece.keep_float32 else dtype
+
+
+class Renamed:
+    """A source under other names; two that become one name are an error of the file."""
+
+    def __init__(self, inner: TensorSource, names: dict[str, str]):
+        self.inner, self.where, self._names = inner, inner.where, {new: old for old, new in names.items()}
+        twice = [old for old, new in names.items() if self._names[new] != old]
+        raise_all(CheckpointError, [f"{name} is there under two names" for name in twice], self.where)
+        self.shapes = {new: inner.shapes[old] for old, new in names.items()}
+
+    def read(self, name: str) -> Tensor:
+        return self.inner.read(self._names[name])
+
+    def unreadable(self) -> list[str]:
+        return getattr(self.inner, "unreadable", list)()
+
+
+def as_published(config: ModelConfig, source: TensorSource) -> TensorSource:
+    """The source under the names that ``pieces`` uses, for families whose checkpoints spell them in several ways."""
+    if config.model_type != "deepseek_v4" or isinstance(source, Renamed):
+        return source
+    return Renamed(source, {name: v4_names.published(name) for name in source.shapes})

@@ -8,6 +8,7 @@ Memory: only the tensors that the caller still holds.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from seekling.formats import folder as files
 from seekling.formats.safetensors_io import ANY_DTYPE, Entry, MappedFile, read_header
 
 _WHOLE_NUMBERS = "are packed codes or whole numbers, not weights; give the checkpoint with bfloat16 or float32 weights"
+TABLES = re.compile(r"\.tid2eid$")  # whole numbers by nature: DeepSeek-V4's experts by token id
 
 
 class SafetensorsSource:
@@ -74,7 +76,7 @@ class SafetensorsSource:
             CheckpointError: no such tensor, or one of whole numbers: quantised weights need their own source.
         """
         tensor = self.stored(name)
-        if not tensor.dtype.is_floating_point:
+        if not tensor.dtype.is_floating_point and not TABLES.search(name):
             raise CheckpointError(f"{self.where}: {name} holds {self.dtypes[name]} values, which {_WHOLE_NUMBERS}")
         return tensor
 
@@ -90,7 +92,7 @@ class SafetensorsSource:
         for name, dtype in self.dtypes.items():
             if dtype not in ANY_DTYPE:
                 bad.append(f"{name} is stored as {dtype}, which this torch lacks; update torch")
-            elif not ANY_DTYPE[dtype].is_floating_point:
+            elif not ANY_DTYPE[dtype].is_floating_point and not TABLES.search(name):
                 bad.append(f"{name} holds {dtype} values, which {_WHOLE_NUMBERS}")
             elif dtype.startswith("F8"):
                 bad.append(f"{name} holds {dtype} values, but config.json names no quantization_config to scale them by")

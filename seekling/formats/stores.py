@@ -35,6 +35,8 @@ def open_folder(
         return plain
     method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
     if method == "fp8":
+        if raw.get("expert_dtype") is not None:  # V4 says it beside the object, its successor inside
+            quantised = {"expert_dtype": raw["expert_dtype"], **quantised}
         return FP8Source(plain, quantised, dtype or torch.float32)
     if method == "mxfp4":
         return MXFP4Source(plain, quantised, dtype or torch.bfloat16)

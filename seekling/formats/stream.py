@@ -29,9 +29,15 @@ from seekling.formats.stores import FolderSource, open_folder
 SHARD_BYTES = 5 * 1024**3
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 # Stay float32 whatever the rest becomes: V3's selection biases differ by less than bfloat16 can tell apart.
-_KEEP_FLOAT32 = re.compile(r"e_score_correction_bias$|^.*\.mlp\.moe_statics\.")
+# So do V4's stream mixers, sinks and places in a block.
+_KEEP_FLOAT32 = re.compile(
+    r"e_score_correction_bias$|^.*\.mlp\.moe_statics\.|\.ffn\.gate\.bias$|(?:^|\.)hc_(?:attn|ffn|head)_(?:fn|base|scale)$|"
+    r"\.attn\.attn_sink$|\.compressor\.ape$"
+)
 # The matrices that DeepSeek and MiniMax store in FP8: linear layers inside blocks, but neither routers nor MTP's joint.
-_FP8_MATRIX = re.compile(r"(?:layers|mtp)\.\d+\..*(?:_proj|_proj_with_mqa|\.w[123]|indexer\.wq_b|indexer\.wk)\.weight$")
+_FP8_MATRIX = re.compile(
+    r"(?:layers|mtp)\.\d+\..*(?:_proj|_proj_with_mqa|\.w[123]|indexer\.wq_b|indexer\.wk|attn\.w(?:q_[ab]|kv|o_[ab]))\.weight$"
+)
 _NOT_FP8 = re.compile(r"(?:eh_proj|weights_proj|shared_head\.head)\.weight$")
 _WEIGHTS = (".safetensors", ".gguf", *files.PICKLES)
 _CODE = (".py", ".pyc", ".so", ".sh", ".ipynb")
@@ -221,7 +227,8 @@ def _fp8_group(source: FolderSource | MergedSource, name: str, shape: tuple[int,
 def new_config(raw: dict[str, Any], groups: list[Group], quantisation: dict[str, Any] | None) -> dict[str, Any]:
     """config.json of the new folder: the old one, its dtype and quantisation those of the new weights."""
     # auto_map names code in the folder, which is not copied
-    out = {key: value for key, value in raw.items() if key not in ("quantization_config", "auto_map", "torch_dtype", "dtype")}
+    gone = ("quantization_config", "expert_dtype", "auto_map", "torch_dtype", "dtype")
+    out = {key: value for key, value in raw.items() if key not in gone}
     sizes: dict[torch.dtype, int] = {}
     for tensor in (t for group in groups for t in group):
         if tensor.dtype.is_floating_point and tensor.dtype.itemsize > 1 and not tensor.name.endswith("_scale_inv"):

@@ -9,6 +9,7 @@ Shapes: rows = sequences held, S capacity in tokens, L kv_lora_rank, R qk_rope_h
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,16 @@ class Cache:
         layers: per layer the stores (rows, S, …), shaped by ``slot_shapes``.
         states: per layer what is kept of each row as a whole (rows, …), shaped by ``state_shapes``, float32 or wider.
         lengths: tokens held by each row.
+
+    DeepSeek-V4 keeps states besides slots: for it a ``V4Cache`` is made.
     """
+
+    def __new__(cls, config: ModelConfig, *args: Any, **options: Any) -> "Cache":
+        if cls is Cache and config.v4 is not None:
+            from seekling.model.v4.cache import V4Cache
+
+            cls = V4Cache
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -52,10 +62,7 @@ class Cache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ):
-        if capacity > config.max_position_embeddings:
-            raise SeeklingError(
-                f"a cache of {capacity} tokens was asked for, but the model ends at {config.max_position_embeddings} positions"
-            )
+        self._check(config, capacity)
         self.layers = [
             tuple(torch.zeros(rows, capacity, *shape, dtype=dtype, device=device) for shape in slot_shapes(config, i))
             for i in range(config.num_hidden_layers)
@@ -67,6 +74,13 @@ class Cache:
         ]
         self.lengths = [0] * rows
         self.capacity = capacity
+
+    @staticmethod
+    def _check(config: ModelConfig, capacity: int) -> None:
+        if capacity > config.max_position_embeddings:
+            raise SeeklingError(
+                f"a cache of {capacity} tokens was asked for, but the model ends at {config.max_position_embeddings} positions"
+            )
 
     @property
     def rows(self) -> int:

@@ -5,6 +5,8 @@
 
 from typing import Any
 
+from seekling.model.v4 import checks as v4_checks
+
 LAYER_TYPES = ("full_attention", "sliding_attention", "linear_attention")
 ROUTERS = {
     ("sigmoid", "noaux_tc"),
@@ -15,6 +17,7 @@ ROUTERS = {
 }
 # DeepSeek's two generations allow only their own.
 FAMILY_ROUTERS = {
+    "deepseek_v4": [("sqrtsoftplus", "noaux_tc"), ("sigmoid", "noaux_tc")],
     "deepseek_v3": [("sigmoid", "noaux_tc")],
     "deepseek_v32": [("sigmoid", "noaux_tc")],
     "deepseek_v2": [("softmax", "greedy"), ("softmax", "group_limited_greedy")],
@@ -34,6 +37,8 @@ def problems(config: Any) -> list[str]:
         bad.append(f"num_nextn_predict_layers must be 0 or more, not {config.num_nextn_predict_layers}")
     if config.attention == "gqa":
         bad += _gqa(config)
+    if config.attention == "v4":
+        bad += v4_checks.problems(config)
     if config.index_topk is not None or config.model_type == "deepseek_v32":
         bad += _indexer(config)
     bad += _layers(config)
@@ -56,11 +61,11 @@ def problems(config: Any) -> list[str]:
 
 def _sizes(config: Any) -> list[str]:
     names = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads max_position_embeddings"
-    if config.attention not in ("mla", "gqa"):
-        return [f"attention {config.attention!r} is not one of mla, gqa"]
+    if config.attention not in ("mla", "gqa", "v4"):
+        return [f"attention {config.attention!r} is not one of mla, gqa, v4"]
     if config.attention == "mla":
         names += " kv_lora_rank qk_nope_head_dim qk_rope_head_dim v_head_dim"
-    else:
+    elif config.attention == "gqa":
         names += " num_key_value_heads head_dim"
     bad = [
         f"{name} must be a positive whole number, not {getattr(config, name)!r}"
@@ -106,7 +111,8 @@ def _layers(config: Any) -> list[str]:
     bad = []
     if len(config.layer_types) != config.num_hidden_layers:
         bad.append(f"layer_types names {len(config.layer_types)} layers, num_hidden_layers says {config.num_hidden_layers}")
-    bad += [f"layer_types holds {t!r}; known are {', '.join(LAYER_TYPES)}" for t in set(config.layer_types) - set(LAYER_TYPES)]
+    known = v4_checks.LAYER_TYPES if config.attention == "v4" else LAYER_TYPES
+    bad += [f"layer_types holds {t!r}; known are {', '.join(known)}" for t in set(config.layer_types) - set(known)]
     if "sliding_attention" in config.layer_types and (config.sliding_window is None or config.sliding_window < 1):
         bad.append(f"sliding_window must be positive where layers use sliding_attention, not {config.sliding_window!r}")
     if "linear_attention" in config.layer_types:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from seekling.errors import ConfigError, raise_all
 from seekling.model.checks import problems
+from seekling.model.v4 import counts as v4_counts
+from seekling.model.v4.config import V4Config
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,11 @@ class Parameters:
 class ModelConfig:
     """The decoder's shape.
 
-    ``attention`` is ``mla`` (latent attention: the kv_lora_rank … v_head_dim fields) or ``gqa`` (num_key_value_heads, head_dim
-    and the fields after them).  ``index_topk`` puts an indexer before MLA that picks so many keys a query
-    (``model/sparse.py``).  ``layer_types`` gives each layer ``full_attention``, ``sliding_attention`` or
-    ``linear_attention``; None means full attention everywhere.  Linear layers work through whole rows in blocks of
-    ``linear_block`` tokens (``model/lightning.py``).
+    ``attention`` is ``mla`` (latent attention: the kv_lora_rank … v_head_dim fields), ``gqa`` (num_key_value_heads, head_dim
+    and the fields after them) or ``v4`` (DeepSeek-V4: head_dim, q_lora_rank, qk_rope_head_dim and the nested ``v4``).
+    ``index_topk`` puts an indexer before MLA that picks so many keys a query (``model/sparse.py``).  ``layer_types`` gives each
+    layer ``full_attention``, ``sliding_attention`` or ``linear_attention``, or one of V4's kinds; None means full attention
+    everywhere.  Linear layers work through whole rows in blocks of ``linear_block`` tokens (``model/lightning.py``).
 
     ``topk_method`` with ``scoring_func``: ``noaux_tc`` with sigmoid (V3), ``greedy`` and ``group_limited_greedy`` with softmax
     (V2, Qwen), ``bias`` with softmax (ERNIE: a bias steers the choice), ``topk_first`` with softmax (gpt-oss: softmax over the
@@ -151,6 +153,7 @@ class ModelConfig:
     eos_token_id: int | tuple[int, ...] | None = 1
     pad_token_id: int | None = None
     model_type: str = "deepseek_v3"
+    v4: V4Config | None = None
 
     def __post_init__(self) -> None:
         self.validate()
@@ -222,6 +225,8 @@ class ModelConfig:
         """Cached numbers per token over the main layers: L·(kv_lora_rank + qk_rope_head_dim) for MLA (V2 §2.1.2) and the
         indexer's key where there is one, two vectors per key-value head for GQA; layers with linear attention hold a state
         instead and count nothing."""
+        if self.v4 is not None:
+            return v4_counts.kv_elements_per_token(self)
         each = self.kv_lora_rank + self.qk_rope_head_dim + (0 if self.index_topk is None else self.index_head_dim)
         if self.attention == "gqa":
             each = 2 * self.num_key_value_heads * self.head_dim
@@ -230,7 +235,7 @@ class ModelConfig:
     @property
     def holds_state(self) -> bool:
         """Whether some layer keeps a running state of the whole row, which cannot be cut back or shared token by token."""
-        return self.layer_types is not None and "linear_attention" in self.layer_types
+        return self.v4 is not None or (self.layer_types is not None and "linear_attention" in self.layer_types)
 
     @property
     def softmax_scale(self) -> float:
@@ -245,6 +250,8 @@ class ModelConfig:
 
     def attention_parameters(self, layer: int = 0) -> int:
         """Weights of one attention block, its norms, biases and sinks included."""
+        if self.v4 is not None:
+            return v4_counts.attention_parameters(self, layer)
         d, h = self.hidden_size, self.num_attention_heads
         if self.layer_type(layer) == "linear_attention":
             return 5 * d * h * self.head_dim + h * self.head_dim
@@ -273,6 +280,8 @@ class ModelConfig:
     def layer_parameters(self, layer: int) -> tuple[int, int]:
         """(total, active) weights of one decoder layer; selection biases are buffers and do not count."""
         n = self.attention_parameters(layer) + 2 * self.hidden_size
+        if self.v4 is not None:
+            n += v4_counts.hyper_connections(self)
         if not self.is_moe(layer):
             n += self.mlp_parameters(self.intermediate_size)
             return n, n
@@ -292,6 +301,9 @@ class ModelConfig:
         total = sum(t for t, _ in layers) + embedding + head + self.hidden_size
         active = sum(a for _, a in layers) + embedding + head + self.hidden_size
         per_mtp = self.layer_parameters(self.num_hidden_layers)[0] + 2 * self.hidden_size**2 + 3 * self.hidden_size
+        if self.v4 is not None:
+            joint = v4_counts.hyper_head(self)
+            total, active, per_mtp = total + joint, active + joint, per_mtp + joint
         return Parameters(total, active, embedding, head, self.num_nextn_predict_layers * per_mtp)
 
     def validate(self) -> None:

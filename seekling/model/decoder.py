@@ -9,7 +9,7 @@ Shapes: B batch, T time, S cache slots, D hidden, V vocabulary, E experts.
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,10 +44,12 @@ class Backbone(nn.Module):
 class Decoder(nn.Module):
     """The language model.  ``state_dict`` names are Hugging Face's, with each layer's experts stacked."""
 
+    backbone: Any = Backbone
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.model = Backbone(config)
+        self.model = self.backbone(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
@@ -58,6 +60,10 @@ class Decoder(nn.Module):
         cls, config: ModelConfig, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "meta"
     ) -> "Decoder":
         """The module with uninitialised tensors; router biases are float32 whatever ``dtype`` says."""
+        if cls is Decoder and config.v4 is not None:
+            from seekling.model.v4.decoder import V4Decoder
+
+            return V4Decoder.empty(config, dtype=dtype, device=device)
         with torch.device("meta"):
             model = cls(config)
         model.to(dtype=dtype)
@@ -111,7 +117,11 @@ class Decoder(nn.Module):
 
     def hidden(self, ids_BT: Tensor, doc_BT: Tensor | None = None, trace: Trace | None = None) -> Tensor:
         """Final-normed states (B, T, D); ``doc_BT`` keeps attention inside each packed document."""
-        return self.model.norm(self.states(ids_BT, doc_BT, trace))
+        return self.final(self.states(ids_BT, doc_BT, trace))
+
+    def final(self, states: Tensor) -> Tensor:
+        """What ``states`` returns, ready for the head (B, T, D)."""
+        return self.model.norm(states)
 
     def states(self, ids_BT: Tensor, doc_BT: Tensor | None = None, trace: Trace | None = None) -> Tensor:
         """Output of the last main layer before the final norm (B, T, D)."""
@@ -159,7 +169,7 @@ class Decoder(nn.Module):
         Raises:
             SeeklingError: when a row would outgrow the cache.
         """
-        return self.model.norm(self.extend_states(ids_BT, cache, rows, trace))
+        return self.final(self.extend_states(ids_BT, cache, rows, trace))
 
     @torch.no_grad()
     def extend_states(

@@ -14,15 +14,22 @@ def seeded_generator(seed: int, name: str) -> torch.Generator:
 
 @torch.no_grad()
 def init_weights(model: nn.Module, seed: int, std: float) -> None:
-    """Fill every parameter and persistent buffer once: norms 1, biases 0, everything else normal(0, std).
+    """Fill every parameter and persistent buffer once: norms and stream scales 1, biases 0, everything else normal(0, std);
+    a table of experts by token id gets different random experts in each row.
 
     Raises:
         RuntimeError: when a tensor is of no known kind, so that a new layer cannot be left empty by mistake.
     """
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         leaf = name.rsplit(".", 1)[-1]
-        if leaf.endswith("bias"):
+        if leaf.endswith("bias") or leaf in ("base", "hc_base"):
             tensor.zero_()
+        elif leaf in ("scale", "hc_scale"):
+            tensor.fill_(1.0)
+        elif leaf == "tid2eid":
+            experts = model.get_parameter(name.removesuffix(leaf) + "weight").shape[0]
+            drawn_VE = torch.rand(tensor.shape[0], experts, generator=seeded_generator(seed, name))
+            tensor.copy_(drawn_VE.argsort(-1)[:, : tensor.shape[1]])
         elif tensor.dim() == 1 and name.endswith("norm.weight"):
             tensor.fill_(1.0)
         elif tensor.dim() >= 2 or leaf == "sinks":

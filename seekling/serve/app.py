@@ -12,6 +12,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from seekling.serve.chat import chat_completions
+from seekling.serve.completions import completions
+from seekling.serve.extras import detokenize, embeddings, explain, metrics, tokenize
 from seekling.serve.failures import ApiError, as_api_error, reply
 from seekling.serve.state import Server
 
@@ -27,6 +29,11 @@ def make_app(server: Server) -> Starlette:
         routes.extend(Route(prefix + path, _guarded(server, endpoint), methods=[method]) for prefix in prefixes)
 
     add("/chat/completions", chat_completions, prefixes=PREFIXES)
+    add("/completions", completions, prefixes=PREFIXES)
+    add("/embeddings", embeddings, prefixes=PREFIXES)
+    for path, endpoint in (("/tokenize", tokenize), ("/detokenize", detokenize), ("/cache/explain", explain)):
+        add(path, endpoint)
+    add("/metrics", metrics, "GET")
     add("/models", models, "GET", PREFIXES)
     add("/models/{name:path}", one_model, "GET", PREFIXES)
     add("/health", health, "GET")

@@ -1,17 +1,20 @@
 """The process: a socket, uvicorn around the application, and an end that lets open answers finish."""
 
 import argparse
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import uvicorn
 
 from seekling.errors import MachineError
 from seekling.serve.app import make_app
+from seekling.serve.guard import Doors, Guard
 from seekling.serve.state import Server
 
 
-def run(server: Server, args: argparse.Namespace, say: Callable[[str], None]) -> int:
+def run(server: Server, args: argparse.Namespace, doors: Doors, say: Callable[[str], None]) -> int:
     """Serve until SIGTERM or Ctrl-C; then no new requests, and open ones have ``args.drain`` seconds.
 
     Raises:
@@ -22,7 +25,8 @@ def run(server: Server, args: argparse.Namespace, say: Callable[[str], None]) ->
     host = f"[{args.host}]" if ":" in args.host else args.host
     say(f"{server.name} at http://{host}:{port} (OpenAI base URL http://{host}:{port}/v1); Ctrl-C stops")
     config = uvicorn.Config(
-        make_app(server),
+        Guard(make_app(server), server, doors),
+        limit_concurrency=1024,
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -30,8 +34,21 @@ def run(server: Server, args: argparse.Namespace, say: Callable[[str], None]) ->
         timeout_keep_alive=30,
         lifespan="on",
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    Quiet(config).run(sockets=[listening])
     return 0
+
+
+class Quiet(uvicorn.Server):
+    """Being told to stop is no failure: the exit code is 0 (uvicorn would raise the signal once more)."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {which: signal.signal(which, self.handle_exit) for which in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for which, handler in before.items():
+                signal.signal(which, handler)
 
 
 def bind(host: str, port: int) -> socket.socket:

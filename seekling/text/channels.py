@@ -66,12 +66,11 @@ def _call(parser: "ReplyParser", name: str, index: int, signs: tuple[str, ...]) 
     first: Event = CallStart(index, name)
     (parser.events if parser.early_calls else kept).append(first)
     sign = yield from parser.reader.until(signs, take)
-    problem = "" if sign else "it is cut off"
     try:
-        if not isinstance(json.loads(text), dict):
-            problem = "its arguments are no JSON object"
+        whole = isinstance(json.loads(text), dict)  # its end mark may have ended the answer and not be shown
     except (ValueError, RecursionError):
-        problem = problem or "its arguments are no JSON object"
+        whole = False
+    problem = "" if whole else "its arguments are no JSON object" if sign else "it is cut off"
     if problem:
         parser.events.append(Note(f"a tool call is broken ({problem})"))
         if not parser.early_calls:

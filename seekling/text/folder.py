@@ -47,17 +47,26 @@ def read_folder(folder: Path) -> TextFiles:
         DataError: there is no vocabulary, or a file is damaged or of an unknown kind.
     """
     settings = _optional(folder / SETTINGS)
-    spec, source = _vocabulary(folder, settings)
-    _add_tokens(spec, settings)
+    named = _optional(folder / "special_tokens_map.json")
+    settings |= {key: value for key, value in named.items() if key in _NAMED and key not in settings}
+    spec, source, ends = _vocabulary(folder, settings)
+    _add_tokens(spec, settings, _optional(folder / "added_tokens.json"))
     config = _optional(folder / "config.json")
     return TextFiles(
         spec,
         settings,
         _templates(folder, settings),
-        _end_ids(_optional(folder / "generation_config.json"), config),
+        _end_ids(_optional(folder / "generation_config.json"), config) or tuple(ends),
         str(config.get("model_type") or ""),
         source,
     )
+
+
+def has_vocabulary(folder: Path) -> bool:
+    """Whether `read_folder` would find a vocabulary of any kind."""
+    pair = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
+    names = (TOKENIZER, "tokenizer.model", "tiktoken.model")
+    return pair or any((folder / name).is_file() for name in names) or any(folder.glob("*.tiktoken"))
 
 
 def write_folder(folder: Path, spec: dict[str, Any], settings: dict[str, Any], templates: Mapping[str, str]) -> None:
@@ -77,9 +86,10 @@ def write_folder(folder: Path, spec: dict[str, Any], settings: dict[str, Any], t
 # ---- the vocabulary --------------------------------------------------------------------------------------------------
 
 
-def _vocabulary(folder: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _vocabulary(folder: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], str, list[int]]:
+    """(tokenizer.json, where it is from, end tokens known of such files); adds to the settings what the file says."""
     if (folder / TOKENIZER).is_file():
-        return read_json(folder / TOKENIZER), TOKENIZER
+        return read_json(folder / TOKENIZER), TOKENIZER, []
     model = folder / "tokenizer.model"
     ranks = [folder / "tiktoken.model", *sorted(folder.glob("*.tiktoken"))]
     if model.is_file():
@@ -91,25 +101,31 @@ def _vocabulary(folder: Path, settings: dict[str, Any]) -> tuple[dict[str, Any],
 
             spec, tokens = convert(data, str(model), legacy=settings.get("legacy") is not False)
             settings.update((key, token) for key, token in tokens.items() if key not in settings)
-            return spec, f"tokenizer.model (SentencePiece {spec['model']['type']}, converted)"
+            return spec, f"tokenizer.model (SentencePiece {spec['model']['type']}, converted)", []
         ranks.insert(0, model)
     for path in ranks:
         if path.is_file():
             from seekling.text.tiktoken_file import convert_file
 
-            return convert_file(path, settings), f"{path.name} (tiktoken ranks, converted)"
+            spec, tokens, turn_end = convert_file(path, settings)
+            settings.update((key, token) for key, token in tokens.items() if key not in settings)
+            ends = [token["id"] for token in spec["added_tokens"] if token["content"] == turn_end]
+            return spec, f"{path.name} (tiktoken ranks, converted)", ends
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         from seekling.text.tiktoken_file import convert_gpt2
 
-        return convert_gpt2(folder / "vocab.json", folder / "merges.txt"), "vocab.json + merges.txt (converted)"
+        return convert_gpt2(folder / "vocab.json", folder / "merges.txt"), "vocab.json + merges.txt (converted)", []
     raise DataError(
         f"{folder} has no tokenizer.json (nor tokenizer.model, *.tiktoken, or vocab.json with merges.txt): "
         "name a run, checkpoint or tokenizer folder"
     )
 
 
-def _add_tokens(spec: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Bring tokens that only tokenizer_config.json declares (``added_tokens_decoder``) into the spec.
+_NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+def _add_tokens(spec: dict[str, Any], settings: dict[str, Any], more: dict[str, Any]) -> None:
+    """Bring tokens into the spec that only tokenizer_config.json declares (``added_tokens_decoder``), or added_tokens.json.
 
     Raises:
         DataError: the two files give one id to two tokens, or one token two ids.
@@ -117,6 +133,7 @@ def _add_tokens(spec: dict[str, Any], settings: dict[str, Any]) -> None:
     declared = settings.get("added_tokens_decoder") or {}
     if not isinstance(declared, dict):
         raise DataError(f"{SETTINGS}: added_tokens_decoder is no object: fetch the file again")
+    declared = {str(number): {"content": token} for token, number in more.items()} | declared
     added: list[dict[str, Any]] = spec.setdefault("added_tokens", []) or []
     by_id, by_text = {t["id"]: t for t in added}, {t["content"]: t for t in added}
     problems = []

@@ -59,7 +59,7 @@ class ReplyParser:
         self._tokenizer = tokenizer
         self._mark_of = {tokenizer.special[mark]: mark for mark in atomic} if tokenizer is not None else {}
         self._decoder = tokenizer.stream() if tokenizer is not None else None
-        self._in_reasoning, self._lead_done, self.channel = in_reasoning, lead_done, channel
+        self._in_reasoning, self._lead_done, self.channel = in_reasoning, lead_done, channel  # as the prompt has begun it
         self._calls = CallReader(self)
         self._machine = self._answer()
         self._done = False

@@ -57,6 +57,7 @@ def convert(data: bytes, where: str, *, legacy: bool = True) -> tuple[dict[str, 
     unknown = model.types.index(UNKNOWN) if UNKNOWN in model.types else None
     names = {"bos_token": model.bos, "eos_token": model.eos}
     tokens = {key: model.pieces[i] for key, i in names.items() if 0 <= i < len(model.pieces) and model.types[i] == CONTROL}
+    named: dict[str, Any] = tokens | ({"add_bos_token": True} if "bos_token" in tokens else {})  # as such models are trained
     spec = {
         "version": "1.0",
         "truncation": None,
@@ -68,7 +69,7 @@ def convert(data: bytes, where: str, *, legacy: bool = True) -> tuple[dict[str, 
         "decoder": _decoder(model),
         "model": _bpe(model, unknown) if model.model_type == BPE else _unigram(model, unknown),
     }
-    return spec, tokens
+    return spec, named
 
 
 # ---- parts of the tokenizer.json -------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Chat by the Jinja template of a model's folder, for every family without a built-in encoder."""
 
 import json
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 ROLES = {"system", "developer", "user", "assistant", "tool", "function", "ipython", "observation"}
 TOOL_NAMES = {"tools", "builtin_tools", "custom_tools", "tool_list", "functions"}  # as templates call them
+_REASONING = r"""\.(thinking|reasoning)\b|['"](thinking|reasoning)['"]\s*in\b|\[['"](thinking|reasoning)['"]\]"""
+_PARAMETERS = {"type": "object", "properties": {"p": {"type": "string", "description": "d"}}, "required": ["p"]}
+_EXAMPLE = [{"type": "function", "function": {"name": "f", "description": "d", "parameters": _PARAMETERS}}]
 Thinks = Literal["never", "always", "either"]
 
 
@@ -31,6 +35,8 @@ class TemplateChat:
         self._for_tools = tokenizer.templates.get("tool_use", template)
         self._control = tuple(tokenizer.special)
         self._trusted = _special_tokens(tokenizer)
+        reads = re.search(_REASONING, template)  # gpt-oss calls it "thinking"
+        self._reasoning_key = "" if reads is None or "reasoning_content" in template else next(filter(None, reads.groups()))
         self.grammar = _grammar(self._for_tools + template, tokenizer)
         self.name = f"the folder's chat template ({self.grammar.name})"
 
@@ -48,7 +54,8 @@ class TemplateChat:
             {"role": "tool", "content": "r", "tool_call_id": "a1b2c3d4e", "name": "f"},
         ]
         try:
-            text = render(self._for_tools, {**self._base(), "messages": messages, "add_generation_prompt": False})
+            context = {**self._base(), "messages": messages, "tools": _EXAMPLE, "add_generation_prompt": False}
+            text = render(self._for_tools, context)
         except TemplateError as error:
             if error.kind != "failed":
                 raise
@@ -81,7 +88,13 @@ class TemplateChat:
 
     def _probe(self) -> str:
         example = [{"role": "user", "content": [{"type": "text", "text": "q"}] if self._parts else "q"}]
-        return render(self._template, {**self._base(), "messages": example, "add_generation_prompt": True})
+        context = {**self._base(), "messages": example, "add_generation_prompt": True}
+        try:
+            return render(self._template, context)
+        except TemplateError as error:  # some templates are for use with tools only
+            if error.kind != "failed":
+                raise
+            return render(self._template, {**context, "tools": _EXAMPLE})
 
     def _base(self) -> dict[str, Any]:
         return {"tools": None, "documents": None, **self._trusted}
@@ -146,6 +159,8 @@ class TemplateChat:
             content = fields.setdefault("content", "" if fields.keys() & {"tool_calls", "reasoning_content"} else None)
             if not isinstance(content, str):
                 problems.append(f"message {index} has no text: 'content' must be a string")
+            if self._reasoning_key and "reasoning_content" in fields:
+                fields[self._reasoning_key] = fields["reasoning_content"]
             if "tool_calls" in fields:
                 calls, wrong = read_calls(fields["tool_calls"])
                 problems += [f"message {index} {problem}" for problem in wrong]

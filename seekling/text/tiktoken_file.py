@@ -9,6 +9,7 @@ import binascii
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,30 @@ def _llama3() -> list[str]:
 _GLM4 = "<|endoftext|> [MASK] [gMASK] [sMASK] <sop> <eop> <|system|> <|user|> <|assistant|> <|observation|> " + " ".join(
     f"<|{edge}_of_{kind}|>" for kind in ("image", "video") for edge in ("begin", "end")
 )
-# Number of ranks → (name of the way to cut text, control tokens in the order of their ids).
-KNOWN: dict[int, tuple[str, list[str]]] = {
-    151643: ("qwen2", ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}|>" for i in range(205))]),
-    128000: ("llama3", _llama3()),
-    151329: ("glm4", _GLM4.split()),
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a list of ranks leaves out: the way to cut text, the control tokens in the order of their ids, those that begin a
+    text, end one, and end a turn."""
+
+    cut: str
+    marks: list[str]
+    bos: str | None
+    eos: str
+    turn_end: str
+
+
+KNOWN: dict[int, Family] = {  # by the number of ranks
+    151643: Family(
+        "qwen2",
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}|>" for i in range(205))],
+        None,
+        "<|endoftext|>",
+        "<|im_end|>",
+    ),
+    128000: Family("llama3", _llama3(), "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"),
+    151329: Family("glm4", _GLM4.split(), None, "<|endoftext|>", "<|user|>"),
 }
 
 
@@ -67,8 +87,8 @@ def read_ranks(path: Path) -> Ranks:
     return ranks
 
 
-def convert_file(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The tokenizer.json of a file with ranks.
+def convert_file(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """The tokenizer.json of a file with ranks, what tokenizer_config.json would say, and the token that ends a turn.
 
     Raises:
         DataError: the file is damaged, or no known family's.
@@ -79,10 +99,11 @@ def convert_file(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
             f"{path} has {len(ranks)} tokens; how such text is cut is known for {', '.join(map(str, KNOWN))}: "
             "use the model's tokenizer.json"
         )
-    name, marks = KNOWN[len(ranks)]
-    if settings.get("added_tokens_decoder"):
-        marks = []  # they follow from there
-    return convert_ranks(ranks, PRE_TOKENIZERS[name], marks)
+    family = KNOWN[len(ranks)]
+    if settings.get("added_tokens_decoder"):  # the control tokens follow from there
+        return convert_ranks(ranks, PRE_TOKENIZERS[family.cut], []), {}, ""
+    names = {"eos_token": family.eos} | ({"bos_token": family.bos, "add_bos_token": True} if family.bos else {})
+    return convert_ranks(ranks, PRE_TOKENIZERS[family.cut], family.marks), names, family.turn_end
 
 
 def convert_ranks(ranks: Ranks, pre: PreTokenizer, marks: Iterable[str]) -> dict[str, Any]:

@@ -58,7 +58,11 @@ class Vocabulary:
 
 def _encoder(spec: dict[str, Any], names: dict[str, str]) -> tokenizers.Tokenizer:
     """The library's object over the renamed spec, without a template that would add tokens by itself."""
-    added = [{**t, "content": names.get(t["content"], t["content"])} for t in spec.get("added_tokens") or []]
+    # Secret names are found before any normalizer: one that puts a blank in front would hide the second of two marks.
+    added = [
+        {**t, "content": names[t["content"]], "normalized": False} if t["content"] in names else t
+        for t in spec.get("added_tokens") or []
+    ]
     renamed = {
         **spec,
         "added_tokens": added,

@@ -81,7 +81,7 @@ def compute_loss(
     goal_BT = targets_of(batch, T, 1)
     count = int((goal_BT != IGNORE).sum())
     share = 1.0 / max(1, targets if targets is not None else count)
-    loss, ce_sum = head_loss(model, model.model.norm(x_BTD), goal_BT, share, chunk)
+    loss, ce_sum = head_loss(model, model.final(x_BTD), goal_BT, share, chunk)
     mtp_ce_sum, mtp_count = ce_sum.new_zeros(()), 0
     if mtp_weight > 0.0 and depth > 0:
         next_ids_BTk = torch.stack([batch.tokens_BS[:, 1 + k : 1 + k + T] for k in range(depth)], -1)

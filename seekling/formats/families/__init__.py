@@ -8,15 +8,16 @@
 from typing import Any
 
 from seekling.errors import ConfigError
-from seekling.formats.families import deepseek, gqa, minimax
+from seekling.formats.families import deepseek, deepseek_v4, gqa, minimax
 from seekling.model.config import ModelConfig
 
-_MODULES = dict.fromkeys(deepseek.DEFAULTS, deepseek) | dict.fromkeys(gqa.DEFAULTS, gqa)
+_MODULES = dict.fromkeys(deepseek.DEFAULTS, deepseek) | {"deepseek_v4": deepseek_v4} | dict.fromkeys(gqa.DEFAULTS, gqa)
 _MODULES |= dict.fromkeys(("minimax", *minimax.PUBLISHED), minimax)
 ARCHITECTURES = {
     "deepseek_v2": "DeepseekV2ForCausalLM",
     "deepseek_v3": "DeepseekV3ForCausalLM",
     "deepseek_v32": "DeepseekV32ForCausalLM",
+    "deepseek_v4": "DeepseekV4ForCausalLM",
     "llama": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",

@@ -1,0 +1,252 @@
+"""``/v1/completions``: text continued, scored (``echo``) or filled in (``suffix``); several prompts in one request."""
+
+import asyncio
+from collections.abc import AsyncIterator, Hashable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from seekling.engine.prompt import encode_prompts
+from seekling.engine.sampling import Completion, Delta, Sampling
+from seekling.serve.answers import Usage
+from seekling.serve.asking import bad, drawing, room_for, stops, tenant_of
+from seekling.serve.chat import Head, token_bytes
+from seekling.serve.failures import reply
+from seekling.serve.fields import CompletionRequest
+from seekling.serve.reading import read_body, who
+from seekling.serve.sse import DONE, Stream, data, unless_gone
+from seekling.serve.state import Server
+from seekling.text.special import FIM_BEGIN, FIM_END, FIM_HOLE, Mark
+
+# What stands before the text, before its suffix and before the middle: DeepSeek's, Qwen's and StarCoder's marks.
+FIM = (
+    (FIM_BEGIN, FIM_HOLE, FIM_END),
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+)
+
+
+async def completions(server: Server, request: Request) -> Response:
+    """The endpoint."""
+    body = await read_body(request, CompletionRequest)
+    work = await run_in_threadpool(partial(Work, server, body, who(request)))
+    head = Head(server, "cmpl-", body.model)
+    if body.stream:
+        usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+        work.submit()
+        return Stream(work.stream(head, usage), keep_alive=server.keep_alive)
+    work.submit()
+    return reply(await unless_gone(request, work.whole(head)))
+
+
+class Work:
+    """The prompts of one request, checked.
+
+    Raises:
+        ApiError, SeeklingError: what is wrong, as a 400.
+    """
+
+    def __init__(self, server: Server, body: CompletionRequest, asker: Hashable):
+        server.check_model(body.model)
+        self.server, self.body = server, body
+        self.tenant = tenant_of(asker, body.user_id, body.cache_salt)
+        self.n = body.n or 1
+        if body.best_of not in (None, self.n):
+            raise bad("best_of", f"{body.best_of} differs from n={self.n}: this server draws n answers and shows all")
+        self.none = body.max_tokens == 0  # only the prompt is to be scored
+        if self.none and not body.echo:
+            raise bad("max_tokens", "0 only with echo")
+        if body.echo and body.stream and body.logprobs is not None:
+            raise bad("echo", "with logprobs only without stream")
+        self.ids = self._prompts()
+        self.samplings = [self._sampling(ids) for ids in self.ids]
+        self.handles: list[Any] = []
+
+    def submit(self) -> None:
+        """Put all prompts into the queue, or none."""
+        try:
+            for ids, sampling in zip(self.ids, self.samplings, strict=True):
+                self.handles.append(self.server.engine.submit(ids, sampling, tenant=self.tenant))
+        except Exception:
+            self.close()
+            raise
+        for ids in self.ids:
+            self.server.metrics.prompt_tokens.inc(len(ids))
+            self.server.metrics.request_prompt.observe(len(ids))
+
+    def close(self) -> None:
+        """Cancel what still runs."""
+        for handle in self.handles:
+            if not handle.done:
+                handle.cancel()
+
+    def _prompts(self) -> list[list[int]]:
+        given = self.body.prompt
+        if given is None:
+            raise bad("prompt", "is missing")
+        many = isinstance(given, list) and not (given and isinstance(given[0], int))
+        prompts: list[Any] = list(given) if many else [given]  # type: ignore[arg-type]
+        if not 1 <= len(prompts) <= self.server.limits.prompts:
+            raise bad("prompt", f"{len(prompts)} prompts; this server takes 1 to {self.server.limits.prompts}")
+        if self.body.suffix is not None:
+            if len(prompts) != 1 or not isinstance(prompts[0], str) or self.body.echo:
+                raise bad("suffix", "takes one prompt of text, without echo")
+            return [self._fim(prompts[0], self.body.suffix)]
+        engine = self.server.engine
+        return encode_prompts(prompts, self.server.tokenizer, engine.config, thinking=False, must_fit=False)
+
+    def _fim(self, before: str, after: str) -> list[int]:
+        tokenizer = self.server.tokenizer
+        marks = next((marks for marks in FIM if all(mark in tokenizer.special for mark in marks)), None)
+        if marks is None:
+            raise bad("suffix", "this model has no marks for filling in: leave it out")
+        front = [tokenizer.bos_id] if tokenizer.adds_bos else []
+        return front + tokenizer.encode_pieces([Mark(marks[0]), before, Mark(marks[1]), after, Mark(marks[2])])
+
+    def _sampling(self, ids: list[int]) -> Sampling:
+        wanted, asked = self.body.logprobs, self.body.model_copy(update={"max_tokens": 1} if self.none else {})
+        return drawing(
+            self.server,
+            asked,
+            room_for(self.server, ids),
+            logprobs=wanted is not None,
+            top_logprobs=wanted or 0,
+            prompt_logprobs=bool(self.body.echo and wanted is not None),
+            stop=stops(self.server, self.body),
+        )
+
+    # ---- answers ---------------------------------------------------------------------------------------------------
+
+    async def whole(self, head: Head) -> dict[str, Any]:
+        """All answers in one piece."""
+        try:
+            for handle in self.handles:
+                async for delta in handle:
+                    self._count(delta)
+        finally:
+            self.close()
+        choices = []
+        for number, handle in enumerate(self.handles):
+            for answer in [request.completion() for request in handle.requests]:
+                choices.append(self._choice(number, answer))
+        return head.make("text_completion", choices=choices, usage=self._usage().openai())
+
+    async def stream(self, head: Head, usage: bool) -> AsyncIterator[bytes]:
+        """Server-sent events; the answers to several prompts come mixed."""
+        more: dict[str, Any] = {"usage": None} if usage else {}
+
+        def chunk(index: int, text: str, finish: str | None, logprobs: Any) -> bytes:
+            choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+            return data(head.make("text_completion", choices=[choice], **more))
+
+        coming: asyncio.Queue[tuple[int, Delta] | Exception | None] = asyncio.Queue(64)
+        readers = [asyncio.ensure_future(self._pump(number, coming)) for number in range(len(self.handles))]
+        places = dict.fromkeys(range(len(self.handles) * self.n), 0)
+        try:
+            if self.body.echo:
+                for index in places:
+                    text = self._prompt_text(index // self.n)
+                    places[index] = len(text)
+                    yield chunk(index, text, None, None)
+            left = len(readers)
+            while left:
+                item = await coming.get()
+                if item is None:
+                    left -= 1
+                    continue
+                if isinstance(item, Exception):
+                    raise item
+                number, delta = item
+                index, self_none = number * self.n + delta.index, self.none
+                self._count(delta)
+                if delta.text or delta.finish_reason or self.body.logprobs is not None:
+                    logs = None
+                    if self.body.logprobs is not None and delta.logprobs:
+                        logs = self._logprobs(delta.token_ids, list(delta.logprobs), delta.top_logprobs or [[]], places[index])
+                    places[index] += len(delta.text)
+                    yield chunk(index, "" if self_none else delta.text, _reason(delta.finish_reason), logs)
+            if usage:
+                yield data(head.make("text_completion", choices=[], usage=self._usage().openai()))
+            yield DONE
+        finally:
+            self.close()
+            for reader in readers:
+                reader.cancel()
+
+    async def _pump(self, number: int, out: "asyncio.Queue[Any]") -> None:
+        try:
+            async for delta in self.handles[number]:
+                await out.put((number, delta))
+            await out.put(None)
+        except Exception as error:
+            await out.put(error)
+
+    def _count(self, delta: Delta) -> None:
+        self.server.metrics.generation_tokens.inc(len(delta.token_ids))
+        if delta.finish_reason is not None:
+            self.server.metrics.finished(_reason(delta.finish_reason) or "stop")
+
+    def _usage(self) -> Usage:
+        out = Usage()
+        for handle in self.handles:
+            tokens = 0 if self.none else sum(len(request.token_ids) for request in handle.requests)
+            out += Usage(handle.prompt_tokens, handle.requests[0].cached_tokens, tokens)
+        return out
+
+    def _choice(self, number: int, answer: Completion) -> dict[str, Any]:
+        ids, logs, tops = list(answer.token_ids), list(answer.logprobs or []), list(answer.top_logprobs or [])
+        if answer.finish_reason == "stop" and ids and ids[-1] in self.server.end_ids:
+            ids, logs, tops = ids[:-1], logs[:-1], tops[:-1]
+        text = answer.text
+        if self.none:
+            ids, logs, tops, text = [], [], [], ""
+            answer = replace(answer, finish_reason="length")
+        front: list[float | None] = []
+        if self.body.echo:
+            text = self._prompt_text(number) + text
+            ids = self.ids[number] + ids
+            front = list(answer.prompt_logprobs or [None] * len(self.ids[number]))
+            tops = list(answer.prompt_top_logprobs or [[]] * len(self.ids[number])) + tops
+        logprobs = None
+        if self.body.logprobs is not None:
+            logprobs = self._logprobs(ids, front + logs, tops or [[]] * len(ids), 0)
+        return {
+            "index": number * self.n + answer.index,
+            "text": text,
+            "logprobs": logprobs,
+            "finish_reason": _reason(answer.finish_reason),
+        }
+
+    def _prompt_text(self, number: int) -> str:
+        ids = self.ids[number]
+        tokenizer = self.server.tokenizer
+        return tokenizer.decode(ids[1:] if ids and ids[0] == tokenizer.bos_id else ids, skip_special=False)
+
+    def _logprobs(self, ids: list[int], logs: list[Any], tops: list[list[tuple[int, float]]], offset: int) -> dict[str, Any]:
+        """OpenAI's old form: parallel lists; a token that is no whole character is written as its bytes."""
+        words = [self._word(token) for token in ids]
+        offsets = []
+        for word in words:
+            offsets.append(offset)
+            offset += len(word)
+        return {
+            "tokens": words,
+            "token_logprobs": [None if value is None else max(value, -9999.0) for value in logs],
+            "top_logprobs": [{self._word(t): max(p, -9999.0) for t, p in top} or None for top in tops],
+            "text_offset": offsets,
+        }
+
+    def _word(self, token: int) -> str:
+        raw = token_bytes(self.server, token)
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+def _reason(reason: str | None) -> str | None:
+    return None if reason is None else "length" if reason == "length" else "stop"

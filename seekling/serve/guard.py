@@ -1,0 +1,167 @@
+"""What stands before every route: Host and Origin, keys and scopes, rates and the number of requests at a time.
+
+Once there is a key every path needs one, but for `OPEN`. Nothing is allowed to other origins unless they were named.
+"""
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from seekling.errors import DataError
+from seekling.serve.app import refuse
+from seekling.serve.failures import ApiError
+from seekling.serve.keys import Key, Keys
+from seekling.serve.state import Server
+
+OPEN = {"/health", "/"}  # the page holds no secret; it asks for a key and sends it with its requests
+LOCAL = {"localhost", "127.0.0.1", "::1"}
+
+
+@dataclass(frozen=True)
+class Doors:
+    """Who may come in.
+
+    Attributes:
+        hosts: names a request may be addressed to; empty for any.
+        origins: other origins whose pages may ask.
+        closed: a key is needed even when there is none (the last was revoked).
+    """
+
+    keys: Keys | None = None
+    hosts: frozenset[str] = frozenset(LOCAL)
+    origins: frozenset[str] = frozenset()
+    closed: bool = False
+
+
+@dataclass
+class Bucket:
+    """Requests of one key: tokens that fill up with time, and how many run."""
+
+    level: float
+    at: float = field(default_factory=time.monotonic)
+    running: int = 0
+
+
+class Guard:
+    """ASGI middleware. The key that was shown is in ``scope["seekling.key"]``."""
+
+    def __init__(self, app: ASGIApp, server: Server, doors: Doors):
+        self._app, self._server, self._doors = app, server, doors
+        self._buckets: dict[str, Bucket] = defaultdict(lambda: Bucket(float(server.limits.rpm)))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        try:
+            origin = self._place(headers)
+            if origin is not None and scope["method"] == "OPTIONS":
+                await _preflight(origin, send)
+                return
+            scope["seekling.key"] = key = self._key(scope["path"], headers)
+            told = self._rate(scope, key)
+        except ApiError as error:
+            await refuse(self._server, error, scope["path"])(scope, receive, send)
+            return
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                out = MutableHeaders(scope=message)
+                out.setdefault("X-Content-Type-Options", "nosniff")
+                out.update(told)
+                if origin is not None:
+                    out["Access-Control-Allow-Origin"], out["Vary"] = origin, "Origin"
+            await send(message)
+
+        bucket = self._buckets["" if key is None else key.id] if scope["method"] == "POST" else None
+        if bucket is not None:
+            bucket.running += 1
+        try:
+            await self._app(scope, receive, sending)
+        finally:
+            if bucket is not None:
+                bucket.running -= 1
+
+    def _place(self, headers: Headers) -> str | None:
+        """The foreign origin that may ask, None for our own or none at all."""
+        host = headers.get("host", "")
+        hosts = self._doors.hosts
+        if hosts and _name(host) not in hosts:
+            raise ApiError(403, f"this server does not answer for the host {host!r}: start it with --allow-host", code="host")
+        origin = headers.get("origin")
+        if origin is None or (urlsplit(origin).netloc == host and host):
+            return None
+        if origin in self._doors.origins:
+            return origin
+        raise ApiError(403, f"pages of {origin!r} may not ask this server: start it with --allow-origin", code="origin")
+
+    def _key(self, path: str, headers: Headers) -> Key | None:
+        keys = self._doors.keys
+        if keys is None or path in OPEN:
+            return None
+        try:
+            known = keys.all()
+        except DataError as error:
+            raise ApiError(503, f"the keys cannot be read: {error}") from None
+        if not known and not self._doors.closed:
+            return None  # at home, nobody has made a key yet
+        kind, _, secret = headers.get("authorization", "").partition(" ")
+        secret = secret.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
+        asked = {"WWW-Authenticate": "Bearer"}
+        if not secret:
+            raise ApiError(401, "a key is needed: Authorization: Bearer …", code="missing_api_key", headers=asked)
+        key = keys.check(secret)
+        if key is None:
+            raise ApiError(401, "this key is wrong, revoked or expired", code="invalid_api_key", headers=asked)
+        scope = "metrics" if path == "/metrics" else "infer"
+        if not key.may(scope):
+            raise ApiError(403, f"this key has not the scope {scope!r}", code="insufficient_scope")
+        return key
+
+    def _rate(self, scope: Scope, key: Key | None) -> dict[str, str]:
+        """Count a request; its headers."""
+        limits = self._server.limits
+        if scope["method"] != "POST":
+            return {}
+        bucket = self._buckets["" if key is None else key.id]
+        if limits.concurrent and bucket.running >= limits.concurrent:
+            message = f"{bucket.running} requests of this key run; {limits.concurrent} may"
+            raise ApiError(429, message, code="concurrency_limit", headers={"Retry-After": "1"})
+        if not limits.rpm:
+            return {}
+        now = time.monotonic()
+        bucket.level = min(float(limits.rpm), bucket.level + (now - bucket.at) * limits.rpm / 60)
+        bucket.at = now
+        told = {"x-ratelimit-limit-requests": str(limits.rpm)}
+        if bucket.level < 1:
+            wait = int((1 - bucket.level) * 60 / limits.rpm) + 1
+            told |= {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": f"{wait}s", "Retry-After": str(wait)}
+            message = f"more than {limits.rpm} requests a minute: wait {wait} s"
+            raise ApiError(429, message, code="rate_limit_exceeded", headers=told)
+        bucket.level -= 1
+        return {**told, "x-ratelimit-remaining-requests": str(int(bucket.level))}
+
+
+def _name(host: str) -> str:
+    """A Host header without its port."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.rpartition(":")[0].lower() if host.count(":") == 1 else host.lower()
+
+
+async def _preflight(origin: str, send: Send) -> None:
+    headers = {
+        "Access-Control-Allow-Origin": origin,
+        "Access-Control-Allow-Methods": "GET, POST",
+        "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Api-Key",
+        "Access-Control-Max-Age": "600",
+        "Vary": "Origin",
+    }
+    raw = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": 204, "headers": raw})
+    await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,282 @@
+"""Who may ask the server, how often, and what happens when things go wrong."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import openai
+import pytest
+from engine_tiny import one_thread, tiny_lm  # noqa: F401
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from serve_tiny import CONTEXT, random_engine, serving, until
+
+from seekling.cli import main
+from seekling.lm import LM
+from seekling.serve.guard import Doors
+from seekling.serve.keys import Keys
+from seekling.serve.state import Limits
+
+HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+LONG = HI | {"max_tokens": 600, "stream": True}
+
+
+def post(served, body=HI, path="/v1/chat/completions", **headers):
+    return httpx.post(served.url + path, json=body, headers={k.replace("_", "-"): v for k, v in headers.items()}, timeout=20)
+
+
+@pytest.fixture(scope="module")
+def served():
+    with serving() as it:
+        yield it
+
+
+# ---- keys ------------------------------------------------------------------------------------------------------------
+
+
+def test_only_the_hash_of_a_key_is_kept_and_only_for_its_owner(tmp_path):
+    keys = Keys(tmp_path / "keys.json")
+    key, secret = keys.add("anna")
+    assert secret not in keys.path.read_text() and key.sha256 in keys.path.read_text()
+    assert stat.S_IMODE(keys.path.stat().st_mode) == 0o600
+    assert keys.check(secret) == key and keys.check(secret[:-1]) is None and keys.check("") is None
+    keys.revoke("anna")
+    assert keys.check(secret) is None
+
+
+def test_a_key_expires(tmp_path, monkeypatch):
+    keys = Keys(tmp_path / "keys.json")
+    _, secret = keys.add("anna", days=1)
+    assert keys.check(secret)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 2 * 86400)
+    assert keys.check(secret) is None
+
+
+def test_a_file_that_others_may_read_is_refused(tmp_path, capsys):
+    keys = Keys(tmp_path / "keys.json")
+    keys.add("anna")
+    os.chmod(keys.path, 0o644)
+    assert main(["keys", "list", "--file", str(keys.path)]) == 2
+    assert "chmod 600" in capsys.readouterr().err
+
+
+def test_keys_are_made_listed_and_revoked_on_the_command_line(tmp_path, capsys):
+    file = ["--file", str(tmp_path / "keys.json")]
+    assert main(["keys", "add", "anna", "--scope", "metrics", "--days", "3", "--json", *file]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert main(["keys", "list", *file]) == 0
+    shown = capsys.readouterr().out
+    assert "anna" in shown and "metrics" in shown and made["key"] not in shown
+    assert main(["keys", "add", "anna", *file]) == 2 and main(["keys", "add", "x", "--scope", "all", *file]) == 2
+    assert main(["keys", "revoke", made["id"], *file]) == 0 and main(["keys", "revoke", "anna", *file]) == 2
+
+
+def test_once_there_is_a_key_every_route_needs_one(tmp_path):
+    keys = Keys(tmp_path / "keys.json")
+    with serving(doors=Doors(keys)) as served:
+        assert post(served).status_code == 200
+        key, secret = keys.add("anna")
+        _, counting = keys.add("board", ["metrics"])
+        paths = [
+            "/v1/chat/completions",
+            "/v1/completions",
+            "/tokenize",
+            "/cache/explain",
+            "/v1/messages",
+            "/api/chat",
+            "/nothing",
+        ]
+        assert {post(served, path=path).status_code for path in paths} == {401}
+        assert {httpx.get(served.url + path).status_code for path in ("/metrics", "/v1/models", "/openapi.json")} == {401}
+        assert httpx.get(f"{served.url}/health").status_code == 200
+        assert post(served, Authorization=f"Bearer {secret}").status_code == 200
+        assert post(served, x_api_key=secret).status_code == 200
+        assert post(served, Authorization=f"Bearer {secret}x").json()["error"]["code"] == "invalid_api_key"
+        assert post(served, Authorization=f"Bearer {counting}").status_code == 403
+        metrics = f"{served.url}/metrics"
+        assert httpx.get(metrics, headers={"Authorization": f"Bearer {counting}"}).status_code == 200
+        assert httpx.get(metrics, headers={"Authorization": f"Bearer {secret}"}).status_code == 403
+        with pytest.raises(openai.AuthenticationError):
+            openai.OpenAI(base_url=f"{served.url}/v1", api_key="wrong", max_retries=0).models.list()
+        keys.revoke(key.id)
+        assert post(served, Authorization=f"Bearer {secret}").status_code == 401
+
+
+def test_two_keys_share_no_cached_prompt(tmp_path):
+    keys = Keys(tmp_path / "keys.json")
+    secrets = [keys.add(name)[1] for name in ("anna", "bert")]
+    body = {"messages": [{"role": "user", "content": "a long story " * 9}], "max_tokens": 2}
+    with serving(doors=Doors(keys)) as served:
+        hits = [
+            post(served, body, Authorization=f"Bearer {secret}").json()["usage"]["prompt_cache_hit_tokens"]
+            for secret in (secrets[0], secrets[1], secrets[0])
+        ]
+    assert hits[:2] == [0, 0] and hits[2] > 50
+
+
+def test_public_needs_a_key_and_an_open_address_needs_public(tmp_path, capsys):
+    keys = str(tmp_path / "keys.json")
+    assert main(["serve", "nowhere", "--public", "--keys", keys]) == 2
+    assert "seekling keys add" in capsys.readouterr().err
+    assert main(["serve", "nowhere", "--host", "0.0.0.0", "--keys", keys]) == 2
+    assert "--public" in capsys.readouterr().err
+
+
+# ---- places and rates ------------------------------------------------------------------------------------------------
+
+
+def test_other_hosts_and_origins_are_turned_away(served):
+    assert post(served, Host="evil.example").status_code == 403
+    assert post(served, Host="localhost:99").status_code == 200
+    assert post(served, Origin="https://evil.example").status_code == 403
+    assert post(served, Origin="null").status_code == 403
+    own = post(served, Origin=served.url)
+    assert own.status_code == 200 and "access-control-allow-origin" not in own.headers
+
+
+def test_a_named_origin_may_ask():
+    with serving(doors=Doors(origins=frozenset({"https://mine.example"}))) as served:
+        asked = httpx.options(f"{served.url}/v1/chat/completions", headers={"Origin": "https://mine.example"})
+        assert asked.status_code == 204 and asked.headers["access-control-allow-origin"] == "https://mine.example"
+        assert post(served, Origin="https://mine.example").headers["access-control-allow-origin"] == "https://mine.example"
+
+
+def test_too_many_requests_a_minute_are_told_when_to_come_back():
+    with serving(limits=Limits(rpm=2)) as served:
+        answers = [post(served) for _ in range(3)]
+        assert [a.status_code for a in answers] == [200, 200, 429]
+        assert answers[0].headers["x-ratelimit-remaining-requests"] == "1" and 1 <= int(answers[2].headers["retry-after"]) <= 31
+
+
+def test_requests_at_a_time_are_counted_and_given_back():
+    with serving(limits=Limits(concurrent=1)) as served:
+        with httpx.stream("POST", f"{served.url}/v1/chat/completions", json=LONG | {"logit_bias": {"1": -100}}) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            refused = post(served)
+            assert refused.status_code == 429 and refused.headers["retry-after"]
+        until(lambda: post(served).status_code == 200)
+
+
+# ---- faults ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_a_client_that_hangs_up_ends_its_answer(served, stream):
+    engine = served.state.engine
+    before = engine.stats()["tokens"]
+    body = LONG | {"logit_bias": {"1": -100}, "n": 2, "stream": stream}
+    url = f"{served.url}/v1/chat/completions"
+    if stream:
+        with httpx.stream("POST", url, json=body) as response:
+            lines = response.iter_lines()
+            next(lines)
+    else:
+        with pytest.raises(httpx.TimeoutException):
+            httpx.post(url, json=body, timeout=0.25)
+    until(lambda: engine.stats()["running"] == engine.stats()["waiting"] == 0, 4)
+    assert engine.stats()["tokens"] - before < 2 * 600
+
+
+def test_a_full_queue_is_a_503():
+    engine = random_engine(max_rows=1, max_queue=1)
+    body = LONG | {"logit_bias": {"1": -100}}
+    with serving(engine) as served, httpx.Client(timeout=30) as client:
+        url = f"{served.url}/v1/chat/completions"
+        with client.stream("POST", url, json=body) as first:
+            lines = first.iter_lines()
+            next(lines)
+            until(lambda: engine.stats()["running"] == 1)
+            with client.stream("POST", url, json=body) as second:
+                assert second.status_code == 200
+                until(lambda: engine.stats()["waiting"] == 1)
+                refused = post(served)
+                assert refused.status_code == 503 and refused.json()["error"]["code"] == "queue_full"
+                assert refused.headers["retry-after"] == "1"
+
+
+def test_a_waiting_stream_says_that_it_is_alive():
+    with serving(random_engine(max_rows=1), keep_alive=0.05) as served, httpx.Client(timeout=30) as client:
+        url = f"{served.url}/v1/chat/completions"
+        with client.stream("POST", url, json=LONG | {"logit_bias": {"1": -100}}) as first:
+            lines = first.iter_lines()
+            next(lines)
+            with client.stream("POST", url, json=LONG) as second:
+                until_line = (line for line in second.iter_lines() if line.startswith(":"))
+                assert next(until_line) == ": keep-alive"
+
+
+def test_a_body_too_large_is_a_413():
+    with serving(limits=Limits(body_bytes=1000)) as served:
+        assert post(served, {"messages": [{"role": "user", "content": "a" * 2000}]}).status_code == 413
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = st.sampled_from(
+    "messages prompt max_tokens temperature top_p n stop seed logprobs top_logprobs logit_bias tools tool_choice "
+    "response_format stream stream_options thinking reasoning_effort suffix echo input encoding_format tokens model".split()
+)
+PATHS = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize", "/cache/explain"]
+
+
+@given(st.sampled_from(PATHS), st.dictionaries(FIELDS, JSON, max_size=4))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_nothing_a_client_sends_breaks_the_server(served, path, fields):
+    base = {"messages": HI["messages"], "max_tokens": 1} if "chat" in path else {}
+    response = httpx.post(served.url + path, content=json.dumps(base | fields), timeout=20)
+    assert response.status_code == 200 or 400 <= response.status_code < 500, response.text
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b'{"messages":' + b"[" * 100_000,
+        b'{"max_tokens":1e999}',
+        b'{"seed":' + b"9" * 5000 + b"}",
+    ],
+    ids=range(8),
+)
+def test_what_is_no_request_is_a_400(served, raw):
+    assert httpx.post(f"{served.url}/v1/chat/completions", content=raw).status_code == 400
+
+
+def test_unknown_paths_and_methods_are_told_in_json(served):
+    assert httpx.get(f"{served.url}/v1/nothing").json()["error"]["type"] == "not_found_error"
+    assert httpx.get(f"{served.url}/v1/chat/completions").status_code == 405
+
+
+def test_the_command_serves_a_folder_and_sigterm_lets_answers_finish(tmp_path):
+    lm = tiny_lm(max_position_embeddings=CONTEXT)
+    LM(lm.model.float(), lm.tokenizer).save(tmp_path / "small")
+    command = [sys.executable, "-m", "seekling", "serve", str(tmp_path / "small"), "--port", "0", "--keys", str(tmp_path / "k")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        line = next(line for line in process.stderr if "http://" in line)
+        url = line.split("http://")[1].split(" ")[0]
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        client = openai.OpenAI(base_url=f"http://{url}/v1", api_key="none", max_retries=0)
+        assert [model.id for model in client.models.list()] == ["small"]
+        ask = dict(model="small", messages=HI["messages"], max_tokens=300, logit_bias={"1": -100})
+        stream = iter(client.chat.completions.create(stream=True, **ask))
+        next(stream)
+        process.send_signal(signal.SIGTERM)
+        assert list(stream)[-1].choices[0].finish_reason == "length"
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
