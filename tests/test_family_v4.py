@@ -49,6 +49,23 @@ def test_logits_equal_transformers_in_float32(seed, tmp_path):
     assert worst(load_model(tmp_path)(ids), theirs(ids, use_cache=False).logits) < 1e-4
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("window", "cut"), [(8, 300), (150, 299)])
+def test_rows_of_several_windows(window, cut, tmp_path):
+    """Longer than the queries that meet their keys at once, in whole rows and in one chunk behind a cached beginning."""
+    kinds = dict(layer_types=[SLIDING, CSA, HCA], num_hidden_layers=3, mlp_layer_types=None, num_hash_layers=1, hc_mult=2,
+                 compress_rates={CSA: 4, HCA: 16}, max_position_embeddings=400, sliding_window=window, index_topk=20)  # fmt: skip
+    theirs = saved(3, tmp_path, **kinds)
+    ours = load_model(tmp_path, "float64")
+    ids = ids_of(theirs.config, 3, length=300)
+    want = theirs(ids, use_cache=False).logits
+    assert worst(ours(ids), want) < 1e-8
+    cache = Cache(ours.config, rows=2, capacity=400, dtype=torch.float64)
+    parts = [ours.extend(ids[:, :5], cache, [0, 1]), ours.extend(ids[:, 5:cut], cache, [0, 1])]
+    parts += [ours.extend(ids[:, cut:], cache, [0, 1])] if cut < 300 else []
+    assert worst(ours.head(torch.cat(parts, 1)), want) < 1e-4
+
+
 @pytest.fixture
 def widened(monkeypatch):
     """Steps that are float32 by definition stay float64: another order of the sums then differs by nothing but rounding."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 from family_v4 import CSA, HCA, SLIDING, draw, hf_v4, ids_of
 from oracle_models import hf_load, one_thread  # noqa: F401
+from train_tiny import records, tiny_loop
 from transformers.models.deepseek_v4.modeling_deepseek_v4 import DeepseekV4DecoderLayer, DeepseekV4HyperHead
 
 from seekling.errors import CheckpointError, ConfigError, SeeklingError
@@ -26,6 +27,7 @@ from seekling.model.v4.hyper_connections import HyperConnection, mix, sinkhorn
 from seekling.model.v4.indexer import best
 from seekling.model.v4.rope import turn
 from seekling.model.v4.sight import Sight
+from seekling.train.log import RunLog
 
 FLASH = dict(  # deepseek-ai/DeepSeek-V4-Flash, config.json without its quantization_config
     architectures=["DeepseekV4ForCausalLM"], attention_bias=False, attention_dropout=0.0, bos_token_id=0, eos_token_id=1,
@@ -228,6 +230,23 @@ def test_mtp_layers_survive_a_save_and_are_dropped_with_a_word_where_they_are_mi
     hf_v4(1, num_nextn_predict_layers=1).save_pretrained(tmp_path / "b")
     with pytest.warns(UserWarning, match="announces 1 MTP layer"):
         assert load_model(tmp_path / "b").config.num_nextn_predict_layers == 0
+
+
+# ---- training ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("optimizer", "dtype"), [("adamw", torch.float32), ("muon", torch.bfloat16)])
+def test_a_training_run_over_packed_documents_learns(optimizer, dtype, tmp_path):
+    """Everything moves but what only chooses: the indexer and the table of experts by token id."""
+    config = config_of(vocab_size=48, num_nextn_predict_layers=1, hidden_size=16, max_position_embeddings=64)
+    loop = tiny_loop(15, dtype, optimizer, config=config, log=RunLog(tmp_path / "log.jsonl"))
+    before = {n: t.clone() for n, t in loop.model.state_dict().items()}
+    loop.run()
+    losses = [r["loss"] for r in records(tmp_path) if r["kind"] == "step"]
+    assert losses[-1] < 0.75 * losses[0]
+    still = {n for n, t in loop.model.state_dict().items() if torch.equal(t, before[n])}
+    assert {n for n in before if ".indexer." in n or n.endswith("tid2eid")} <= still
+    assert not [n for n in still if ".indexer." not in n and not n.endswith(("tid2eid", "e_score_correction_bias"))]
 
 
 # ---- config.json ---------------------------------------------------------------------------------------------------------
