@@ -256,6 +256,30 @@ def test_what_is_no_request_is_a_400(served, raw):
     assert httpx.post(f"{served.url}/v1/chat/completions", content=raw).status_code == 400
 
 
+F = {"type": "function", "function": {"name": "f"}}
+HI_OLLAMA = {"model": "tiny", "messages": HI["messages"]}
+CALLS = [
+    ("/v1/chat/completions", {"tool_choice": {"type": "function", "function": [1]}, "tools": [F]}),
+    ("/v1/chat/completions", {"messages": [{"role": ["user"], "content": "x"}]}),
+    ("/v1/chat/completions", {"messages": [{"role": "assistant", "content": "x", "tool_calls": 5}]}),
+    ("/v1/chat/completions", {"messages": [{"role": "assistant", "tool_calls": [5]}]}),
+    ("/v1/messages", {"model": "tiny", "max_tokens": 1, "messages": [{"role": ["user"], "content": 1}]}),
+    ("/v1/messages", {"model": "tiny", "max_tokens": 1, "messages": [{"role": "user", "content": [1]}]}),
+    ("/v1/messages", {"model": "tiny", "max_tokens": 1, "tool_choice": {"type": []}}),
+    ("/v1/messages", {"model": "tiny", "max_tokens": 1, "tools": [{"input_schema": 1}]}),
+    ("/api/chat", {"model": "tiny", "messages": [{"role": "assistant", "tool_calls": [5]}]}),
+    ("/api/chat", HI_OLLAMA | {"options": {"temperature": "hot"}}),
+    ("/api/generate", {"model": "tiny", "prompt": "x", "format": "xml"}),
+    ("/api/show", {"model": 5}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "body"), CALLS, ids=range(len(CALLS)))
+def test_what_is_of_the_wrong_shape_is_a_400(served, path, body):
+    response = httpx.post(served.url + path, json=({} if path.startswith("/api/") else HI) | body, timeout=20)
+    assert response.status_code == 400, response.text
+
+
 def test_unknown_paths_and_methods_are_told_in_json(served):
     assert httpx.get(f"{served.url}/v1/nothing").json()["error"]["type"] == "not_found_error"
     assert httpx.get(f"{served.url}/v1/chat/completions").status_code == 405

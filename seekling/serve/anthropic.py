@@ -165,7 +165,7 @@ def _choice(choice: Json | None) -> tuple[Any, bool | None]:
     if kind == "tool":
         return {"type": "function", "function": {"name": choice.get("name")}}, parallel
     words = {"auto": "auto", "any": "required", "none": "none"}
-    if kind not in words:
+    if not isinstance(kind, str) or kind not in words:
         raise bad("tool_choice.type", f"{kind!r}: give auto, any, tool or none")
     return words[kind], parallel
 

@@ -44,6 +44,10 @@ def tidy(server: Server, messages: list[dict[str, Any]], tenant: Hashable) -> tu
 
 def _message(server: Server, message: dict[str, Any], number: int, tenant: Hashable) -> dict[str, Any]:
     out = {key: value for key, value in message.items() if value is not None}
+    if not isinstance(out.get("role"), str):
+        raise bad(f"messages.{number}.role", "must be a word")
+    if not isinstance(out.get("tool_calls", []), list):
+        raise bad(f"messages.{number}.tool_calls", "must be a list")
     for key in SILENT & out.keys():
         if out.pop(key):
             raise bad(f"messages.{number}.{key}", "this server does not support this field")
@@ -227,7 +231,8 @@ def _tools(server: Server, body: ChatRequest) -> tuple[list[dict[str, Any]] | No
     for number, function in enumerate(functions):
         _size(server, function.get("parameters"), f"tools.{number}.function.parameters")
     if isinstance(choice, dict):
-        name = (choice.get("function") or {}).get("name") if choice.get("type") == "function" else None
+        named = choice.get("function") if choice.get("type") == "function" else None
+        name = named.get("name") if isinstance(named, dict) else None
         if name not in [function["name"] for function in functions]:
             raise bad("tool_choice", f"names {name!r}, which is none of the tools")
         return body.tools, str(name)

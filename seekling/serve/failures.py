@@ -83,6 +83,8 @@ def as_api_error(error: Exception) -> ApiError:
         return ApiError(503, str(error), code="queue_full", headers={"Retry-After": "1"})
     if isinstance(error, SeeklingError):
         return ApiError(400, str(error))
+    if isinstance(error, RecursionError):
+        return ApiError(400, "the request is nested too deeply")
     log.error("a request failed", exc_info=error)
     return ApiError(500, "the server failed on this request; its log says why", code="internal_error")
 
