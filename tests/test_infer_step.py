@@ -20,6 +20,7 @@ from seekling.engine.runner import PAGE, Chunk
 from seekling.errors import MachineError, SeeklingError
 from seekling.formats.families import read_config
 from seekling.kernels import infer, native
+from seekling.model.config import ModelConfig
 from seekling.model.decoder import Decoder
 
 pytestmark = pytest.mark.skipif(not infer.available(), reason="no native library is built here")
@@ -206,6 +207,28 @@ def test_a_model_it_cannot_compute_is_refused_by_what_is_missing():
     )
     with pytest.raises(MachineError, match="rope scaling of type dynamic"):
         NativeRunner(Decoder.build(config))
+
+
+COMPUTED = frozenset(
+    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads moe_intermediate_size attention "
+    "kv_lora_rank "
+    "qk_nope_head_dim qk_rope_head_dim v_head_dim q_lora_rank attention_bias num_key_value_heads head_dim rotary_dim qkv_bias "
+    "o_bias qk_norm attention_sinks sliding_window n_routed_experts num_experts_per_tok n_shared_experts "
+    "shared_expert_intermediate_size shared_expert_gate first_k_dense_replace moe_layers n_group topk_group scoring_func "
+    "topk_method norm_topk_prob router_norm_min router_float32 router_bias routed_scaling_factor expert_bias swiglu_alpha "
+    "swiglu_limit rope_theta rope_interleave rms_norm_eps tie_word_embeddings mlp_bias head_bias model_type".split()
+)
+REFUSED = frozenset("layer_types index_topk norm_residual rope_scaling v4".split())  # as far as they are not computed
+BESIDE = frozenset(  # of refused parts, of training, of MTP layers (which the runner leaves out), of the engine
+    "index_n_heads index_head_dim linear_block initializer_range num_nextn_predict_layers mtp_hidden_first mtp_after_norm "
+    "max_position_embeddings bos_token_id eos_token_id pad_token_id".split()
+)
+
+
+def test_every_field_of_a_config_is_computed_or_refused():
+    """Whoever adds one has to decide."""
+    fields = {field.name for field in dataclasses.fields(ModelConfig)}
+    assert fields == COMPUTED | REFUSED | BESIDE
 
 
 def _dynamic():
