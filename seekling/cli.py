@@ -131,6 +131,21 @@ def _serve_arguments(parser: Parser) -> None:
     parser.add_argument("--threads", type=int, default=None, metavar="N", help="worker threads [usable cores]")
 
 
+def _bench_arguments(parser: Parser) -> None:
+    _path_argument(parser, "run, checkpoint, .gguf file or pulled model")
+    parser.add_argument("--quant", choices=("int8", "int4"), default=None, help="quantise the weights")
+    parser.add_argument("--runner", choices=("auto", "native", "torch"), default="auto", help="what computes [auto]")
+    parser.add_argument("--threads", type=int, default=None, metavar="N", help="worker threads [usable cores]")
+    parser.add_argument("--prompt", type=int, default=None, metavar="N", help="tokens of the prefill [512, or the context]")
+    parser.add_argument("--tokens", type=int, default=None, metavar="N", help="tokens each request writes [64]")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 16], metavar="N", help="requests together [1 8 16]")
+    parser.add_argument("--depth", type=int, default=None, metavar="N", help="also decode behind so many tokens")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="repetitions; the median counts [3]")
+    parser.add_argument("--speculate", choices=("ngram", "mtp"), default=None, help="also measure decode with drafts")
+    parser.add_argument("--price", type=float, default=None, metavar="X", help="euros an hour of this machine [no costs shown]")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def _keys_arguments(parser: Parser) -> None:
     parser.add_argument("action", choices=("add", "list", "revoke"), metavar="ACTION", help="add, list or revoke")
     parser.add_argument("name", nargs="?", default=None, metavar="NAME", help="of the key; revoke takes its id too")
@@ -240,6 +255,7 @@ VERBS: dict[str, Verb] = {
     "plan": Verb("parameters, FLOPs, memory, cache, time and money before training", _plan_arguments, "seekling.verbs:plan"),
     "inspect": Verb("what a model holds, what is refused, whether it loads", _inspect_arguments, "seekling.inspect_verb:run"),
     "reference": Verb("a tiny model with golden numbers to test engines", _reference_arguments, "seekling.reference_verb:run"),
+    "bench": Verb("speed, memory and cost of a model on this machine", _bench_arguments, "seekling.bench_verb:bench"),
     "doctor": Verb("what this machine offers and what Seekling will use", _doctor_arguments, "seekling.verbs:doctor"),
 }
 # fmt: on
@@ -271,6 +287,7 @@ def usage(name: str) -> str:
         "export": " MODEL",
         "merge": " BASE ADAPTER",
         "generate": " RUN [PROMPT]",
+        "bench": " MODEL",
         "eval": " RUN",
         "report": " RUN",
     }

@@ -183,6 +183,8 @@ def test_a_last_answer_can_be_left_open_to_be_continued(generation, thinking, an
         ("v4", [ASK, called("a"), ASK], {}, "message 2 comes while 1 tool call"),
         ("v4", [ASK, called("a"), {"role": "tool", "content": "x", "tool_call_id": "zz"}], {}, "'zz', which is not among"),
         ("v4", [ASK, {"role": "assistant", "content": "x"}], {}, "message 1 is not the user's"),
+        ("v4", [{**ASK, "name": "Bob"}], {}, "message 0 has keys this encoding does not know: name"),
+        ("v4", [ASK, called("a"), {"role": "tool", "content": "x", "name": "b"}], {}, "result of 'b', but its call is of 'a'"),
         ("v4", [ASK], {"continue_final": True, "add_generation_prompt": False}, "message 0 cannot be continued"),
         ("v4", [{"role": "user", "content": "x", "reasoning_content": "y"}], {}, "message 0 has 'reasoning_content'"),
         ("v4", [{"role": "user", "content": ["x"]}], {}, "message 0 has no text"),

@@ -1,6 +1,10 @@
 """Which chat format a tokenizer gets, and what a model's own template is given, asked for and refused."""
 
+import json
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from text_tiny import deepseek, model_folder, tokenizer
 
 from seekling.errors import DataError
@@ -109,6 +113,28 @@ def test_the_reply_parser_knows_how_the_prompt_began_the_answer():
         parser.finish()
         message = parser.message()
         assert (message["content"], message.get("reasoning_content")) == ("Me.", reasoning), (template, thinking)
+
+
+words = st.text(st.sampled_from('ab "\\{}<>你🙂'), min_size=1, max_size=8).map(str.strip).filter(bool)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    content=st.just("") | words,
+    arguments=st.dictionaries(words, words | st.integers() | st.none(), max_size=2),
+    n=st.integers(0, 2),
+)
+def test_what_a_template_writes_of_an_answer_is_parsed_to_the_same_answer(content, arguments, n):
+    call = {"type": "function", "function": {"name": "get", "arguments": json.dumps(arguments, ensure_ascii=False)}}
+    answer = {"role": "assistant", "content": content} | ({"tool_calls": [call] * n} if n else {})
+    tiny = chat(HERMES)
+    prompt = tiny.encode_chat([ASK], tools=[TOOL])
+    whole = tiny.encode_chat([ASK, answer], tools=[TOOL], add_generation_prompt=False)
+    assert whole[: len(prompt)] == prompt
+    parser = tiny.reply_parser(prompt, tools=[TOOL])
+    parser.push_tokens(whole[len(prompt) : len(whole) - whole[::-1].index(tiny.special["<|im_end|>"]) - 1])
+    parser.finish()
+    assert parser.message() == answer
 
 
 def test_arguments_are_given_as_object_or_text_as_the_template_wants_them():

@@ -66,6 +66,8 @@ class Choice:
         self._ends = server.end_ids
         self._thinking, self._answering, self._called = bool(self._parser._in_reasoning), False, False
         self._waiting: list[Said] = []
+        self._stop, self._content = job.stop, ""
+        self.stopped_by: str | None = None
 
     def push(self, delta: Delta) -> Step | None:
         """Take a delta; None where nothing may be shown yet."""
@@ -107,7 +109,10 @@ class Choice:
                 continue
             if isinstance(event, Content):
                 self._answering = True
+                self._content += event.text if self._stop else ""
                 out += self._text(self._filter.push(event.text))
+                if self._filter.stopped:
+                    self.stopped_by = first_stop(self._content, self._stop)
                 continue
             if isinstance(event, Reasoning):
                 self._thinking = True
@@ -121,6 +126,11 @@ class Choice:
     @staticmethod
     def _text(text: str) -> list[Event]:
         return [Content(text)] if text else []
+
+
+def first_stop(text: str, stops: Sequence[str]) -> str | None:
+    """The stop string that completes first in a text, the longest of those."""
+    return min((s for s in stops if s in text), key=lambda s: (text.index(s) + len(s), -len(s)), default=None)
 
 
 @dataclass
@@ -159,6 +169,7 @@ class Timing:
 
     began: float = field(default_factory=time.perf_counter)
     first: float | None = None
+    reached: float | None = None  # the same, and stays
     last: float = 0.0
 
 
@@ -187,7 +198,6 @@ class Answers:
                     continue
                 if step.finish is not None:
                     self._server.metrics.finished(step.finish)
-                    self.handle.requests[delta.index].cancelled = True  # a stop string: the engine does not know yet
                 yield step
                 if all(choice.finish for choice in self.choices):
                     break
@@ -220,7 +230,7 @@ class Answers:
         if delta.token_ids:
             metrics.generation_tokens.inc(len(delta.token_ids))
             if timing.first is None:
-                timing.first = now
+                timing.first = timing.reached = now
                 metrics.first_token.observe(now - timing.began)
             else:
                 metrics.inter_token.observe(now - timing.last)

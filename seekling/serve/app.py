@@ -11,10 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from seekling.serve import ollama
+from seekling.serve.anthropic import count_tokens, messages
 from seekling.serve.chat import chat_completions
 from seekling.serve.completions import completions
 from seekling.serve.extras import detokenize, embeddings, explain, metrics, tokenize
 from seekling.serve.failures import ApiError, as_api_error, reply
+from seekling.serve.page import page
 from seekling.serve.state import Server
 
 Endpoint = Callable[[Server, Request], Awaitable[Response]]
@@ -33,6 +36,15 @@ def make_app(server: Server) -> Starlette:
     add("/embeddings", embeddings, prefixes=PREFIXES)
     for path, endpoint in (("/tokenize", tokenize), ("/detokenize", detokenize), ("/cache/explain", explain)):
         add(path, endpoint)
+    anthropic = ("/v1", "/anthropic/v1")
+    add("/messages", messages, prefixes=anthropic)
+    add("/messages/count_tokens", count_tokens, prefixes=anthropic)
+    add("/api/chat", ollama.chat)
+    add("/api/generate", ollama.generate)
+    add("/api/show", ollama.show)
+    add("/api/tags", ollama.tags, "GET")
+    add("/api/version", ollama.version, "GET")
+    add("/", page, "GET")
     add("/metrics", metrics, "GET")
     add("/models", models, "GET", PREFIXES)
     add("/models/{name:path}", one_model, "GET", PREFIXES)

@@ -20,7 +20,7 @@ class StreamOptions(Strict):
 
 class Thinking(Strict):
     type: Literal["enabled", "disabled", "auto", "adaptive"]
-    budget_tokens: int | None = Field(None, ge=1)
+    budget_tokens: int | None = Field(default=None, ge=1)
 
 
 class Drawing(Strict):
@@ -42,8 +42,8 @@ class Drawing(Strict):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
-    user_id: str | None = Field(None, max_length=512)
-    cache_salt: str | None = Field(None, max_length=512)
+    user_id: str | None = Field(default=None, max_length=512)
+    cache_salt: str | None = Field(default=None, max_length=512)
     metadata: Json | None = None
 
 
@@ -51,7 +51,7 @@ class ChatRequest(Drawing):
     messages: list[Json]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
     response_format: Json | None = None
     tools: list[Json] | None = None
     tool_choice: str | Json | None = None
@@ -70,7 +70,7 @@ class CompletionRequest(Drawing):
     prompt: str | list[str] | list[int] | list[list[int]] | None = None
     suffix: str | None = None
     echo: bool | None = None
-    logprobs: int | None = Field(None, ge=0, le=20)
+    logprobs: int | None = Field(default=None, ge=0, le=20)
     best_of: int | None = None
 
 
@@ -78,7 +78,7 @@ class EmbeddingRequest(Strict):
     input: str | list[str] | list[int] | list[list[int]]
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: int | None = Field(None, ge=1)
+    dimensions: int | None = Field(default=None, ge=1)
     pooling: Literal["mean", "last"] | None = None
     user: str | None = None
 
@@ -103,5 +103,5 @@ class ExplainRequest(Strict):
     prompt: str | list[int] | None = None
     messages: list[Json] | None = None
     tools: list[Json] | None = None
-    user_id: str | None = Field(None, max_length=512)
-    cache_salt: str | None = Field(None, max_length=512)
+    user_id: str | None = Field(default=None, max_length=512)
+    cache_salt: str | None = Field(default=None, max_length=512)

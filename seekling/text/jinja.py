@@ -95,7 +95,7 @@ class _Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env={name: os.environ[name] for name in ("SYSTEMROOT", "TZ") if name in os.environ},
+                env={name: os.environ[name] for name in ("SYSTEMROOT", "TZ", "LD_LIBRARY_PATH") if name in os.environ},
                 start_new_session=True,  # Ctrl-C is for the program, not for its renderer
             )
         return self._process

@@ -10,12 +10,11 @@ from seekling.errors import DataError, raise_all
 Message = Mapping[str, Any]
 
 KEYS = {
-    "system": {"content", "name"},
-    "user": {"content", "name"},
+    "system": {"content"},
+    "user": {"content"},
     "assistant": {"content", "reasoning_content", "tool_calls"},
     "tool": {"content", "tool_call_id", "name"},
 }
-DROPPED = {"name"}  # said by some clients of a tool's result, known already from its call
 
 
 @dataclass(frozen=True)
@@ -115,6 +114,8 @@ class _Reader:
             answers, problem = self._answered(message.get("tool_call_id"))
             if problem:
                 yield problem
+            elif message.get("name") not in (None, self.calls[answers].name):
+                yield f"is the result of {message['name']!r}, but its call is of {self.calls[answers].name!r}"
         if role != "system":
             self.previous = role
         self._add(Turn(role, content, reasoning, calls, answers))

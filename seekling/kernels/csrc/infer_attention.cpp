@@ -132,8 +132,9 @@ void mla_place_query(uint16_t* queries, int lane, const float* q, int size) {
 
 namespace {
 
-// Scores of 16 queries (lanes) against T tokens.
-template <int T> SK_INLINE void token_scores(const uint16_t* const* rows, const uint16_t* queries, int size, float scale, float (*out)[16]) {
+// Scores of 16 queries (lanes) against 16 tokens.
+SK_INLINE void token_scores(const uint16_t* const* rows, const uint16_t* queries, int size, float scale, float (*out)[16]) {
+    constexpr int T = 16;
     Floats s[T];
     for (int t = 0; t < T; t++) s[t] = zeros();
     for (int pair = 0; pair < size / 2; pair++) {
@@ -143,15 +144,18 @@ template <int T> SK_INLINE void token_scores(const uint16_t* const* rows, const 
     for (int t = 0; t < T; t++) store16(out[t], mul(s[t], all(scale)));
 }
 
-// value[query][16 channels] = Σ_t p[t][query]·row[t], for N queries and one block of channels.
-template <int N> SK_INLINE void weigh_latents(const uint16_t* const* rows, int tokens, int block, const uint32_t (*p)[16], int lane, Partial* out) {
-    Floats sum[N];
-    for (int i = 0; i < N; i++) sum[i] = zeros();
+// value[query][32 channels] = Σ_t p[t][query]·row[t], for N queries; rows are readable to whole 32 channels.
+template <int N> SK_INLINE void weigh_latents(const uint16_t* const* rows, int tokens, int channel, const uint32_t (*p)[16], int lane, Partial* out) {
+    Floats sum[N][2];
+    for (int i = 0; i < N; i++) sum[i][0] = sum[i][1] = zeros();
     for (int pair = 0; pair < tokens / 2; pair++) {
-        Bytes values = zip_low16(rows[2 * pair] + block * 16, rows[2 * pair + 1] + block * 16);
-        for (int i = 0; i < N; i++) sum[i] = dot_bf16(sum[i], values, p[pair][lane + i]);
+        Bytes values[2];
+        zip32(rows[2 * pair] + channel, rows[2 * pair + 1] + channel, values);
+        for (int i = 0; i < N; i++)
+            for (int c = 0; c < 2; c++) sum[i][c] = dot_bf16(sum[i][c], values[c], p[pair][lane + i]);
     }
-    for (int i = 0; i < N; i++) store16(out[lane + i].at + block * 16, sum[i]);
+    for (int i = 0; i < N; i++)
+        for (int c = 0; c < 2; c++) store16(out[lane + i].at + channel + c * 16, sum[i][c]);
 }
 
 }  // namespace
@@ -170,7 +174,7 @@ void mla_split(const Pages& pages, int latent, int rotary, float scale, const ui
     }
     int tokens = std::min(SPLIT, (last - from + PAGE - 1) / PAGE * PAGE);
     for (int t = 0; t < tokens; t++) rows[t] = (const uint16_t*)pages[(from + t) / PAGE] + (t % PAGE) * size;
-    for (int t = 0; t < tokens; t += 16) token_scores<16>(rows + t, queries, size, scale, score + t);
+    for (int t = 0; t < tokens; t += 16) token_scores(rows + t, queries, size, scale, score + t);
     // A lane's mask as arithmetic: 1 where first <= token < end, else 0.
     Floats lo = load16(low), hi = load16(high), one = all(1.0f), top = all(NOTHING);
     auto visible = [&](int t) {
@@ -199,10 +203,10 @@ void mla_split(const Pages& pages, int latent, int rotary, float scale, const ui
         out[i].sum() = sums[i];
         out[i].largest() = tops[i];
     }
-    for (int block = 0; block < (latent + 15) / 16; block++) {
+    for (int channel = 0; channel < latent; channel += 32) {
         int lane = 0;
-        for (; lane + 8 <= count; lane += 8) weigh_latents<8>(rows, tokens, block, p, lane, out);
-        for (; lane < count; lane++) weigh_latents<1>(rows, tokens, block, p, lane, out);
+        for (; lane + 8 <= count; lane += 8) weigh_latents<8>(rows, tokens, channel, p, lane, out);
+        for (; lane < count; lane++) weigh_latents<1>(rows, tokens, channel, p, lane, out);
     }
 }
 

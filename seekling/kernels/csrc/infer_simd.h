@@ -44,10 +44,14 @@ SK_INLINE Floats load_u8(const uint8_t* p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)));
 }
 SK_INLINE void store_bf16(uint16_t* p, Floats v) {
+#ifdef __AVX512BF16__
+    _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(v));
+#else
     Ints u = _mm512_castps_si512(v);
     Ints odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
     u = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
     _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(u));
+#endif
 }
 SK_INLINE Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 SK_INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
@@ -99,6 +103,13 @@ SK_INLINE Bytes zip_low16(const uint16_t* a, const uint16_t* b) {  // 16 of each
     Ints x = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)a));
     Ints y = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)b));
     return _mm512_or_si512(x, _mm512_slli_epi32(y, 16));
+}
+SK_INLINE void zip32(const uint16_t* a, const uint16_t* b, Bytes out[2]) {  // 32 of each
+    const Ints first = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8,
+                                        39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    Bytes x = load_bytes(a), y = load_bytes(b);
+    out[0] = _mm512_permutex2var_epi16(x, first, y);
+    out[1] = _mm512_permutex2var_epi16(x, _mm512_add_epi16(first, _mm512_set1_epi16(16)), y);
 }
 SK_INLINE void store_bytes(void* p, Bytes v) { _mm512_storeu_si512(p, v); }
 
@@ -252,6 +263,13 @@ SK_INLINE Bytes zip_low16(const uint16_t* a, const uint16_t* b) {
 }
 SK_INLINE void store_bytes(void* p, Bytes v) { std::memcpy(p, v.v, 64); }
 #undef SK_LANES
+#endif
+
+#if !defined(__AVX512BW__)
+SK_INLINE void zip32(const uint16_t* a, const uint16_t* b, Bytes out[2]) {
+    out[0] = zip_low16(a, b);
+    out[1] = zip_low16(a + 16, b + 16);
+}
 #endif
 
 // ---- built from the above, one text for all levels -------------------------------------------------------------------

@@ -153,7 +153,7 @@ void Runner::ensure_chunks(const Step& in, int M) {
             total += parts_of(count, in.chunk_start[c] + count);
         }
     }
-    int value = model.attention == MLA ? (model.latent + 15) / 16 * 16 : head_channels(model.head_dim);
+    int value = model.attention == MLA ? padded(model.latent) : head_channels(model.head_dim);
     partials.ensure((int64_t)total * model.heads * partial_floats(value) * 4);
 }
 

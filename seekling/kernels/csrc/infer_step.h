@@ -96,7 +96,7 @@ class Worker {
     int parts(int chunk) const;
     int queries_per_row() const { return m.attention == MLA ? m.heads : m.heads / m.kv_heads; }
     int queries_at_once() const { return m.attention == MLA ? LANES : QUERIES; }
-    int value_floats() const { return m.attention == MLA ? (m.latent + 15) / 16 * 16 : head_channels(m.head_dim); }
+    int value_floats() const { return m.attention == MLA ? padded(m.latent) : head_channels(m.head_dim); }
     Partial partial(int row, int head, int part) const;
 
     void mlp(const Layer& layer);

@@ -1,0 +1,271 @@
+"""Ollama's ``/api``: chat, generate, tags, show and version, for the clients that know only these.
+
+Answers stream as lines of JSON unless ``stream`` is false; durations are in nanoseconds.
+"""
+
+import json
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import Field
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from seekling import __version__
+from seekling.serve.answers import Answers, Job
+from seekling.serve.asking import bad, chat_job
+from seekling.serve.chat import Talk
+from seekling.serve.failures import ApiError, reply, to_json
+from seekling.serve.fields import ChatRequest, Json, Strict
+from seekling.serve.reading import read_body, who
+from seekling.serve.sse import Stream, unless_gone
+from seekling.serve.state import Server
+
+OPTIONS = ("temperature", "top_p", "top_k", "min_p", "seed", "stop", "presence_penalty", "frequency_penalty")
+RENAMED = {"num_predict": "max_tokens", "repeat_penalty": "repetition_penalty"}
+
+
+class Asked(Strict):
+    """What both requests share. `keep_alive` has no effect: the model stays."""
+
+    model: str
+    stream: bool | None = None
+    format: str | Json | None = None
+    options: Json | None = None
+    keep_alive: str | int | float | None = None
+    think: bool | Literal["low", "medium", "high", "max"] | None = None
+
+
+class OllamaChat(Asked):
+    messages: list[Json] = Field(default_factory=list)
+    tools: list[Json] | None = None
+
+
+class OllamaGenerate(Asked):
+    prompt: str | None = None
+    system: str | None = None
+    images: list[str] | None = Field(default=None, max_length=0)
+
+
+class OllamaShow(Strict):
+    model: str | None = None
+    name: str | None = None
+    verbose: bool | None = None
+
+
+async def chat(server: Server, request: Request) -> Response:
+    """``/api/chat``; without messages it only says that the model is there."""
+    body = await read_body(request, OllamaChat)
+    if not body.messages:
+        server.check_model(_plain(body.model))
+        return reply(_head(body.model) | {"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "load"})
+    return await _answer(server, request, body, _turns(body.messages), body.tools, True)
+
+
+async def generate(server: Server, request: Request) -> Response:
+    """``/api/generate``: one question through the model's chat format."""
+    body = await read_body(request, OllamaGenerate)
+    if not body.prompt:
+        server.check_model(_plain(body.model))
+        return reply(_head(body.model) | {"response": "", "done": True, "done_reason": "load"})
+    turns = [{"role": "system", "content": body.system}] if body.system else []
+    return await _answer(server, request, body, [*turns, {"role": "user", "content": body.prompt}], None, False)
+
+
+async def tags(server: Server, request: Request) -> Response:
+    """``/api/tags``."""
+    made = datetime.fromtimestamp(server.created, UTC).isoformat()
+    digest = (server.fingerprint or "").removeprefix("fp_")
+    rows = [
+        {"name": name, "model": name, "modified_at": made, "size": 0, "digest": digest, "details": _details(server)}
+        for name in server.names
+    ]
+    return reply({"models": rows})
+
+
+async def show(server: Server, request: Request) -> Response:
+    """``/api/show``."""
+    body = await read_body(request, OllamaShow)
+    server.check_model(_plain(body.model or body.name or ""))
+    config, chat_format = server.engine.config, server.tokenizer.chat
+    able = {"completion": True, "tools": bool(chat_format.grammar.calls), "thinking": chat_format.thinks != "never"}
+    facts = {
+        "general.architecture": config.model_type,
+        f"{config.model_type}.context_length": server.engine.context,
+        f"{config.model_type}.embedding_length": config.hidden_size,
+        f"{config.model_type}.block_count": config.num_hidden_layers,
+    }
+    template = server.tokenizer.chat_template or ""
+    said = {
+        "template": template,
+        "details": _details(server),
+        "model_info": facts,
+        "capabilities": [word for word, can in able.items() if can],
+    }
+    return reply(said)
+
+
+async def version(server: Server, request: Request) -> Response:
+    """``/api/version``."""
+    return reply({"version": __version__})
+
+
+# ---- in --------------------------------------------------------------------------------------------------------------
+
+
+def _plain(name: str) -> str:
+    """Ollama's clients may add the tag ``:latest``."""
+    return name.removesuffix(":latest")
+
+
+def as_chat(body: Asked, turns: list[Json], tools: list[Json] | None) -> ChatRequest:
+    """The same request in OpenAI's form; options that have no counterpart are refused by name."""
+    fields: Json = {"model": _plain(body.model), "messages": turns, "tools": tools or None}
+    for name, value in (body.options or {}).items():
+        if name in ("num_ctx", "num_keep", "num_thread", "num_gpu", "num_batch", "use_mmap", "low_vram") or value is None:
+            continue  # how to run, not what to say
+        if name not in (*OPTIONS, *RENAMED):
+            raise bad(f"options.{name}", "this server does not support this option")
+        if name == "num_predict" and value in (-1, -2):
+            continue  # as long as it likes
+        fields[RENAMED.get(name, name)] = value
+    if body.format == "json":
+        fields["response_format"] = {"type": "json_object"}
+    elif isinstance(body.format, dict):
+        fields["response_format"] = {"type": "json_schema", "json_schema": {"name": "format", "schema": body.format}}
+    elif body.format:
+        raise bad("format", f"{body.format!r}: give json or a schema")
+    if isinstance(body.think, bool):
+        fields["thinking"] = {"type": "enabled" if body.think else "disabled"}
+    elif body.think:
+        fields["reasoning_effort"] = body.think
+    return ChatRequest.model_validate(fields)
+
+
+def _turns(messages: list[Json]) -> list[Json]:
+    """Ollama's messages in OpenAI's form: calls without ids get them, and results take them in order."""
+    out: list[Json] = []
+    waiting: list[str] = []
+    for number, message in enumerate(messages):
+        turn = {key: value for key, value in message.items() if value is not None and key not in ("images", "tool_name")}
+        if message.get("images"):
+            raise bad(f"messages.{number}.images", "this server reads text only")
+        if "thinking" in turn:
+            turn["reasoning_content"] = turn.pop("thinking")
+        if isinstance(turn.get("tool_calls"), list):
+            calls, waiting = [], []
+            for place, call in enumerate(turn["tool_calls"]):
+                function = call.get("function") if isinstance(call, dict) else None
+                if not isinstance(function, dict):
+                    raise bad(f"messages.{number}.tool_calls.{place}", "has no function")
+                waiting.append(str(call.get("id") or f"call_{number}_{place}"))
+                arguments = function.get("arguments") or {}
+                text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+                called = {"name": function.get("name"), "arguments": text}
+                calls.append({"id": waiting[-1], "type": "function", "function": called})
+            turn["tool_calls"] = calls
+        if turn.get("role") == "tool" and waiting:
+            turn["tool_call_id"] = turn.get("tool_call_id") or waiting[0]
+            waiting = [call_id for call_id in waiting if call_id != turn["tool_call_id"]]
+        out.append(turn)
+    return out
+
+
+# ---- out -------------------------------------------------------------------------------------------------------------
+
+
+async def _answer(
+    server: Server, request: Request, body: Asked, turns: list[Json], tools: list[Json] | None, chatting: bool
+) -> Response:
+    began = time.perf_counter()
+    job = await run_in_threadpool(lambda: chat_job(server, as_chat(body, turns, tools), who(request)))
+    told = Told(server, Answers(server, job), job, body.model, chatting, began)
+    if body.stream is not False:
+        kind = "application/x-ndjson"
+        return Stream(told.stream(), keep_alive=server.keep_alive, media_type=kind, quiet=None, failed=_failed)
+    return reply(await unless_gone(request, told.whole()))
+
+
+def _failed(error: ApiError) -> bytes:
+    return to_json({"error": error.message}) + b"\n"
+
+
+class Told:
+    """One answer in Ollama's words."""
+
+    def __init__(self, server: Server, answers: Answers, job: Job, model: str, chatting: bool, began: float):
+        self._server, self._answers, self._job, self._model = server, answers, job, model
+        self._chatting, self._began, self._talk = chatting, began, Talk()
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """Lines of JSON."""
+        steps = self._answers.steps()
+        try:
+            async for step in steps:
+                for event in step.events:
+                    delta = self._talk.delta(event) or {}
+                    text, thought = delta.get("content", ""), delta.get("reasoning_content", "")
+                    if text or thought:
+                        yield self._line(text, thought)
+            for call in self._calls():
+                yield self._line("", "", [call])
+            yield to_json(self._part("", "") | self._end()) + b"\n"
+        finally:
+            await steps.aclose()  # type: ignore[attr-defined]
+            self._answers.close()
+
+    async def whole(self) -> Json:
+        """In one piece."""
+        async for step in self._answers.steps():
+            for event in step.events:
+                self._talk.delta(event)
+        return self._part(self._talk.content, self._talk.reasoning, self._calls()) | self._end()
+
+    def _line(self, text: str, thought: str, calls: list[Json] | None = None) -> bytes:
+        return to_json(self._part(text, thought, calls) | {"done": False}) + b"\n"
+
+    def _part(self, text: str, thought: str, calls: list[Json] | None = None) -> Json:
+        extra = {"thinking": thought} if thought else {}
+        if not self._chatting:
+            return _head(self._model) | {"response": text} | extra
+        message: Json = {"role": "assistant", "content": text} | extra
+        return _head(self._model) | {"message": message | ({"tool_calls": calls} if calls else {})}
+
+    def _calls(self) -> list[Json]:
+        self._talk.remember(self._server, self._job)
+        out = []
+        for call in self._talk.calls.values():
+            try:
+                arguments: Any = json.loads(call["function"]["arguments"] or "{}")
+            except ValueError:  # cut off by num_predict
+                continue
+            out.append({"id": call["id"], "function": {"name": call["function"]["name"], "arguments": arguments}})
+        return out
+
+    def _end(self) -> Json:
+        usage, now = self._answers.usage, time.perf_counter()
+        began, first = self._answers.timing.began, self._answers.timing.reached or now
+        reason = "length" if self._answers.choices[0].finish == "length" else "stop"
+        return {
+            "done": True,
+            "done_reason": reason,
+            "total_duration": int((now - self._began) * 1e9),
+            "load_duration": 0,
+            "prompt_eval_count": usage.prompt,
+            "prompt_eval_duration": int((first - began) * 1e9),
+            "eval_count": usage.completion,
+            "eval_duration": int((now - first) * 1e9),
+        }
+
+
+def _head(model: str) -> Json:
+    return {"model": model, "created_at": datetime.now(UTC).isoformat()}
+
+
+def _details(server: Server) -> Json:
+    family = server.engine.config.model_type
+    quantised = server.engine.quant or ""
+    return {"format": "", "family": family, "families": [family], "parameter_size": "", "quantization_level": quantised}

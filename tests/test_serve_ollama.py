@@ -1,0 +1,85 @@
+"""Ollama's own client against the server."""
+
+import json
+
+import httpx
+import ollama
+import pytest
+from engine_tiny import TOKENIZER, one_thread  # noqa: F401
+from serve_tiny import CONTEXT, scripted_engine, serving
+from test_serve_anthropic import CALL, FUNCTION
+
+from seekling.text.special import THINK_END, Mark
+
+HI = [{"role": "user", "content": "hi"}]
+
+
+@pytest.fixture(scope="module")
+def told():
+    with serving(scripted_engine()) as it:
+        it.client = ollama.Client(host=it.url)
+        yield it
+
+
+def say(told, text, messages=HI, **options):
+    told.state.engine.model.say(told.state, text, TOKENIZER.encode_chat(messages, **options))
+
+
+def test_a_chat_in_one_piece_and_streamed(told):
+    say(told, "grüße 🐋")
+    answer = told.client.chat(model="tiny", messages=HI)
+    assert answer.message.content == "grüße 🐋" and answer.done and answer.done_reason == "stop"
+    assert answer.prompt_eval_count == len(TOKENIZER.encode_chat(HI)) and answer.total_duration > 0
+    parts = list(told.client.chat(model="tiny:latest", messages=HI, stream=True))
+    assert "".join(part.message.content for part in parts) == "grüße 🐋"
+    assert [part.done for part in parts].count(True) == 1 and parts[-1].done
+
+
+def test_text_is_generated_with_options(told):
+    say(told, "one two three")
+    answer = told.client.generate(model="tiny", prompt="hi", options={"stop": [" three"], "num_ctx": 100, "seed": 1})
+    assert answer.response == "one two"
+    assert told.client.generate(model="tiny", prompt="hi", options={"num_predict": 3}).done_reason == "length"
+
+
+def test_thinking_stands_apart(told):
+    say(told, ["so", Mark(THINK_END), "yes"], thinking=True)
+    answer = told.client.chat(model="tiny", messages=HI, think=True)
+    assert (answer.message.thinking, answer.message.content) == ("so", "yes")
+
+
+def test_a_tool_is_called_and_its_result_goes_back(told):
+    say(told, CALL, tools=[FUNCTION])
+    answer = told.client.chat(model="tiny", messages=HI, tools=[FUNCTION])
+    call = answer.message.tool_calls[0]
+    assert call.function.name == "weather" and call.function.arguments == {"city": "Bern"}
+    streamed = [p.message.tool_calls for p in told.client.chat(model="tiny", messages=HI, tools=[FUNCTION], stream=True)]
+    assert [calls[0].function.arguments for calls in streamed if calls] == [{"city": "Bern"}]
+    sent = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bern"}'}}
+    turns = [*HI, {"role": "assistant", "content": "", "tool_calls": [sent]}]
+    turns.append({"role": "tool", "tool_call_id": "1", "content": "sunny"})
+    say(told, "sunny!", turns, tools=[FUNCTION])
+    back = [*HI, answer.message, {"role": "tool", "tool_name": "weather", "content": "sunny"}]
+    assert told.client.chat(model="tiny", messages=back, tools=[FUNCTION]).message.content == "sunny!"
+
+
+def test_a_schema_binds_the_answer(told):
+    say(told, "nothing of the kind")
+    schema = {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"], "additionalProperties": False}
+    answer = told.client.chat(model="tiny", messages=HI, format=schema, options={"temperature": 0})
+    assert json.loads(answer.message.content) == {"a": 1}
+
+
+def test_models_are_listed_and_shown(told):
+    assert [model.model for model in told.client.list().models] == ["tiny", "gpt-tiny"]
+    shown = told.client.show("tiny")
+    assert shown.modelinfo["deepseek_v3.context_length"] == CONTEXT and "tools" in shown.capabilities
+
+
+def test_errors_have_ollamas_form(told):
+    with pytest.raises(ollama.ResponseError, match="mirostat"):
+        told.client.chat(model="tiny", messages=HI, options={"mirostat": 1})
+    with pytest.raises(ollama.ResponseError) as caught:
+        told.client.chat(model="llama3", messages=HI)
+    assert caught.value.status_code == 404
+    assert isinstance(httpx.post(f"{told.url}/api/chat", content=b"{").json()["error"], str)

@@ -1,0 +1,44 @@
+"""The real thing: SmolLM2 through the command, asked by OpenAI's client."""
+
+import subprocess
+import sys
+import threading
+
+import openai
+import pytest
+
+from seekling.hub.names import find
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    if find("smollm2") is None:
+        pytest.skip("seekling pull smollm2 fetches the model")
+    keys = str(tmp_path_factory.mktemp("keys") / "keys.json")
+    command = [sys.executable, "-m", "seekling", "serve", "smollm2", "--port", "0", "--keys", keys]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    url = next(line for line in process.stderr if "http://" in line).split("http://")[1].split(" ")[0]
+    threading.Thread(target=process.stderr.read, daemon=True).start()
+    yield openai.OpenAI(base_url=f"http://{url}/v1", api_key="none", max_retries=0)
+    process.terminate()
+    assert process.wait(20) == 0
+
+
+def test_a_stream_equals_the_answer_in_one_piece(client):
+    ask = dict(model="smollm2", messages=[{"role": "user", "content": "Tell me about whales."}], max_tokens=40, temperature=0)
+    answer = client.chat.completions.create(**ask)
+    chunks = list(client.chat.completions.create(**ask, stream=True))
+    assert answer.choices[0].message.content == "".join(c.choices[0].delta.content or "" for c in chunks)
+    assert len(answer.choices[0].message.content) > 40
+
+
+def test_json_is_json(client):
+    import json
+
+    schema = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 12}}, "required": ["name"]}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema | {"additionalProperties": False}}}
+    question = [{"role": "user", "content": "A name for a cat, as JSON"}]
+    answer = client.chat.completions.create(model="smollm2", messages=question, response_format=form, temperature=0)
+    assert json.loads(answer.choices[0].message.content)["name"]
