@@ -19,11 +19,13 @@ def unweighted_rms_norm(x: Tensor, eps: float) -> Tensor:
 
 def sinkhorn(weights_NN: Tensor, steps: int, eps: float) -> Tensor:
     """Positive matrices (..., N, N) towards doubly stochastic ones: columns first, then rows and columns in turn."""
-    weights_NN = weights_NN / (weights_NN.sum(-2, keepdim=True) + eps)
+    # rows and columns in front: sums of four neighbours in memory would be several times slower
+    weights_NN = weights_NN.movedim((-2, -1), (0, 1)).contiguous()
+    weights_NN = weights_NN / (weights_NN.sum(0, keepdim=True) + eps)
     for _ in range(steps - 1):
-        weights_NN = weights_NN / (weights_NN.sum(-1, keepdim=True) + eps)
-        weights_NN = weights_NN / (weights_NN.sum(-2, keepdim=True) + eps)
-    return weights_NN
+        weights_NN = weights_NN / (weights_NN.sum(1, keepdim=True) + eps)
+        weights_NN = weights_NN / (weights_NN.sum(0, keepdim=True) + eps)
+    return weights_NN.movedim((0, 1), (-2, -1))
 
 
 class HyperConnection(nn.Module):
