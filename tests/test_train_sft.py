@@ -86,6 +86,13 @@ def test_the_folder_of_an_adapter_run_opens_over_its_base(base, talks, tmp_path)
     assert taught.tokenizer.encode("lamp") == before.tokenizer.encode("lamp")
 
 
+def test_the_engine_answers_from_an_adapter_run(base, talks, tmp_path):
+    run = sft(recipe(base, talks, tmp_path / "run", lora=4))
+    settings = seekling.Sampling(max_tokens=5, temperature=0, ignore_eos=True)
+    merged = seekling.Engine(seekling.load(run)).generate(["the lamp"], settings)[0]
+    assert seekling.Engine(run, dtype="float32").generate(["the lamp"], settings)[0].token_ids == merged.token_ids
+
+
 def test_the_folder_of_a_full_run_is_a_model_with_its_mtp_layer(base, talks, tmp_path):
     run = sft(recipe(base, talks, tmp_path / "run"))
     assert seekling.load(run).config.num_nextn_predict_layers == 1

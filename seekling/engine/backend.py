@@ -67,6 +67,13 @@ def open_backend(
     from seekling.lm import resolve
 
     path = resolve(path_or_lm)
+    if path.is_dir() and not (path / "config.json").exists():  # an adapter folder: merged into its base as it is opened
+        from seekling.lm import load
+
+        fits = choice == "auto" and not _against(read_adapted_config(path), states, adapters)
+        choice = "native" if fits else choice
+        lm = load(path, dtype=dtype or ("bfloat16" if choice == "native" else "float32"))
+        return dataclasses.replace(_of_model(lm, quant, choice, threads, states, adapters), path=path)
     if choice != "torch":
         config, tokenizer, source, stored = _open(path)
         why_not = _against(config, states, adapters)
@@ -136,6 +143,15 @@ def _refuse_or_tell(choice: Choice, why_not: list[str]) -> None:
     if line not in _told:
         _told.add(line)
         logging.getLogger("seekling").warning("%s: generating with torch, which is slower", line)
+
+
+def read_adapted_config(folder: Path) -> ModelConfig:
+    """The config of the model that an adapter folder belongs to."""
+    from seekling.formats.folder import read_json
+    from seekling.lm import ADAPTER, resolve
+
+    base = resolve(read_json(folder, ADAPTER).get("base_model_name_or_path") or "")
+    return _open(base)[0]
 
 
 def _open(path: Path) -> tuple[ModelConfig, Any, Any, str]:
