@@ -138,3 +138,17 @@ def test_memory_falls_to_the_promised_bits(quant, bits):
     expected = weight_bytes(model) - packed + packed * bits / 32
     assert weight_bytes(quantised(model, quant)) == pytest.approx(expected, rel=0.04)
     assert expected < 0.45 * weight_bytes(model)
+
+
+@torch.no_grad()
+def test_gpt_oss_experts_keep_their_biases_and_clamp(tmp_path):
+    from family_models import hf_family_model, ids_of
+
+    from seekling.formats import load_model
+
+    hf_family_model("gpt_oss", 3, torch.float32).save_pretrained(tmp_path)
+    model = load_model(tmp_path)
+    ids = ids_of(model.config, 3)
+    want = model(ids)
+    error = (quantised(model, "int8")(ids) - want).abs().mean()
+    assert error < 0.1 * want.std()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from seekling.kernels import ops
 from seekling.model.decoder import Decoder
-from seekling.model.moe import Experts, Routing
+from seekling.model.moe import Experts, Routing, gptoss_experts
 from seekling.model.v4.moe import V4Experts, clamped_experts
 
 GROUP = 32
@@ -93,13 +93,20 @@ class QuantExperts(nn.Module):
         super().__init__()
         self.gate_up = Packed(experts.gate_up_proj, quant)
         self.down = Packed(experts.down_proj, quant)
+        self.config = experts.config
         self.limit = experts.config.swiglu_limit if isinstance(experts, V4Experts) else None
+        biased = experts.config.expert_bias and not isinstance(experts, V4Experts)
+        self.biases = (experts.gate_up_proj_bias, experts.down_proj_bias) if biased else None
 
     def forward(self, x_ND: Tensor, routing: Routing) -> Tensor:
         used_E, index_NK = routing.indices_NK.unique(return_inverse=True)
         gate_up, down = self.gate_up.dequantise(used_E), self.down.dequantise(used_E)
+        used = dataclasses.replace(routing, indices_NK=index_NK)
         if self.limit is not None:
-            return clamped_experts(x_ND, dataclasses.replace(routing, indices_NK=index_NK), gate_up, down, self.limit)
+            return clamped_experts(x_ND, used, gate_up, down, self.limit)
+        if self.config.swiglu_limit is not None or self.biases is not None:
+            biases = None if self.biases is None else (self.biases[0][used_E], self.biases[1][used_E])
+            return gptoss_experts(x_ND, used, gate_up, down, biases, self.config)
         return ops.grouped_experts(x_ND, routing.weights_NK, index_NK, gate_up, down)
 
 

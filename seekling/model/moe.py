@@ -110,22 +110,31 @@ class Experts(nn.Module):
         """``forward`` with these matrices in place of the layer's own (an adapter's merged ones)."""
         if self.config.swiglu_limit is None and not self.config.expert_bias:
             return ops.grouped_experts(x_ND, routing.weights_NK, routing.indices_NK, gate_up_EMD, down_EDM)
-        return self._clamped(x_ND, routing, gate_up_EMD, down_EDM)
+        biases = (self.gate_up_proj_bias, self.down_proj_bias) if self.config.expert_bias else None
+        return gptoss_experts(x_ND, routing, gate_up_EMD, down_EDM, biases, self.config)
 
-    def _clamped(self, x_ND: Tensor, routing: Routing, gate_up_EMD: Tensor, down_EDM: Tensor) -> Tensor:
-        """Experts with biases and gpt-oss's activation: (up + 1)·gate·σ(α·gate), gate ≤ limit, |up| ≤ limit."""
-        limit = float("inf") if self.config.swiglu_limit is None else self.config.swiglu_limit
-        alpha = 1.0 if self.config.swiglu_alpha is None else self.config.swiglu_alpha
-        out_ND = torch.zeros_like(x_ND)
-        for e in routing.indices_NK.unique().tolist():
-            token_J, place_J = torch.where(routing.indices_NK == e)
-            bias, down_bias = (self.gate_up_proj_bias[e], self.down_proj_bias[e]) if self.config.expert_bias else (None, None)
-            gate, up = nn.functional.linear(x_ND[token_J], gate_up_EMD[e], bias).chunk(2, -1)
-            gate, up = gate.clamp(max=limit), up.clamp(min=-limit, max=limit)
-            hidden = (up + 1) * gate * torch.sigmoid(gate * alpha)
-            y_JD = nn.functional.linear(hidden, down_EDM[e], down_bias) * routing.weights_NK[token_J, place_J, None]
-            out_ND = out_ND.index_add(0, token_J, y_JD.to(out_ND.dtype))
-        return out_ND
+
+def gptoss_experts(
+    x_ND: Tensor,
+    routing: Routing,
+    gate_up_EMD: Tensor,
+    down_EDM: Tensor,
+    biases: tuple[Tensor, Tensor] | None,
+    config: ModelConfig,
+) -> Tensor:
+    """Experts with biases and gpt-oss's activation: (up + 1)·gate·σ(α·gate), gate ≤ limit, |up| ≤ limit -> (N, D)."""
+    limit = float("inf") if config.swiglu_limit is None else config.swiglu_limit
+    alpha = 1.0 if config.swiglu_alpha is None else config.swiglu_alpha
+    out_ND = torch.zeros_like(x_ND)
+    for e in routing.indices_NK.unique().tolist():
+        token_J, place_J = torch.where(routing.indices_NK == e)
+        bias, down_bias = (None, None) if biases is None else (biases[0][e], biases[1][e])
+        gate, up = nn.functional.linear(x_ND[token_J], gate_up_EMD[e], bias).chunk(2, -1)
+        gate, up = gate.clamp(max=limit), up.clamp(min=-limit, max=limit)
+        hidden = (up + 1) * gate * torch.sigmoid(gate * alpha)
+        y_JD = nn.functional.linear(hidden, down_EDM[e], down_bias) * routing.weights_NK[token_J, place_J, None]
+        out_ND = out_ND.index_add(0, token_J, y_JD.to(out_ND.dtype))
+    return out_ND
 
 
 class MoE(nn.Module):
