@@ -129,7 +129,7 @@ def fits(value, schema):
     if schema["type"] == "array":
         return isinstance(value, list) and len(value) <= 2 and all(fits(v, schema["items"]) for v in value)
     if schema["type"] == "object":
-        return set(value) == {"k"} and fits(value["k"], schema["properties"]["k"])
+        return isinstance(value, dict) and set(value) == {"k"} and fits(value["k"], schema["properties"]["k"])
     return type(value) is {"integer": int, "boolean": bool}[schema["type"]]
 
 
