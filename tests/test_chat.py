@@ -197,8 +197,8 @@ class Pty:
 
     def press(self, key, answer):
         """Press until it is answered: a Ctrl-C between the prompt and readline's wait is lost until the next key."""
-        for _ in range(20):
-            self.type(key)
+        for attempt in range(20):
+            self.type(key if attempt == 0 else "x" + key)  # the x is that next key
             try:
                 return self.until(answer, seconds=3)
             except AssertionError:
