@@ -111,3 +111,22 @@ def test_documents_and_windows_hold_together(tmp_path):
     # each document alone starts at position 0: rotation is relative, so only rounding differs
     assert worst(packed[:, :5], model.hidden(ids[:, :5])) < 1e-5
     assert worst(packed[:, 5:], model.hidden(ids[:, 5:])) < 1e-5
+
+
+@pytest.mark.parametrize(("key", "value"), [("layernorm_mlp_alpha", 2.0), ("attn_type_list", [1, 0, 1])])
+def test_minimax_m2_has_no_scaled_residuals_and_no_linear_layers(key, value):
+    with pytest.raises(ConfigError, match=key):
+        read_config({"model_type": "minimax_m2", **draw("minimax_m2", 0), key: value})
+
+
+def test_the_published_minimax_m2_keys_are_read():
+    kinds = dict.fromkeys((f"layernorm_{k}_{e}" for k in ("full_attention", "mlp") for e in ("alpha", "beta")), 1.0)
+    raw = {
+        "model_type": "minimax_m2",
+        **draw("minimax_m2", 0),
+        **kinds,
+        "attn_type_list": [1, 1],
+        "use_mtp": True,
+        "num_mtp_modules": 3,
+    }
+    assert read_config(raw) == read_config({"model_type": "minimax_m2", **draw("minimax_m2", 0)})

@@ -196,18 +196,21 @@ def _minimax_m2(r: Reader, values: Values) -> Values:
     r.fixed("qk_norm_type", "per_layer")
     r.fixed("use_routing_bias", True)
     r.fixed("shared_intermediate_size", 0, None)
-    if r.take("use_mtp", False) and r.take("num_mtp_modules", 0):
-        r.used |= {"mtp_transformer_layers"}  # transformers drops these layers; so does this reader, the weights being absent
-    r.used |= {"num_mtp_modules", "mtp_transformer_layers", "attn_type_list", "layernorm_full_attention_beta"}
-    r.used |= {f"layernorm_{kind}_{end}" for kind in ("full_attention", "linear_attention", "mlp") for end in ("alpha", "beta")}
+    r.used |= {"use_mtp", "num_mtp_modules", "mtp_transformer_layers"}  # transformers drops these layers, and so do we
+    for kind in ("full_attention", "linear_attention", "mlp"):  # MiniMax-Text-01 scaled its residuals; M2 does not
+        for end in ("alpha", "beta"):
+            r.fixed(f"layernorm_{kind}_{end}", 1, None)
+    if any(kind != 1 for kind in r.take("attn_type_list", [])):
+        r.bad.append("attn_type_list holds layers other than 1 (full attention), which this family does not have")
+    return local_experts(r, values) | dict(qk_norm="full", scoring_func="sigmoid", topk_method="noaux_tc", norm_topk_prob=True)
+
+
+def local_experts(r: Reader, values: Values) -> Values:
+    """Experts as wide as ``intermediate_size`` in every layer, routed in the model's own dtype."""
     return dict(
-        qk_norm="full",
         moe_intermediate_size=values["intermediate_size"],
         n_routed_experts=r.take("num_experts", r.take("num_local_experts")),
         num_experts_per_tok=r.take("num_experts_per_tok"),
-        scoring_func="sigmoid",
-        topk_method="noaux_tc",
-        norm_topk_prob=True,
         router_float32=False,
     )
 
@@ -215,20 +218,16 @@ def _minimax_m2(r: Reader, values: Values) -> Values:
 def _gpt_oss(r: Reader, values: Values) -> Values:
     layers, bias = values["num_hidden_layers"], r.take("attention_bias")
     types = r.take("layer_types") or ["full_attention" if i % 2 else "sliding_attention" for i in range(layers)]
-    r.fixed("experts_per_token", values.get("num_experts_per_tok"), r.raw.get("num_experts_per_tok"), None)
+    r.fixed("experts_per_token", r.raw.get("num_experts_per_tok"), None)
     r.fixed("initial_context_length", 4096, None)
-    return dict(
+    return local_experts(r, values) | dict(
         qkv_bias=bias,
         o_bias=bias,
         attention_sinks=True,
         sliding_window=r.take("sliding_window"),
         layer_types=tuple(types),
-        moe_intermediate_size=values["intermediate_size"],
-        n_routed_experts=r.take("num_experts", r.take("num_local_experts")),
-        num_experts_per_tok=r.take("num_experts_per_tok"),
         scoring_func="softmax",
         topk_method="topk_first",
-        router_float32=False,
         router_bias=True,
         expert_bias=True,
         swiglu_alpha=r.take("swiglu_alpha"),

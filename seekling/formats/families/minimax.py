@@ -39,17 +39,13 @@ def read(raw: Values) -> ModelConfig:
     if not r.bad:
         values |= _layers(r, values["num_hidden_layers"]) | _rotated(r, values)
         scales = {field: _either(r, ours, theirs, 1.0) for ours, theirs, field in FACTORS}
-        values |= dict(
+        values |= gqa.local_experts(r, values) | dict(
             model_type="minimax",
             attention="gqa",
             norm_residual=NormResidual(**{field: float(value) for field, value in scales.items()}),
-            moe_intermediate_size=values["intermediate_size"],
-            n_routed_experts=r.take("num_experts", r.take("num_local_experts")),
-            num_experts_per_tok=r.take("num_experts_per_tok"),
             scoring_func="softmax",
             topk_method="greedy",
             norm_topk_prob=True,
-            router_float32=False,
         )
     r.fixed("postnorm", True)  # the norm's output is the residual; there is no model of the other form
     r.fixed("shared_intermediate_size", 0, None)
