@@ -55,8 +55,8 @@ def _folder_flags(args: argparse.Namespace) -> list[tuple[str, Any]]:
 
 def to_folder(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     """A Hugging Face folder, plain or FP8; disk to disk where the source is such a folder too."""
-    if path.is_file():
-        return gguf_to_folder(path, args)
+    if opens_in_memory(path):
+        return loaded_to_folder(path, args)
     from seekling.formats.stream import SHARD_BYTES, convert
 
     shard = SHARD_BYTES if args.shard_gb is None else max(1, int(args.shard_gb * 1e9))
@@ -67,6 +67,13 @@ def to_folder(path: Path, args: argparse.Namespace) -> dict[str, Any]:
         "path": str(args.out), "to": args.to, "bytes": done.bytes, "tensors": done.tensors, "quantised": done.quantised,
         "left_out": done.left_out,
     }  # fmt: skip
+
+
+def opens_in_memory(path: Path) -> bool:
+    """GGUF files and LoRA adapters are no folder of weights that could go from disk to disk."""
+    from seekling.lm import is_adapter
+
+    return path.is_file() or is_adapter(path)
 
 
 def fp8_format(path: Path, scales: str | None) -> Any:
@@ -89,15 +96,16 @@ def run_tokenizer(path: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in (".json", ".jinja", ".model"))
 
 
-def gguf_to_folder(path: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """A GGUF file unpacked into a Hugging Face folder; the whole model is in memory meanwhile."""
+def loaded_to_folder(path: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """A GGUF file unpacked, or an adapter merged into its base, as a Hugging Face folder; the whole model is in memory."""
+    what = "a GGUF file" if path.is_file() else "an adapter"
     if args.to == "fp8":
-        raise RecipeError("a GGUF file is exported to FP8 in two steps: --to hf first, then --to fp8 from that folder")
+        raise RecipeError(f"{what} is exported to FP8 in two steps: --to hf first, then --to fp8 from that folder")
     out = Path(args.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} is not an empty folder; give a new one")
     if args.dtype == "float16":
-        raise RecipeError("--dtype float16 is not written from GGUF files; use bfloat16 or float32")
+        raise RecipeError(f"--dtype float16 is not written from {what}; use bfloat16 or float32")
     from seekling.formats.stream import SHARD_BYTES
     from seekling.lm import load
 
@@ -111,8 +119,7 @@ def to_gguf(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     from seekling.formats.folder import CONFIG, read_json
     from seekling.formats.gguf_write import write_gguf, write_gguf_source
     from seekling.formats.stores import open_folder
-    from seekling.lm import _tokenizer_of as tokenizer_of
-    from seekling.lm import load
+    from seekling.lm import load, tokenizer_of
 
     kind = args.quant or "bf16"
     out = Path(args.out)
@@ -122,7 +129,7 @@ def to_gguf(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     file.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it warns of is returned, and printed below
-        if path.is_file():
+        if opens_in_memory(path):
             notes = write_gguf(load(path, "float32"), file, to=kind)
         else:
             raw = read_json(path, CONFIG)

@@ -75,9 +75,14 @@ def load(path_or_name: str | os.PathLike, dtype: str | torch.dtype = "float32") 
 
         file = open_gguf(path)
         return LM(model_from(read_config(file.raw_config), file.source, dtype), file.tokenizer(), path)
-    if not (path / CONFIG).exists():
+    if is_adapter(path):
         return _over_base(path, dtype)
-    return LM(load_model(path, dtype), _tokenizer_of(path), path)
+    return LM(load_model(path, dtype), tokenizer_of(path), path)
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether what ``resolve`` found is a PEFT adapter folder, which opens over its base."""
+    return (path / ADAPTER).is_file() and not (path / CONFIG).exists()
 
 
 def load_tokenizer(path_or_name: str | os.PathLike) -> "Tokenizer":
@@ -92,7 +97,7 @@ def load_tokenizer(path_or_name: str | os.PathLike) -> "Tokenizer":
 
         found = open_gguf(path).tokenizer()
     else:
-        found = _tokenizer_of(path)
+        found = tokenizer_of(path)
     if found is None:
         raise CheckpointError(f"{path} has no tokenizer; give a model folder with tokenizer.json")
     return found
@@ -114,7 +119,7 @@ def _over_base(folder: Path, dtype: str | torch.dtype) -> LM:
     except CheckpointError as error:
         raise CheckpointError(f"{folder} is an adapter over {base}, which cannot be opened: {error}") from None
     merge(lm.model, read_adapter(folder, lm.model), keep=False)
-    return LM(lm.model, _tokenizer_of(folder) or lm.tokenizer, folder)
+    return LM(lm.model, tokenizer_of(folder) or lm.tokenizer, folder)
 
 
 def resolve(path_or_name: str | os.PathLike) -> Path:
@@ -170,7 +175,7 @@ def _step(folder: Path) -> tuple[int, str]:
     return (int(digits) if digits.isdecimal() else -1, folder.name)
 
 
-def _tokenizer_of(checkpoint: Path) -> "Tokenizer | None":
+def tokenizer_of(checkpoint: Path) -> "Tokenizer | None":
     """The checkpoint's own tokenizer, or that of the run it lies in."""
     places = [checkpoint]
     if checkpoint.resolve().parent.name == "checkpoints":

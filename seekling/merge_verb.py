@@ -21,6 +21,8 @@ def merge(args: argparse.Namespace) -> int:
     adapter = Path(args.adapter)
     if not adapter.exists():
         adapter = find(args.adapter) or adapter
+    if (adapter / "checkpoints").is_dir():  # a run that was taught with --lora
+        adapter = resolve(adapter)
     facts = merge_folder(path, adapter, args)
     if args.json:
         print(json.dumps(facts))

@@ -64,12 +64,10 @@ def open_backend(
     """
     if hasattr(path_or_lm, "model") and hasattr(path_or_lm, "config"):
         return _of_model(path_or_lm, quant, choice, threads, states, adapters)
-    from seekling.lm import resolve
+    from seekling.lm import is_adapter, load, resolve
 
     path = resolve(path_or_lm)
-    if path.is_dir() and not (path / "config.json").exists():  # an adapter folder: merged into its base as it is opened
-        from seekling.lm import load
-
+    if is_adapter(path):  # merged into its base as it is opened
         fits = choice == "auto" and not _against(read_adapted_config(path), states, adapters)
         choice = "native" if fits else choice
         lm = load(path, dtype=dtype or ("bfloat16" if choice == "native" else "float32"))
@@ -89,8 +87,6 @@ def open_backend(
             runner = NativeRunner(PackedWeights(StoreParts(config, source), native), threads=threads)
             return Backend(config, tokenizer, runner, None, path, lambda: None)
         _refuse_or_tell(choice, why_not)
-    from seekling.lm import load
-
     lm = load(path_or_lm, dtype=dtype or "float32")
     return dataclasses.replace(_of_model(lm, quant, "torch", threads, states, adapters), path=path)
 
@@ -164,10 +160,10 @@ def _open(path: Path) -> tuple[ModelConfig, Any, Any, str]:
         return read_config(file.raw_config), file.tokenizer(), file.source, "gguf"
     from seekling.formats.folder import read_config as read_folder_config
     from seekling.formats.stores import open_folder
-    from seekling.lm import _tokenizer_of
+    from seekling.lm import tokenizer_of
 
     source = open_folder(path, dtype=torch.bfloat16)
     if not source.shapes:
         raise SeeklingError(f"{path} holds no weights")
     stored = source.read(next(iter(source.shapes))).dtype
-    return read_folder_config(path), _tokenizer_of(path), source, "bf16" if stored == torch.bfloat16 else "f32"
+    return read_folder_config(path), tokenizer_of(path), source, "bf16" if stored == torch.bfloat16 else "f32"

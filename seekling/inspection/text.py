@@ -12,10 +12,10 @@ from seekling.inspection.report import Inspection
 
 def read_text(place: Path, out: Inspection) -> None:
     """Tokenizer and template of a folder."""
-    from seekling.lm import _tokenizer_of
+    from seekling.lm import tokenizer_of
 
     try:
-        tokenizer = _tokenizer_of(place)
+        tokenizer = tokenizer_of(place)
         if tokenizer is None and any(f["role"] == "tokenizer" for f in out.files):
             from seekling.text.tokenizer import Tokenizer
 
