@@ -10,8 +10,8 @@ import torch
 from formats_tiny import TINY, edit, equal, saved, tiny
 
 from seekling.errors import CheckpointError
-from seekling.formats import checkpoint, load_model, save_model
 from seekling.formats import folder as files
+from seekling.formats import load_model, save_model
 
 INDEX = "model.safetensors.index.json"
 
@@ -130,7 +130,7 @@ def fail_at(monkeypatch, owner, name, call, error):
 def test_a_full_disk_is_one_line_and_leaves_the_older_checkpoint(call, tmp_path, monkeypatch):
     saved(tmp_path, 0)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    fail_at(monkeypatch, checkpoint, "write_safetensors", call, OSError(errno.ENOSPC, "No space left on device"))
+    fail_at(monkeypatch, files, "write_safetensors", call, OSError(errno.ENOSPC, "No space left on device"))
     with pytest.raises(CheckpointError, match="the disk is full"):
         save_model(tiny(1, num_nextn_predict_layers=1), tmp_path, max_shard_bytes=2000)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before

@@ -20,7 +20,7 @@ from torch import Tensor
 from seekling.errors import CheckpointError, raise_all
 from seekling.formats import folder as files
 from seekling.formats import hf
-from seekling.formats.safetensors_io import ToWrite, write_safetensors
+from seekling.formats.safetensors_io import ToWrite
 from seekling.formats.source import TensorSource
 from seekling.formats.stores import open_folder
 from seekling.model.config import ModelConfig
@@ -78,7 +78,7 @@ def fitted(config: ModelConfig, source: TensorSource) -> ModelConfig:
     """
     source = hf.as_published(config, source)
     config = _without_absent_mtp(config, source)
-    _check(config, source)
+    check_fit(config, source)
     return config
 
 
@@ -94,7 +94,7 @@ def _without_absent_mtp(config: ModelConfig, source: TensorSource) -> ModelConfi
     return dataclasses.replace(config, num_nextn_predict_layers=0)
 
 
-def _check(config: ModelConfig, source: TensorSource) -> None:
+def check_fit(config: ModelConfig, source: TensorSource) -> None:
     """Compare what the store holds with what the model needs; raise one error with every difference."""
     plan = hf.pieces(Decoder.empty(config))
     shapes = {piece.name: piece.shape for piece in plan}
@@ -179,9 +179,9 @@ def save_model(
     with files.disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         with files.staging(path) as fresh:
-            _write_weights(fresh, main, max_shard_bytes)
+            files.write_sharded(fresh, [[tensor] for tensor in main], max_shard_bytes)
             if mtp:
-                write_safetensors(fresh / files.MTP_FILE, mtp)
+                files.write_safetensors(fresh / files.MTP_FILE, mtp)
             for name, content in files.config_files(model.config, to_dtype).items():
                 files.write_json(fresh / name, content)
             files.commit(fresh, path)
@@ -206,24 +206,3 @@ def _planned(model: Decoder, dtype: torch.dtype) -> tuple[list[ToWrite], list[To
     for name, (shape, make) in hf.decay_tables(config).items():
         tensors.append(ToWrite(name, torch.float32, shape, make))
     return [t for t in tensors if not hf.is_mtp(t.name, config)], [t for t in tensors if hf.is_mtp(t.name, config)]
-
-
-def _write_weights(fresh: Path, tensors: list[ToWrite], max_bytes: int) -> None:
-    shards: list[list[ToWrite]] = [[]]
-    held = 0
-    for tensor in tensors:
-        if shards[-1] and held + tensor.bytes > max_bytes:
-            shards.append([])
-            held = 0
-        shards[-1].append(tensor)
-        held += tensor.bytes
-    if len(shards) == 1:
-        write_safetensors(fresh / files.SINGLE, shards[0])
-        return
-    weight_map = {}
-    for i, shard in enumerate(shards, 1):
-        name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        write_safetensors(fresh / name, shard)
-        weight_map.update(dict.fromkeys((t.name for t in shard), name))
-    total = sum(t.bytes for t in tensors)
-    files.write_json(fresh / files.INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})

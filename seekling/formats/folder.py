@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 
 from seekling.errors import CheckpointError, raise_all
 from seekling.formats import families
-from seekling.formats.safetensors_io import DTYPE_NAME, Entry, read_header
+from seekling.formats.safetensors_io import DTYPE_NAME, Entry, ToWrite, read_header, write_safetensors
 from seekling.model.config import ModelConfig
 
 CONFIG, GENERATION, SINGLE, INDEX = (
@@ -176,6 +176,32 @@ def _no_weights(folder: Path) -> str:
     if any(p.suffix == ".gguf" for p in folder.iterdir()):
         return f"{folder} holds GGUF weights only; give the folder with the original .safetensors files"
     return f"{folder} holds neither {SINGLE} nor {INDEX}; copy the checkpoint again"
+
+
+Group = list[ToWrite]  # tensors that stay in one shard: a matrix and its scales
+
+
+def write_sharded(folder: Path, groups: Sequence[Group], max_bytes: int) -> None:
+    """Write one file, or shards of at most ``max_bytes`` (a larger group has one of its own) with their index."""
+    shards: list[list[ToWrite]] = [[]]
+    held = 0
+    for group in groups:
+        size = sum(t.bytes for t in group)
+        if shards[-1] and held + size > max_bytes:
+            shards.append([])
+            held = 0
+        shards[-1] += group
+        held += size
+    if len(shards) == 1:
+        write_safetensors(folder / SINGLE, shards[0])
+        return
+    weight_map = {}
+    for i, shard in enumerate(shards, 1):
+        name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        write_safetensors(folder / name, shard)
+        weight_map.update(dict.fromkeys((t.name for t in shard), name))
+    total = sum(t.bytes for shard in shards for t in shard)
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
 def is_weight_file(name: str) -> bool:

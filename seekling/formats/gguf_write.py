@@ -83,7 +83,7 @@ def write_gguf_source(
     if to not in FILE_TYPES:
         raise CheckpointError(f"no GGUF is written as {to!r}; choose {', '.join(FILE_TYPES)}")
     config = read_config(dict(raw))
-    source = getattr(hf, "as_published", lambda _, same: same)(config, source)
+    source = hf.as_published(config, source)
     config = fitted(config, source)
     raw = write_config(config)  # with every default filled in
     plan = plan_keys(raw, str(path))

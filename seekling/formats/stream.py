@@ -60,7 +60,6 @@ class Converted:
     left_out: list[str] = field(default_factory=list)
 
 
-Group = list[ToWrite]  # tensors that stay in one shard: a matrix and its scales
 OnTensor = Callable[[int, int], None]  # (bytes written so far, bytes in all)
 
 
@@ -128,7 +127,7 @@ def rewrite(
             _check_space(out_path, done.bytes)
             with files.staging(out_path) as fresh:
                 groups = _counted(groups, done.bytes, on_tensor)
-                write_sharded(fresh, [g for g in groups if g[0].name not in mtp], max_shard_bytes)
+                files.write_sharded(fresh, [g for g in groups if g[0].name not in mtp], max_shard_bytes)
                 if mtp:
                     write_safetensors(fresh / files.MTP_FILE, [t for g in groups if g[0].name in mtp for t in g])
                 for path in (*copies, *also):
@@ -167,7 +166,7 @@ def _check_space(out: Path, needed: int) -> None:
 
 def planned(
     source: FolderSource | MergedSource, dtype: torch.dtype | None, fp8: FP8Format | None
-) -> tuple[list[Group], list[str]]:
+) -> tuple[list[files.Group], list[str]]:
     """Every tensor of the new folder, in the order of the old one, and the modules that stay unquantised under ``fp8``.
 
     Raises:
@@ -200,7 +199,7 @@ def _cast(source: FolderSource | MergedSource, name: str, dtype: torch.dtype) ->
     return out
 
 
-def _fp8_group(source: FolderSource | MergedSource, name: str, shape: tuple[int, ...], fp8: FP8Format) -> Group:
+def _fp8_group(source: FolderSource | MergedSource, name: str, shape: tuple[int, ...], fp8: FP8Format) -> files.Group:
     scale = f"{name}_scale_inv"
     kept: dict[str, Tensor] = {}
 
@@ -224,7 +223,7 @@ def _fp8_group(source: FolderSource | MergedSource, name: str, shape: tuple[int,
     ]
 
 
-def new_config(raw: dict[str, Any], groups: list[Group], quantisation: dict[str, Any] | None) -> dict[str, Any]:
+def new_config(raw: dict[str, Any], groups: list[files.Group], quantisation: dict[str, Any] | None) -> dict[str, Any]:
     """config.json of the new folder: the old one, its dtype and quantisation those of the new weights."""
     # auto_map names code in the folder, which is not copied
     gone = ("quantization_config", "expert_dtype", "auto_map", "torch_dtype", "dtype")
@@ -264,30 +263,7 @@ def companions(folder: Path, weights: Collection[str]) -> tuple[list[Path], list
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-def write_sharded(folder: Path, groups: list[Group], max_bytes: int = SHARD_BYTES) -> None:
-    """Write one file, or shards of at most ``max_bytes`` (a larger group has one of its own) with their index."""
-    shards: list[list[ToWrite]] = [[]]
-    held = 0
-    for group in groups:
-        size = sum(t.bytes for t in group)
-        if shards[-1] and held + size > max_bytes:
-            shards.append([])
-            held = 0
-        shards[-1] += group
-        held += size
-    if len(shards) == 1:
-        write_safetensors(folder / files.SINGLE, shards[0])
-        return
-    weight_map = {}
-    for i, shard in enumerate(shards, 1):
-        name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        write_safetensors(folder / name, shard)
-        weight_map.update(dict.fromkeys((t.name for t in shard), name))
-    total = sum(t.bytes for shard in shards for t in shard)
-    files.write_json(folder / files.INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-
-
-def _counted(groups: list[Group], total: int, on_tensor: OnTensor | None) -> list[Group]:
+def _counted(groups: list[files.Group], total: int, on_tensor: OnTensor | None) -> list[files.Group]:
     """The same groups, each tensor told to ``on_tensor`` when it was asked for."""
     if on_tensor is None:
         return groups

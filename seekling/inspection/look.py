@@ -181,7 +181,7 @@ def config_problems(path: Path) -> list[str]:
 def _misfits(config: ModelConfig, stored: Stored) -> list[str]:
     """Missing, unexpected and misshaped tensors, as loading would list them."""
     try:
-        checkpoint._check(config, getattr(hf, "as_published", lambda _, source: source)(config, stored))
+        checkpoint.check_fit(config, hf.as_published(config, stored))
     except SeeklingError as error:
         return error_lines(error)
     return []

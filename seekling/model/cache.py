@@ -141,6 +141,3 @@ def select_rows(store: Tensor, rows: Sequence[int], S: int) -> Tensor:
     if list(rows) == list(range(first, first + len(rows))):
         return store[first : first + len(rows), :S]
     return store[list(rows), :S]
-
-
-LatentCache = Cache  # the name of the spine

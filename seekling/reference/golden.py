@@ -88,7 +88,7 @@ def compute(model: Decoder, ids: Sequence[int]) -> Golden:
     finally:
         for hook in hooks:
             hook.remove()
-    golden = Golden(ids_BT[0], model.head(_final(model, x_BTD))[0], torch.stack(norms), chosen=chosen)
+    golden = Golden(ids_BT[0], model.head(model.final(x_BTD))[0], torch.stack(norms), chosen=chosen)
     layers = [i for i, layer in enumerate(model.main_layers) if isinstance(layer.mlp, MoE)]
     for layer, routing in zip(layers, trace.routings, strict=True):
         weights, order = routing.weights_NK.sort(dim=-1, descending=True)
@@ -97,10 +97,6 @@ def compute(model: Decoder, ids: Sequence[int]) -> Golden:
         states = model.mtp_states(x_BTD[:, :-1], ids_BT[:, 1:, None].expand(-1, -1, len(model.mtp_layers)))
         golden.mtp = model.head(states[0])[0]
     return golden
-
-
-def _final(model: Decoder, states: Tensor) -> Tensor:
-    return getattr(model, "final", model.model.norm)(states)
 
 
 @contextlib.contextmanager
