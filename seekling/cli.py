@@ -11,9 +11,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from seekling.errors import RecipeError, SeeklingError
+
+if TYPE_CHECKING:
+    from seekling.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -47,34 +50,38 @@ class Parser(argparse.ArgumentParser):
 # ---- arguments of the verbs ------------------------------------------------------------------------------------------
 
 
-def _recipe_arguments(parser: Parser) -> None:
-    from seekling.recipe import add_flags
-
+def _tree_arguments(parser: Parser, tree: "type[Tree]", resume: bool = True) -> None:
+    """The flags of a recipe; with ``resume`` also the one that continues a run."""
+    if resume:
+        parser.add_argument("--resume", metavar="RUN", help="continue a run exactly where its newest checkpoint is")
     parser.add_argument("--recipe", metavar="FILE", help="start from this recipe.toml (or run folder); flags override it")
-    add_flags(parser)
+    tree.add_flags(parser)
+
+
+def _run_arguments(parser: Parser) -> None:
+    from seekling.recipe import Recipe
+
+    _tree_arguments(parser, Recipe, resume=False)
 
 
 def _pretrain_arguments(parser: Parser) -> None:
-    parser.add_argument("--resume", metavar="RUN", help="continue a run exactly where its newest checkpoint is")
-    _recipe_arguments(parser)
+    from seekling.recipe import Recipe
+
+    _tree_arguments(parser, Recipe)
 
 
 def _sft_arguments(parser: Parser) -> None:
     from seekling.train.sft_recipe import SftRecipe
 
-    parser.add_argument("--resume", metavar="RUN", help="continue a run exactly where its newest checkpoint is")
-    parser.add_argument("--recipe", metavar="FILE", help="start from this recipe.toml (or run folder); flags override it")
     shown = "print N conversations with what would be learned from, and stop"
     parser.add_argument("--show-mask", type=int, nargs="?", const=2, default=0, metavar="N", help=shown)
-    SftRecipe.add_flags(parser)
+    _tree_arguments(parser, SftRecipe)
 
 
 def _grpo_arguments(parser: Parser) -> None:
     from seekling.train.grpo_recipe import GrpoRecipe
 
-    parser.add_argument("--resume", metavar="RUN", help="continue a run exactly where its newest checkpoint is")
-    parser.add_argument("--recipe", metavar="FILE", help="start from this recipe.toml (or run folder); flags override it")
-    GrpoRecipe.add_flags(parser)
+    _tree_arguments(parser, GrpoRecipe)
 
 
 def _path_argument(parser: Parser, what: str = "run folder or checkpoint folder") -> None:
@@ -216,7 +223,7 @@ def _plan_arguments(parser: Parser) -> None:
     parser.add_argument("--hours-per-trillion", type=float, metavar="X", help="device-hours a trillion tokens, if known")
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="devices at work [1]")
     parser.add_argument("--price", type=float, metavar="X", help="dollars a device-hour [0.05; published configs 2]")
-    _recipe_arguments(parser)
+    _run_arguments(parser)
 
 
 def _doctor_arguments(parser: Parser) -> None:
@@ -239,7 +246,7 @@ def _report_arguments(parser: Parser) -> None:
 
 # fmt: off
 VERBS: dict[str, Verb] = {
-    "run": Verb("text, tokenizer, training, evaluation, report in ten minutes", _recipe_arguments, "seekling.verbs:run"),
+    "run": Verb("text, tokenizer, training, evaluation, report in ten minutes", _run_arguments, "seekling.verbs:run"),
     "pretrain": Verb("train a model, or --resume a run", _pretrain_arguments, "seekling.verbs:pretrain"),
     "chat": Verb("talk to a model", _chat_arguments, "seekling.verbs:chat"),
     "serve": Verb("answer over HTTP as OpenAI, DeepSeek, Anthropic, Ollama do", _serve_arguments, "seekling.serve_verb:serve"),

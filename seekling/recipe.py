@@ -8,7 +8,7 @@ no null.
 
 import argparse
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -203,11 +203,6 @@ SECTIONS = Recipe.sections()
 def knobs() -> dict[str, Knob]:
     """Every field of the recipe by name."""
     return knobs_of(Recipe)
-
-
-def add_flags(parser: argparse.ArgumentParser, skip: Iterable[str] = ()) -> None:
-    """Give the parser one flag a field of the recipe."""
-    Recipe.add_flags(parser, skip)
 
 
 def from_args(args: argparse.Namespace, base: Recipe | None = None) -> Recipe:

@@ -8,7 +8,7 @@ import argparse
 import dataclasses
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, get_type_hints
@@ -183,12 +183,12 @@ class Tree:
         return f"unknown key {name!r}{where}{remedy}"
 
     @classmethod
-    def add_flags(cls, parser: argparse.ArgumentParser, skip: Iterable[str] = ()) -> None:
+    def add_flags(cls, parser: argparse.ArgumentParser) -> None:
         """Give the parser one flag a field. Values stay strings, so that :meth:`override` can list all problems at once."""
         hints = {s: part for s, part in get_type_hints(cls).items() if s in cls.sections()}
         groups = {s: parser.add_argument_group(f"{s}: {(part.__doc__ or s).rstrip('.')}") for s, part in hints.items()}
         for name, spec in knobs_of(cls).items():
-            if not spec.meta["flag"] or name in skip:
+            if not spec.meta["flag"]:
                 continue
             flag, text = "--" + name.replace("_", "-"), spec.meta["help"].replace("%", "%%")
             default = spec.meta["derived"] or ("" if spec.default in (None, ()) else str(spec.default))

@@ -30,19 +30,14 @@ def run(args: argparse.Namespace) -> int:
     folder = train(recipe, args)
     report_folder(folder)
     print(samples_text(folder), end="")
-    print(f"\nTalk to it:\n  seekling chat {shlex.quote(str(folder))}")
+    talk_to(folder)
     return 0
 
 
 def pretrain(args: argparse.Namespace) -> int:
     """Train a fresh run, or continue one."""
     if args.resume is not None:
-        given = [name for name in vars(args) if name not in ("resume", "recipe", "argv")]
-        if args.recipe is not None or given:
-            flags = ", ".join("--" + name.replace("_", "-") for name in given) or "--recipe"
-            raise RecipeError(
-                f"--resume continues with the run's own recipe, so drop {flags} (or start a new run without --resume)"
-            )
+        only_resume(args)
         folder = run_folder(args.resume)
         from seekling.train.pretrain import resume
 
@@ -59,9 +54,7 @@ def sft(args: argparse.Namespace) -> int:
     from seekling.train.sft import sft as start
 
     if args.resume is not None:
-        given = [name for name in vars(args) if name not in ("resume", "recipe", "argv", "show_mask")]
-        if args.recipe is not None or given:
-            raise RecipeError("--resume continues with the run's own recipe: give no other flag (or leave out --resume)")
+        only_resume(args, "show_mask")
         print(resume(run_folder(args.resume), console=console()))
         return 0
     base = SftRecipe.load(args.recipe) if args.recipe else None
@@ -74,7 +67,7 @@ def sft(args: argparse.Namespace) -> int:
         show_mask(recipe, args.show_mask)
         return 0
     folder = start(recipe, console=console())
-    print(f"\nTalk to it:\n  seekling chat {shlex.quote(str(folder))}")
+    talk_to(folder)
     return 0
 
 
@@ -85,16 +78,29 @@ def grpo(args: argparse.Namespace) -> int:
     from seekling.train.grpo_recipe import GrpoRecipe
 
     if args.resume is not None:
-        given = [name for name in vars(args) if name not in ("resume", "recipe", "argv")]
-        if args.recipe is not None or given:
-            raise RecipeError("--resume continues with the run's own recipe: give no other flag (or leave out --resume)")
+        only_resume(args)
         print(resume(run_folder(args.resume), console=console()))
         return 0
     base = GrpoRecipe.load(args.recipe) if args.recipe else None
     recipe = GrpoRecipe.from_args(args, base).override(dict(command=shlex.join(["seekling", *args.argv])))
     folder = start(recipe, console=console())
-    print(f"\nTalk to it:\n  seekling chat {shlex.quote(str(folder))}")
+    talk_to(folder)
     return 0
+
+
+def talk_to(folder: Path) -> None:
+    """The line that starts a chat."""
+    print(f"\nTalk to it:\n  seekling chat {shlex.quote(str(folder))}")
+
+
+def only_resume(args: argparse.Namespace, *harmless: str) -> None:
+    """Refuse flags beside ``--resume``: the run's own recipe counts."""
+    given = [name for name in vars(args) if name not in ("resume", "recipe", "argv", *harmless)]
+    if args.recipe is not None or given:
+        flags = ", ".join("--" + name.replace("_", "-") for name in given) or "--recipe"
+        raise RecipeError(
+            f"--resume continues with the run's own recipe, so drop {flags} (or start a new run without --resume)"
+        )
 
 
 def asked_recipe(args: argparse.Namespace) -> Recipe:

@@ -10,7 +10,7 @@ from seekling.formats import load_model
 from seekling.formats.adapters import merge
 from seekling.model import Decoder
 from seekling.model.cache import Cache
-from seekling.train.lora import LoraSettings, add_lora, take_out
+from seekling.train.lora import LoraSettings, add_lora, base_alone, take_out
 from seekling.train.optim import Optimizer, OptimSettings
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
@@ -90,3 +90,13 @@ def test_equal_seeds_give_equal_adapters_whatever_their_order():
 def test_a_target_that_does_not_exist_is_answered_with_those_that_do():
     with pytest.raises(RecipeError, match=r"w_pack; this model has .*kv_b_proj"):
         add_lora(deepseek(), LoraSettings(targets=("w_pack",)))
+
+
+def test_the_base_alone_computes_without_the_adapters(tmp_path):
+    model = deepseek()
+    want = model(IDS)
+    shaken(model)
+    assert (model(IDS) - want).abs().max() > 1e-3
+    with base_alone(model):
+        assert torch.equal(model(IDS), want)
+    assert (model(IDS) - want).abs().max() > 1e-3

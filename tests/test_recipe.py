@@ -11,7 +11,7 @@ from seekling.errors import RecipeError
 from seekling.formats.families import read_config, write_config
 from seekling.knobs import read_number, toml_value
 from seekling.machine import Machine
-from seekling.recipe import Recipe, add_flags, from_args, knobs, model_config, resolve
+from seekling.recipe import Recipe, from_args, knobs, model_config, resolve
 from seekling.resolve import explain
 from seekling.sizes import PUBLISHED, SIZES, get_size, named_config, size_config
 
@@ -291,7 +291,7 @@ def test_a_resolved_recipe_refuses_another_size():
 
 def test_every_field_is_a_flag_and_reads_back():
     parser = argparse.ArgumentParser()
-    add_flags(parser)
+    Recipe.add_flags(parser)
     flags = {flag for action in parser._actions for flag in action.option_strings}
     for name, spec in knobs().items():
         assert ("--" + name.replace("_", "-") in flags) == spec.meta["flag"]
@@ -303,7 +303,7 @@ def test_every_field_is_a_flag_and_reads_back():
 
 def test_flags_not_given_leave_the_file_alone():
     parser = argparse.ArgumentParser()
-    add_flags(parser)
+    Recipe.add_flags(parser)
     base = Recipe.of(size="micro", lr=1e-3)
     assert from_args(parser.parse_args(["--seed", "3"]), base) == base.override(dict(seed=3))
 

@@ -8,6 +8,7 @@ import torch
 from oracle_models import one_thread  # noqa: F401
 
 import seekling
+from seekling.cli import main
 from seekling.errors import CheckpointError, DataError, RecipeError
 from seekling.formats.peft import read_adapter
 from seekling.lm import LM
@@ -50,7 +51,14 @@ def recipe(base, talks, out, **more):
     return SftRecipe.of(**{**values, **more})
 
 
-VARIANTS: list[dict] = [{}, {"lora": 4}, {"dtype": "bfloat16"}, {"lora": 4, "lora_dropout": 0.2, "optimizer": "muon"}]
+VARIANTS: list[dict] = [
+    {},
+    {"lora": 4},
+    {"dtype": "bfloat16"},
+    {"lora": 4, "dtype": "bfloat16"},
+    {"lora": 2, "lora_shared_a": True},
+    {"lora": 4, "lora_dropout": 0.2, "optimizer": "muon"},
+]
 
 
 def weights(folder):
@@ -91,6 +99,19 @@ def test_the_engine_answers_from_an_adapter_run(base, talks, tmp_path):
     settings = seekling.Sampling(max_tokens=5, temperature=0, ignore_eos=True)
     merged = seekling.Engine(seekling.load(run)).generate(["the lamp"], settings)[0]
     assert seekling.Engine(run, dtype="float32").generate(["the lamp"], settings)[0].token_ids == merged.token_ids
+
+
+def test_an_adapter_run_is_exported_and_merged_like_any_model(base, talks, tmp_path):
+    run = sft(recipe(base, talks, tmp_path / "run", lora=4))
+    want = seekling.load(run, dtype="bfloat16").model.state_dict()
+    for verb in (["export", str(run), "--to", "hf"], ["merge", str(base), str(run), "--dtype", "bfloat16"]):
+        out = tmp_path / verb[0]
+        assert main([*verb, "--out", str(out)]) == 0
+        held = seekling.load(out, dtype="bfloat16").model.state_dict()
+        for name in ("model.layers.0.self_attn.o_proj.weight", "model.layers.1.mlp.experts.down_proj"):
+            assert torch.allclose(held[name].float(), want[name].float(), rtol=0.02, atol=1e-3), (verb[0], name)
+    assert main(["export", str(run), "--to", "gguf", "--quant", "q8_0", "--out", str(tmp_path / "m.gguf")]) == 0
+    assert seekling.load(tmp_path / "m.gguf").config.num_hidden_layers == 2
 
 
 def test_the_folder_of_a_full_run_is_a_model_with_its_mtp_layer(base, talks, tmp_path):

@@ -9,6 +9,7 @@ from seekling.kernels import native, oracle
 from seekling.kernels.attention import MLAAttention
 from seekling.kernels.cross_entropy import LinearCrossEntropy
 from seekling.kernels.experts import GroupedExperts
+from seekling.kernels.log_prob import LinearLogProb
 from seekling.kernels.rowwise import AddRMSNorm, RMSNorm, SwiGLU
 
 # Below this many numbers the call itself costs more than the fusion saves.
@@ -47,6 +48,13 @@ def grouped_experts(x_ND: Tensor, weights_NK: Tensor, indices_NK: Tensor, gate_u
 def linear_cross_entropy(h_ND: Tensor, weight_VD: Tensor, target_N: Tensor, scale: float, chunk: int = 1024) -> Tensor:
     """scale · Σ cross-entropy of the head's logits against the targets (−100 = none), never holding all logits."""
     return LinearCrossEntropy.apply(h_ND, weight_VD, target_N, scale, chunk)
+
+
+def linear_log_prob(
+    h_ND: Tensor, weight_VD: Tensor, target_N: Tensor, temperature: float, chunk: int = 1024
+) -> tuple[Tensor, Tensor]:
+    """(log p(target) with gradient, entropy without) of softmax(h Wᵀ / temperature), (N,) each, never holding all logits."""
+    return LinearLogProb.apply(h_ND, weight_VD, target_N, temperature, chunk)
 
 
 def mla_attention_available(q_BTHP: Tensor) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from seekling.errors import DataError, RecipeError
-from seekling.train.state import replace_text
+from seekling.train.state import Saved, replace_text
 
 TIMES = ("tokens_per_second", "utilisation", "seconds", "elapsed")
 
@@ -29,6 +29,16 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return value
+
+
+def say_to(console: Any) -> Callable[[str], None]:
+    """A function that prints a line on a ``rich`` console, or does nothing without one."""
+
+    def say(text: str) -> None:
+        if console is not None:
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    return say
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -68,6 +78,12 @@ class RunLog:
         replace_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
         self.seen = {(r["kind"], r["step"]) for r in kept}
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed in close()
+
+    @classmethod
+    def of_run(cls, run: Path, saved: Saved | None, trackers: Sequence[str]) -> "RunLog":
+        """The log of a run that starts, or that goes on from ``saved``, with the trackers of these names."""
+        writers = open_trackers(trackers, run)
+        return cls(run / "log.jsonl", saved.step if saved else 0, writers, saved is None or saved.values["hooks_done"])
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Append one line."""

@@ -11,7 +11,8 @@ Shapes: r rank, I inputs, O outputs, E experts.
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +48,12 @@ class LoraSettings:
 
 
 class LoRALinear(nn.Module):
-    """A frozen linear layer with its adapter; ``weight`` and ``bias`` keep their names, so the base is saved as ever."""
+    """A frozen linear layer with its adapter; ``weight`` and ``bias`` keep their names, so the base is saved as ever.
+
+    ``applied`` False computes the base alone.
+    """
+
+    applied = True
 
     def __init__(self, base: nn.Linear, settings: LoraSettings):
         super().__init__()
@@ -59,6 +65,8 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = nn.functional.linear(x, self.weight, self.bias)
+        if not self.applied:
+            return out
         x = nn.functional.dropout(x, self.dropout, self.training)
         down = nn.functional.linear(x, self.lora_A.to(x.dtype))
         return out + nn.functional.linear(down, self.lora_B.to(x.dtype)) * self.scale
@@ -69,11 +77,13 @@ class LoRALinear(nn.Module):
 
     def effective_weight(self) -> Tensor:
         """The merged weight, with gradient to A and B; for code that reads a weight instead of calling the layer."""
-        return self.weight + self.delta().to(self.weight.dtype)
+        return self.weight + self.delta().to(self.weight.dtype) if self.applied else self.weight
 
 
 class LoRAExperts(nn.Module):
     """Stacked experts with one adapter each (or a shared A): the merged stacks are made anew in every forward pass."""
+
+    applied = True
 
     def __init__(self, base: Experts, settings: LoraSettings):
         super().__init__()
@@ -91,11 +101,15 @@ class LoRAExperts(nn.Module):
         """s · B A (E, O, I) of ``gate_up`` or ``down``, float32."""
         return self.scale * (getattr(self, f"{name}_lora_B").float() @ getattr(self, f"{name}_lora_A").float())
 
+    def merged(self, name: str) -> Tensor:
+        """The effective stack ``gate_up`` or ``down``, with gradient to A and B."""
+        weight = getattr(self.base, f"{name}_proj")
+        return weight + self.delta(name).to(weight.dtype)
+
     def forward(self, x_ND: Tensor, routing: Routing) -> Tensor:
-        base = self.base
-        gate_up = base.gate_up_proj + self.delta("gate_up").to(base.gate_up_proj.dtype)
-        down = base.down_proj + self.delta("down").to(base.down_proj.dtype)
-        return base.run(x_ND, routing, gate_up, down)
+        if not self.applied:
+            return self.base(x_ND, routing)
+        return self.base.run(x_ND, routing, self.merged("gate_up"), self.merged("down"))
 
 
 def add_lora(model: nn.Module, settings: LoraSettings, seed: int = 0) -> list[str]:
@@ -130,6 +144,19 @@ def last_name(name: str) -> str:
     return name.rsplit(".", 1)[-1]
 
 
+@contextmanager
+def base_alone(model: nn.Module) -> Iterator[None]:
+    """The model without its adapters inside."""
+    adapted = [m for m in model.modules() if isinstance(m, LoRALinear | LoRAExperts)]
+    for module in adapted:
+        module.applied = False
+    try:
+        yield
+    finally:
+        for module in adapted:
+            module.applied = True
+
+
 @torch.no_grad()
 def reset_lora(model: nn.Module, seed: int) -> None:
     """A: uniform as Kaiming's with a = √5 (bound 1/√I), drawn by name; B: zero."""
@@ -144,19 +171,15 @@ def reset_lora(model: nn.Module, seed: int) -> None:
 
 def take_out(model: nn.Module) -> Adapter:
     """Put the plain layers back, in place, and return what the adapters held; ``formats.adapters.merge`` adds it to them."""
-    parts: dict[str, LowRank] = {}
+    adapter = adapter_of(model, {name: p.detach() for name, p in model.named_parameters()})
     for name, module in list(model.named_modules()):
         if isinstance(module, LoRALinear):
-            parts[f"{name}.weight"] = LowRank(module.lora_A.detach(), module.lora_B.detach(), module.scale)
             plain = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None, device="meta")
             plain.weight, plain.bias = module.weight, module.bias  # type: ignore[assignment]
             model.set_submodule(name, plain)
         elif isinstance(module, LoRAExperts):
-            for part in ("gate_up", "down"):
-                a, b = getattr(module, f"{part}_lora_A").detach(), getattr(module, f"{part}_lora_B").detach()
-                parts[f"{name}.{part}_proj"] = LowRank(a.expand(len(b), *a.shape[-2:]), b, module.scale)
             model.set_submodule(name, module.base)
-    return Adapter(parts)
+    return adapter
 
 
 def adapter_of(model: nn.Module, values: Mapping[str, Tensor]) -> Adapter:
@@ -170,3 +193,22 @@ def adapter_of(model: nn.Module, values: Mapping[str, Tensor]) -> Adapter:
                 a, b = values[f"{name}.{part}_lora_A"], values[f"{name}.{part}_lora_B"]
                 parts[f"{name}.{part}_proj"] = LowRank(a.expand(len(b), *a.shape[-2:]), b, module.scale)
     return Adapter(parts)
+
+
+@torch.no_grad()
+def put_in(model: nn.Module, adapter: Adapter) -> None:
+    """Give a model's adapters the numbers that ``adapter_of`` took from them, as float32 whatever the model computes in."""
+
+    def put(p: nn.Parameter, values: Tensor) -> None:
+        p.data = values.to(torch.float32, copy=True).to(p.device)
+
+    for name, module in model.named_modules():
+        if isinstance(module, LoRALinear):
+            part = adapter.parts[f"{name}.weight"]
+            put(module.lora_A, part.a)
+            put(module.lora_B, part.b)
+        elif isinstance(module, LoRAExperts):
+            for half in ("gate_up", "down"):
+                part, a = adapter.parts[f"{name}.{half}_proj"], getattr(module, f"{half}_lora_A")
+                put(a, part.a if a.dim() == 3 else part.a[0])  # a shared A stands in the adapter once an expert
+                put(getattr(module, f"{half}_lora_B"), part.b)

@@ -100,15 +100,21 @@ def compute_loss(
 
 def head_loss(model: Decoder, h_BTD: Tensor, goal_BT: Tensor, scale: float, chunk: int) -> tuple[Tensor, Tensor]:
     """(scale · Σ cross-entropy with gradient, Σ cross-entropy detached) of final-normed states against target ids."""
-    h_ND, goal_N, weight_VD = h_BTD.flatten(0, 1), goal_BT.flatten(), weight_of(model.lm_head)
+    h_ND, goal_N = h_BTD.flatten(0, 1), goal_BT.flatten()
     asked = (goal_N != IGNORE).nonzero()[:, 0]
     if len(asked) < 0.9 * len(goal_N):  # no logits where nothing is asked: half of a conversation and more
         h_ND, goal_N = h_ND[asked], goal_N[asked]
-    if model.lm_head.bias is not None:  # as one more input that is always 1
-        h_ND = torch.cat([h_ND, h_ND.new_ones(len(h_ND), 1)], 1)
-        weight_VD = torch.cat([weight_VD, model.lm_head.bias[:, None].to(weight_VD.dtype)], 1)
+    h_ND, weight_VD = head_inputs(model, h_ND)
     ce_sum = ops.linear_cross_entropy(h_ND, weight_VD, goal_N, scale, chunk)
     return ce_sum, ce_sum.detach() / scale
+
+
+def head_inputs(model: Decoder, h_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """States and matrix whose product is the logits; a head's bias is one more column, of an input that is always 1."""
+    weight_VD, bias_V = weight_of(model.lm_head), model.lm_head.bias
+    if bias_V is None:
+        return h_ND, weight_VD
+    return torch.cat([h_ND, h_ND.new_ones(len(h_ND), 1)], 1), torch.cat([weight_VD, bias_V[:, None].to(weight_VD.dtype)], 1)
 
 
 def sequence_balance(routing: Routing, rows: int) -> Tensor:

@@ -14,6 +14,7 @@ learning rate serves both.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,18 @@ class OptimSettings:
     def __post_init__(self) -> None:
         if self.name not in ("adamw", "muon"):
             raise RecipeError(f"optimizer {self.name!r} is not known; use adamw or muon")
+
+    @classmethod
+    def of(cls, train: Any) -> "OptimSettings":
+        """What the section of a recipe asks for that says how it is learned."""
+        return cls(
+            train.optimizer,
+            train.beta1,
+            train.beta2,
+            weight_decay=train.weight_decay,
+            momentum=train.momentum,
+            ns_steps=train.ns_steps,
+        )
 
 
 Rule = tuple[str, Callable[[str, Tensor], bool]]

@@ -16,17 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seekling.kernels.log_prob import LinearLogProb
+from seekling.kernels import ops
 from seekling.lm import load
 from seekling.model import Decoder
-from seekling.model.layers import weight_of
 from seekling.train.grpo_loss import GrpoSettings, advantages, policy_loss
 from seekling.train.grpo_recipe import GrpoRecipe
 from seekling.train.loop import Terms
-from seekling.train.rollout import Answer, Roller, plain_model, set_adapters
-from seekling.train.teaching import Student
+from seekling.train.lora import base_alone
+from seekling.train.loss import head_inputs
+from seekling.train.rollout import Answer, Roller, plain_model
+from seekling.train.teaching import MICRO_TOKENS, Student
 
-MICRO_TOKENS = 4096
 EVAL_SEED = 2**31 - 1  # problems of evaluations: never those of a run's own seed
 
 
@@ -146,24 +146,18 @@ class Policy:
         h_ASD = model.hidden(rows.ids_AS)
         row_N, col_N = rows.mask_AT.nonzero(as_tuple=True)
         h_ND = h_ASD[row_N, rows.place_AT[row_N, col_N]]
-        weight, bias = weight_of(model.lm_head), model.lm_head.bias
-        if bias is not None:
-            h_ND = torch.cat([h_ND, h_ND.new_ones(len(h_ND), 1)], 1)
-            weight = torch.cat([weight, bias[:, None].to(weight.dtype)], 1)
+        h_ND, weight_VD = head_inputs(model, h_ND)
         target_N = rows.token_AT[row_N, col_N]
-        logp_N, entropy_N = LinearLogProb.apply(
-            h_ND, weight, target_N, self.recipe.draw.temperature, self.recipe.learn.loss_chunk
+        logp_N, entropy_N = ops.linear_log_prob(
+            h_ND, weight_VD, target_N, self.recipe.draw.temperature, self.recipe.learn.loss_chunk
         )
         blank = rows.sampler_AT.new_zeros(rows.sampler_AT.shape)
         return blank.index_put((row_N, col_N), logp_N), blank.index_put((row_N, col_N), entropy_N)
 
     def _reference_log_probs(self, rows: Rows) -> Tensor:
         if self.student.lora is not None:  # the base under the adapters
-            set_adapters(self.student.model, False)
-            try:
+            with base_alone(self.student.model):
                 return self._log_probs(self.student.model, rows)[0]
-            finally:
-                set_adapters(self.student.model, True)
         assert self.reference is not None  # `_roll` has made it
         return self._log_probs(self.reference, rows)[0]
 

@@ -13,7 +13,6 @@ Shapes: B rows, T positions, S = T + 1 + MTP depth.
 
 import functools
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,16 +23,25 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from seekling.data import Batch, Packed
-from seekling.errors import CheckpointError, MachineError, RecipeError, SeeklingError
+from seekling.errors import CheckpointError
 from seekling.formats import load_model, save_model
 from seekling.model import Decoder, ModelConfig
 from seekling.recipe import Recipe, model_config, resolve
 from seekling.train.evaluate import byte_lengths, evaluate
-from seekling.train.log import Progress, RunLog, open_trackers, read_log
+from seekling.train.log import Progress, RunLog, say_to
 from seekling.train.loop import Hook, Loop, LoopSettings, Terms
 from seekling.train.loss import IGNORE, compute_loss, targets_of
 from seekling.train.optim import Optimizer, OptimSettings
-from seekling.train.rundir import claim, data_fingerprint, text_fingerprint
+from seekling.train.rundir import (
+    check_fresh,
+    check_room,
+    claim,
+    data_fingerprint,
+    fresh,
+    newest_state,
+    recipe_of,
+    text_fingerprint,
+)
 from seekling.train.sample import Sampler
 from seekling.train.schedule import Schedules, piecewise
 from seekling.train.state import Checkpoints, Saved, replace_text, seed_everything
@@ -41,9 +49,6 @@ from seekling.train.state import Checkpoints, Saved, replace_text, seed_everythi
 if TYPE_CHECKING:
     from seekling.data.prepare import Prepared
     from seekling.text.tokenizer import Tokenizer
-
-
-LEFT_BEHIND = (".lock", "data", "tokenizer", "data_manifest.json")  # of a run that ended before its first step
 
 
 # ---- what is trained on ----------------------------------------------------------------------------------------------
@@ -122,16 +127,9 @@ def pretrain(recipe: Recipe, console: Any = None) -> Path:
     run = Path(recipe.run.out or "")
     config = model_config(recipe)
     check_fresh(run)
-    run.mkdir(parents=True, exist_ok=True)
-    with claim(run):
+    with fresh(run):
         replace_text(run / "recipe.toml", recipe.to_toml())
-        try:
-            return _train(recipe, config, run, None, console)
-        except SeeklingError:
-            if not read_log(run / "log.jsonl"):  # nothing was trained: the same --out may be used again
-                (run / "recipe.toml").unlink()
-                (run / "log.jsonl").unlink(missing_ok=True)
-            raise
+        return _train(recipe, config, run, None, console)
 
 
 def resume(run: Path | str, console: Any = None) -> Path:
@@ -141,41 +139,14 @@ def resume(run: Path | str, console: Any = None) -> Path:
         CheckpointError: the folder is no run, every checkpoint is damaged, or recipe or data were changed.
     """
     run = Path(run)
-    if not (run / "recipe.toml").is_file():
-        raise CheckpointError(f"{run} is not a run (it has no recipe.toml); give the folder that seekling pretrain wrote")
-    recipe = Recipe.load(run / "recipe.toml")
-    say = _say(console)
+    recipe, say = recipe_of(Recipe, run), say_to(console)
     with claim(run):
-        checkpoints = Checkpoints(run / "checkpoints", recipe.train.keep, say)
-        checkpoints.clean()
-        if not checkpoints.found():
+        saved = newest_state(run, recipe.train.keep, say)
+        if saved is None:
             say(f"{run} has no checkpoint yet: starting at step 0")
-            return _train(recipe, model_config(recipe), run, None, console)
-        saved = checkpoints.load()
-        say(f"resuming {run} at step {saved.step:,} of {recipe.train.steps:,}")
+        else:
+            say(f"resuming {run} at step {saved.step:,} of {recipe.train.steps:,}")
         return _train(recipe, model_config(recipe), run, saved, console)
-
-
-def check_fresh(run: Path) -> None:
-    """Refuse a folder that holds anything, so that nothing of the user's is overwritten."""
-    if (run / "recipe.toml").exists():
-        raise RecipeError(
-            f"{run} already holds a run: continue it with seekling pretrain --resume {run}, or give another --out"
-        )
-    if run.is_file():
-        raise RecipeError(f"--out {run} is a file; give a folder")
-    if run.is_dir():
-        foreign = sorted(p.name for p in run.iterdir() if p.name not in LEFT_BEHIND)
-        if foreign:
-            raise RecipeError(f"--out {run} is not a run and not empty (it holds {foreign[0]}); give a new folder")
-
-
-def _say(console: Any) -> Callable[[str], None]:
-    def say(text: str) -> None:
-        if console is not None:
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    return say
 
 
 def prepare_data(recipe: Recipe, run: Path, say: Callable[[str], None] = lambda text: None) -> "Prepared":
@@ -203,7 +174,7 @@ def prepare_data(recipe: Recipe, run: Path, say: Callable[[str], None] = lambda 
 
 
 def _train(recipe: Recipe, config: ModelConfig, run: Path, saved: Saved | None, console: Any) -> Path:
-    train, say = recipe.train, _say(console)
+    train, say = recipe.train, say_to(console)
     torch.set_num_threads(recipe.run.threads or torch.get_num_threads())
     seed_everything(recipe.run.seed)
     prepared = prepare_data(recipe, run, say)
@@ -219,9 +190,8 @@ def _train(recipe: Recipe, config: ModelConfig, run: Path, saved: Saved | None, 
         document_mask=recipe.data.document_mask,
     )
     model = start_model(config, recipe, saved)
-    optimizer = Optimizer(model, optim_settings(recipe), getattr(torch, train.dtype))
-    trackers = open_trackers(train.trackers, run)
-    log = RunLog(run / "log.jsonl", saved.step if saved else 0, trackers, saved is None or saved.values["hooks_done"])
+    optimizer = Optimizer(model, OptimSettings.of(recipe.train), getattr(torch, train.dtype))
+    log = RunLog.of_run(run, saved, train.trackers)
     loop = build_loop(recipe, model, optimizer, packed, prepared, run, log, console)
     check_room(run, loop.model_bytes + optimizer.state_bytes())
     if saved is not None:
@@ -241,16 +211,6 @@ def _train(recipe: Recipe, config: ModelConfig, run: Path, saved: Saved | None, 
     return run
 
 
-def check_room(run: Path, checkpoint_bytes: int) -> None:
-    """Refuse to start where two checkpoints do not fit: the next one is written while the last is still there."""
-    free = shutil.disk_usage(run).free
-    if free < 2 * checkpoint_bytes:
-        raise MachineError(
-            f"two checkpoints of {checkpoint_bytes / 1e6:,.0f} MB do not fit into the {free / 1e6:,.0f} MB free at {run}; "
-            "free some space or give an --out on another disk"
-        )
-
-
 def start_model(config: ModelConfig, recipe: Recipe, saved: Saved | None) -> Decoder:
     """The model in float32: fresh weights from the seed, or those of a checkpoint.
 
@@ -263,11 +223,6 @@ def start_model(config: ModelConfig, recipe: Recipe, saved: Saved | None) -> Dec
     if model.config != config:
         raise CheckpointError(f"{saved.path} holds a model of another shape than recipe.toml; put the original recipe back")
     return model.to(recipe.run.device)
-
-
-def optim_settings(recipe: Recipe) -> OptimSettings:
-    t = recipe.train
-    return OptimSettings(t.optimizer, t.beta1, t.beta2, weight_decay=t.weight_decay, momentum=t.momentum, ns_steps=t.ns_steps)
 
 
 def build_loop(
@@ -307,7 +262,7 @@ def build_loop(
         settings,
         log=log,
         progress=Progress(console, train.steps),
-        checkpoints=Checkpoints(run / "checkpoints", train.keep, _say(console)),
+        checkpoints=Checkpoints(run / "checkpoints", train.keep, say_to(console)),
         write_model=functools.partial(write_checkpoint, model, optimizer, prepared.tokenizer),
         model_bytes=weight_bytes(model),
         hooks=hooks,
@@ -372,7 +327,7 @@ def measure_step_rate(recipe: Recipe, seconds: float = 3.0) -> float:
     config, train, T = model_config(recipe), recipe.train, recipe.data.seq_len
     with quiet_threads(recipe.run.threads):
         model = Decoder.build(config, seed=0).to(recipe.run.device)
-        optimizer = Optimizer(model, optim_settings(recipe), getattr(torch, train.dtype))
+        optimizer = Optimizer(model, OptimSettings.of(recipe.train), getattr(torch, train.dtype))
         g = torch.Generator().manual_seed(0)
         shape = (train.micro_batch, T + 1 + config.num_nextn_predict_layers)
         tokens_BS = torch.randint(0, config.vocab_size, shape, generator=g)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from seekling.errors import SeeklingError
 from seekling.lm import LM
@@ -51,8 +50,7 @@ def plain_model(model: Decoder) -> Decoder:
                 state[f"{name}.bias"] = module.bias.detach()
         elif isinstance(module, LoRAExperts):
             for part in ("gate_up", "down"):
-                weight = getattr(module.base, f"{part}_proj")
-                state[f"{name}.{part}_proj"] = (weight + module.delta(part).to(weight.dtype)).detach()
+                state[f"{name}.{part}_proj"] = module.merged(part).detach()
                 if hasattr(module.base, f"{part}_proj_bias"):
                     state[f"{name}.{part}_proj_bias"] = getattr(module.base, f"{part}_proj_bias").detach()
     wanted = out.state_dict()
@@ -145,12 +143,3 @@ class Roller:
         self.seconds += time.monotonic() - began
         self.tokens += sum(len(a.token_ids) for a in out)
         return out
-
-
-def set_adapters(model: nn.Module, on: bool) -> None:
-    """Switch all adapters off (the base alone) or on again."""
-    for module in model.modules():
-        if isinstance(module, LoRALinear | LoRAExperts):
-            if not hasattr(module, "full_scale"):
-                module.full_scale = module.scale  # type: ignore[assignment]
-            module.scale = module.full_scale if on else 0.0  # type: ignore[assignment]

@@ -1,19 +1,79 @@
 """A run folder belongs to one process at a time, and its recipe and data must stay what they were."""
 
 import hashlib
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from seekling.data import TokenStream
-from seekling.errors import CheckpointError
+from seekling.errors import CheckpointError, MachineError, RecipeError, SeeklingError
+from seekling.train.log import read_log
+from seekling.train.state import Checkpoints, Saved
+from seekling.tree import Tree
 
 try:
     import fcntl
 except ImportError:  # not a POSIX system: two processes on one run are then not noticed
     fcntl = None  # type: ignore[assignment]
+
+
+LEFT_BEHIND = (".lock", "data", "tokenizer", "data_manifest.json")  # of a run that ended before its first step
+AnyRecipe = TypeVar("AnyRecipe", bound=Tree)
+
+
+def check_fresh(run: Path, verb: str = "pretrain") -> None:
+    """Refuse a folder that holds anything, so that nothing of the user's is overwritten."""
+    if (run / "recipe.toml").exists():
+        raise RecipeError(f"{run} already holds a run: continue it with seekling {verb} --resume {run}, or give another --out")
+    if run.is_file():
+        raise RecipeError(f"--out {run} is a file; give a folder")
+    if run.is_dir():
+        foreign = sorted(p.name for p in run.iterdir() if p.name not in LEFT_BEHIND)
+        if foreign:
+            raise RecipeError(f"--out {run} is not a run and not empty (it holds {foreign[0]}); give a new folder")
+
+
+def check_room(run: Path, checkpoint_bytes: int) -> None:
+    """Refuse to start where two checkpoints do not fit: the next one is written while the last is still there."""
+    free = shutil.disk_usage(run).free
+    if free < 2 * checkpoint_bytes:
+        raise MachineError(
+            f"two checkpoints of {checkpoint_bytes / 1e6:,.0f} MB do not fit into the {free / 1e6:,.0f} MB free at {run}; "
+            "free some space or give an --out on another disk"
+        )
+
+
+@contextmanager
+def fresh(run: Path) -> Iterator[None]:
+    """Make and hold the folder of a new run.  A start that fails before the first log line leaves no recipe there, so that the
+    same --out may be used again."""
+    run.mkdir(parents=True, exist_ok=True)
+    with claim(run):
+        try:
+            yield
+        except SeeklingError:
+            if not read_log(run / "log.jsonl"):
+                (run / "recipe.toml").unlink(missing_ok=True)
+                (run / "log.jsonl").unlink(missing_ok=True)
+            raise
+
+
+def recipe_of(kind: type[AnyRecipe], run: Path) -> AnyRecipe:
+    """The recipe that a run was started with. Raises CheckpointError for a folder that is no run."""
+    if not (run / "recipe.toml").is_file():
+        raise CheckpointError(f"{run} is not a run (it has no recipe.toml); give the folder that seekling {kind.verb()} wrote")
+    return kind.load(run / "recipe.toml")
+
+
+def newest_state(run: Path, keep: int, say: Callable[[str], None]) -> Saved | None:
+    """The newest intact checkpoint, None where nothing was saved yet; what a killed process left half-written is removed."""
+    checkpoints = Checkpoints(run / "checkpoints", keep, say)
+    checkpoints.clean()
+    return checkpoints.load() if checkpoints.found() else None
 
 
 @contextmanager

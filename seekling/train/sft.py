@@ -5,7 +5,6 @@ Run: ``seekling sft --model smollm2 --data talks.jsonl --lora 16 --out runs/mine
     RUN/recipe.toml, log.jsonl, checkpoints/    as in pretraining; with --lora a checkpoint is a PEFT adapter folder
 """
 
-import functools
 import hashlib
 import math
 from dataclasses import dataclass
@@ -17,23 +16,20 @@ import torch
 
 from seekling.data.conversations import read_conversations
 from seekling.data.packed_conversations import Example, PackedConversations, examples_of
-from seekling.errors import CheckpointError, DataError, RecipeError, SeeklingError
-from seekling.train.log import Progress, RunLog, open_trackers, read_log
-from seekling.train.loop import Hook, Loop, LoopSettings
+from seekling.errors import DataError, RecipeError
+from seekling.train.log import RunLog, read_log, say_to
+from seekling.train.loop import Hook
 from seekling.train.loss import IGNORE, targets_of, token_losses
-from seekling.train.optim import OptimSettings
-from seekling.train.pretrain import NextTokens, check_fresh, check_room
-from seekling.train.rundir import claim, text_fingerprint
-from seekling.train.schedule import Schedules, piecewise
+from seekling.train.pretrain import NextTokens
+from seekling.train.schedule import Schedules
 from seekling.train.sft_recipe import SftRecipe
-from seekling.train.state import Checkpoints, Saved, replace_text, seed_everything
-from seekling.train.teaching import Student, lora_settings, open_student, say_to
+from seekling.train.state import Saved, replace_text
+from seekling.train.teaching import MICRO_TOKENS, Student, begin, build_loop, go_on, open_student
 
 if TYPE_CHECKING:
     from seekling.model import Decoder
     from seekling.text.tokenizer import Tokenizer
 
-MICRO_TOKENS = 4096
 LONGEST_ROW = 2048  # of a derived seq_len
 
 
@@ -54,23 +50,9 @@ def sft(recipe: SftRecipe, console: Any = None) -> Path:
         RecipeError, DataError, CheckpointError: everything that is wrong with recipe, conversations or model, before training.
         Interrupted: SIGINT or SIGTERM came; the run is saved.
     """
-    if recipe.start.out is None:
-        from seekling.resolve import free_folder
-
-        recipe = recipe.override(dict(out=str(free_folder(Path("runs"), "sft"))))
-    run = Path(recipe.start.out)
-    check_fresh(run)
     if not recipe.talks.data:
         raise DataError("--data names no file of conversations")
-    run.mkdir(parents=True, exist_ok=True)
-    with claim(run):
-        try:
-            return _train(recipe, run, None, console)
-        except SeeklingError:
-            if not read_log(run / "log.jsonl"):  # nothing was trained: the same --out may be used again
-                (run / "recipe.toml").unlink(missing_ok=True)
-                (run / "log.jsonl").unlink(missing_ok=True)
-            raise
+    return begin(recipe, _train, console)
 
 
 def resume(run: Path | str, console: Any = None) -> Path:
@@ -79,15 +61,7 @@ def resume(run: Path | str, console: Any = None) -> Path:
     Raises:
         CheckpointError: no fine-tuning run, damaged checkpoints, or base, recipe or data were changed.
     """
-    run = Path(run)
-    if not (run / "recipe.toml").is_file():
-        raise CheckpointError(f"{run} is not a run (it has no recipe.toml); give the folder that seekling sft wrote")
-    recipe = SftRecipe.load(run / "recipe.toml")
-    with claim(run):
-        checkpoints = Checkpoints(run / "checkpoints", recipe.learn.keep, say_to(console))
-        checkpoints.clean()
-        saved = checkpoints.load() if checkpoints.found() else None
-        return _train(recipe, run, saved, console)
+    return go_on(SftRecipe, run, _train, console)
 
 
 def lessons_of(recipe: SftRecipe, tokenizer: "Tokenizer", config: Any) -> Lessons:
@@ -147,55 +121,24 @@ def resolved(recipe: SftRecipe, lessons: Lessons) -> SftRecipe:
 
 
 def _train(recipe: SftRecipe, run: Path, saved: Saved | None, console: Any) -> Path:
-    say, learn = say_to(console), recipe.learn
-    if recipe.start.threads:
-        torch.set_num_threads(recipe.start.threads)
-    seed_everything(recipe.start.seed)
-    optim = OptimSettings(learn.optimizer, learn.beta1, learn.beta2, weight_decay=learn.weight_decay, momentum=learn.momentum,
-                          ns_steps=learn.ns_steps)  # fmt: skip
-    student = open_student(
-        recipe.start.model, saved, lora_settings(recipe.lora), learn.dtype, recipe.start.device, optim, recipe.start.seed
-    )
+    student, say = open_student(recipe, saved), say_to(console)
     assert student.lm.tokenizer is not None  # open_student has seen to it
     lessons = lessons_of(recipe, student.lm.tokenizer, student.lm.config)
     recipe = resolved(recipe, lessons)
     learn = recipe.learn
     if not (run / "recipe.toml").exists():
         replace_text(run / "recipe.toml", recipe.to_toml())
-    log = RunLog(
-        run / "log.jsonl",
-        saved.step if saved else 0,
-        open_trackers(learn.trackers, run),
-        saved is None or saved.values["hooks_done"],
+    log = RunLog.of_run(run, saved, learn.trackers)
+    loop = build_loop(
+        student,
+        NextTokens(student.model, lessons.train, learn, Schedules.of(learn)),  # type: ignore[arg-type]
+        recipe,
+        run,
+        log,
+        console,
+        hooks=[Hook("eval", learn.eval_every, lambda step: judge(student.model, lessons.heldout))] if lessons.heldout else [],
+        pinned={"data": lessons.fingerprint},
     )
-    schedules = Schedules.of(learn)  # type: ignore[arg-type]
-    hooks = [Hook("eval", learn.eval_every, lambda step: judge(student.model, lessons.heldout))] if lessons.heldout else []
-    loop = Loop(
-        student.model,
-        student.optimizer,
-        NextTokens(student.model, lessons.train, learn, schedules),
-        LoopSettings(
-            steps=learn.steps,
-            lr=schedules.lr,
-            router_speed=functools.partial(piecewise, schedules.router_speed),
-            clip=learn.clip,
-            log_every=learn.log_every,
-            save_every=learn.save_every,
-            verb="sft",
-        ),
-        log=log,
-        progress=Progress(console, learn.steps),
-        checkpoints=Checkpoints(run / "checkpoints", learn.keep, say),
-        write_model=student.write,
-        model_bytes=student.weight_bytes(),
-        hooks=hooks,
-        pinned={
-            "recipe": text_fingerprint((run / "recipe.toml").read_text("utf-8")),
-            "data": lessons.fingerprint,
-            "base": student.fingerprint if student.lora else "",
-        },
-    )
-    check_room(run, loop.model_bytes + student.optimizer.state_bytes())
     if saved is not None:
         loop.restore(saved)
     elif lessons.heldout:

@@ -1,11 +1,11 @@
-"""What the stages after pretraining share: the model they start from and what they write.
+"""What the stages after pretraining share: the model they start from, the way from recipe to loop, and what they write.
 
 A stage starts from anything ``seekling.load`` takes.  With full weights its checkpoints are model folders; with LoRA they are
 PEFT adapter folders, which ``seekling.load`` opens over their base.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,18 @@ import torch
 from seekling.errors import CheckpointError, RecipeError
 from seekling.lm import LM, load
 from seekling.model import Decoder
-from seekling.train.lora import LoraSettings, adapter_of, add_lora
+from seekling.train.log import Progress, RunLog, say_to
+from seekling.train.loop import Hook, Loop, LoopSettings, Objective
+from seekling.train.lora import LoraSettings, adapter_of, add_lora, put_in
 from seekling.train.optim import Optimizer, OptimSettings
 from seekling.train.precision import compute_dtype
+from seekling.train.rundir import check_fresh, check_room, claim, fresh, newest_state, recipe_of, text_fingerprint
+from seekling.train.schedule import Schedules, piecewise
 from seekling.train.sft_recipe import LoraPart
-from seekling.train.state import Saved
+from seekling.train.state import Checkpoints, Saved, seed_everything
+from seekling.tree import Tree
+
+MICRO_TOKENS = 4096  # most tokens computed at once where the recipe leaves it open
 
 
 def lora_settings(part: LoraPart) -> LoraSettings | None:
@@ -73,51 +80,125 @@ def plain_shapes(model: Decoder) -> dict[str, tuple[int, ...]]:
     return {name: tuple(t.shape) for name, t in Decoder.empty(model.config).state_dict().items()}
 
 
-def open_student(
-    source: str, saved: Saved | None, lora: LoraSettings | None, dtype: str, device: str, optim: OptimSettings, seed: int
-) -> Student:
-    """The model a stage trains: from ``source``, with the state of a checkpoint put in when a run goes on.
+def open_student(recipe: Any, saved: Saved | None) -> Student:
+    """The model a stage trains: the recipe's, with the state of a checkpoint put in when a run goes on.
+
+    Args:
+        recipe: with the sections start, lora and learn.
 
     Raises:
         RecipeError: no model named, no tokenizer, an adapter target that does not exist.
         CheckpointError: a base that is not what the run started from.
     """
-    if not source:
-        raise RecipeError("--model names what to start from: a run, a checkpoint folder, a GGUF file or a pulled model")
     from seekling.formats.adapters import model_fingerprint
 
-    compute, _ = compute_dtype(dtype)
+    start, lora = recipe.start, lora_settings(recipe.lora)
+    source = start.model
+    if not source:
+        raise RecipeError("--model names what to start from: a run, a checkpoint folder, a GGUF file or a pulled model")
+    compute, _ = compute_dtype(recipe.learn.dtype)
     full = lora is None
-    start = str(saved.path) if saved is not None and full else source
-    lm = load(start, dtype=torch.float32 if full else compute)
+    lm = load(saved.path if saved is not None and full else source, dtype=torch.float32 if full else compute)
     if lm.tokenizer is None:
         raise RecipeError(f"{source} has no tokenizer, which conversations need; give a model folder with tokenizer.json")
-    model, mark = lm.model.to(device), model_fingerprint(lm.model)
+    model, mark = lm.model.to(start.device), model_fingerprint(lm.model)
     if lora is not None:
-        add_lora(model, lora, seed)
+        add_lora(model, lora, start.seed)
         if saved is not None:
             _restore_adapter(model, saved.path)
     else:
         model.requires_grad_(True)
-    optimizer = Optimizer(model, optim, compute)
+    optimizer = Optimizer(model, OptimSettings.of(recipe.learn), compute)
     base = str(Path(source).resolve()) if Path(source).exists() else source
     return Student(lm, optimizer, base, mark, lora)
 
 
-@torch.no_grad()
 def _restore_adapter(model: Decoder, folder: Path) -> None:
     from seekling.formats.peft import read_adapter
 
     held = read_adapter(folder, Decoder.empty(model.config))
-    ours = adapter_of(model, dict(model.named_parameters()))
-    if held.parts.keys() != ours.parts.keys():
+    if held.parts.keys() != adapter_of(model, dict(model.named_parameters())).parts.keys():
         raise CheckpointError(f"{folder} adapts other layers than recipe.toml; put the original recipe back")
-    for name, part in ours.parts.items():
-        for mine, theirs in ((part.a, held.parts[name].a), (part.b, held.parts[name].b)):
-            mine.data = mine.data.float()
-            mine.copy_(theirs)
+    put_in(model, held)
 
 
-def say_to(console: Any) -> Callable[[str], None]:
-    """A function that prints a line, or does nothing without a console."""
-    return functools.partial(console.print, markup=False, highlight=False, soft_wrap=True) if console else lambda text: None
+# ---- a stage from its recipe to its loop -----------------------------------------------------------------------------------
+
+Train = Callable[[Any, Path, Saved | None, Any], Path]  # (recipe, run folder, checkpoint to go on from, console) -> run folder
+
+
+def begin(recipe: Any, train: Train, console: Any) -> Path:
+    """Start a fresh run in ``--out``, or in the first free folder named after the stage."""
+    if recipe.start.out is None:
+        from seekling.resolve import free_folder
+
+        recipe = recipe.override(dict(out=str(free_folder(Path("runs"), recipe.verb()))))
+    run = Path(recipe.start.out)
+    check_fresh(run, recipe.verb())
+    with fresh(run):
+        _settle(recipe)
+        return train(recipe, run, None, console)
+
+
+def go_on(kind: type[Tree], run: Path | str, train: Train, console: Any) -> Path:
+    """Continue a run of this kind of recipe where its newest intact checkpoint is."""
+    run = Path(run)
+    recipe: Any = recipe_of(kind, run)
+    with claim(run):
+        saved = newest_state(run, recipe.learn.keep, say_to(console))
+        _settle(recipe)
+        return train(recipe, run, saved, console)
+
+
+def _settle(recipe: Any) -> None:
+    if recipe.start.threads:
+        torch.set_num_threads(recipe.start.threads)
+    seed_everything(recipe.start.seed)
+
+
+def build_loop(
+    student: Student,
+    objective: Objective,
+    recipe: Any,
+    run: Path,
+    log: RunLog,
+    console: Any,
+    *,
+    hooks: Sequence[Hook],
+    pinned: Mapping[str, str] | None = None,
+    give_up_after: int = 10,
+) -> Loop:
+    """The loop of a resolved recipe, with room on the disk made sure of.
+
+    Args:
+        pinned: what must not change until the run ends, besides the recipe and an adapter's base.
+    """
+    learn, schedules = recipe.learn, Schedules.of(recipe.learn)
+    loop = Loop(
+        student.model,
+        student.optimizer,
+        objective,
+        LoopSettings(
+            steps=learn.steps,
+            lr=schedules.lr,
+            router_speed=functools.partial(piecewise, schedules.router_speed),
+            clip=learn.clip,
+            log_every=learn.log_every,
+            save_every=learn.save_every,
+            verb=recipe.verb(),
+            give_up_after=give_up_after,
+        ),
+        log=log,
+        progress=Progress(console, learn.steps),
+        checkpoints=Checkpoints(run / "checkpoints", learn.keep, say_to(console)),
+        write_model=student.write,
+        model_bytes=student.weight_bytes(),
+        hooks=hooks,
+        pinned={
+            "recipe": text_fingerprint((run / "recipe.toml").read_text("utf-8")),
+            "base": student.fingerprint if student.lora else "",
+            **(pinned or {}),
+        },
+    )
+    check_room(run, loop.model_bytes + student.optimizer.state_bytes())
+    return loop
