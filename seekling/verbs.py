@@ -88,6 +88,24 @@ def grpo(args: argparse.Namespace) -> int:
     return 0
 
 
+def distill(args: argparse.Namespace) -> int:
+    """Teach a model by another one, or continue such a run."""
+    from seekling.train.distill import distill as start
+    from seekling.train.distill import resume
+    from seekling.train.distill_recipe import DistillRecipe
+
+    if args.resume is not None:
+        only_resume(args)
+        print(resume(run_folder(args.resume), console=console()))
+        return 0
+    base = DistillRecipe.load(args.recipe) if args.recipe else None
+    recipe = DistillRecipe.from_args(args, base)
+    places = [str(Path(path).absolute()) for path in recipe.talks.data]  # a run is resumed from any folder
+    recipe = recipe.override(dict(data=places, command=shlex.join(["seekling", *args.argv])))
+    talk_to(start(recipe, console=console()))
+    return 0
+
+
 def talk_to(folder: Path) -> None:
     """The line that starts a chat."""
     print(f"\nTalk to it:\n  seekling chat {shlex.quote(str(folder))}")

@@ -18,8 +18,7 @@ from seekling.train.grpo_loss import GrpoSettings, advantages, policy_loss
 from seekling.train.grpo_recipe import GrpoRecipe
 from seekling.train.log import read_log
 from seekling.train.lora import LoraSettings, add_lora
-from seekling.train.policy import wilson
-from seekling.train.rollout import plain_model
+from seekling.train.rollout import plain_model, wilson
 
 
 def test_advantages_are_rewards_against_their_group():

@@ -8,6 +8,7 @@ from torch import Tensor
 from seekling.kernels import native, oracle
 from seekling.kernels.attention import MLAAttention
 from seekling.kernels.cross_entropy import LinearCrossEntropy
+from seekling.kernels.divergence import LinearDivergence
 from seekling.kernels.experts import GroupedExperts
 from seekling.kernels.log_prob import LinearLogProb
 from seekling.kernels.rowwise import AddRMSNorm, RMSNorm, SwiGLU
@@ -55,6 +56,21 @@ def linear_log_prob(
 ) -> tuple[Tensor, Tensor]:
     """(log p(target) with gradient, entropy without) of softmax(h Wᵀ / temperature), (N,) each, never holding all logits."""
     return LinearLogProb.apply(h_ND, weight_VD, target_N, temperature, chunk)
+
+
+def linear_divergence(
+    h_ND: Tensor,
+    weight_VD: Tensor,
+    teacher_NE: Tensor,
+    teacher_VE: Tensor,
+    scale: float,
+    *,
+    reverse: bool,
+    temperature: float = 1.0,
+    chunk: int = 512,
+) -> tuple[Tensor, Tensor]:
+    """(scale · Σ KL with gradient to ``h_ND`` and ``weight_VD``, KL (N,) without) between the two heads' distributions."""
+    return LinearDivergence.apply(h_ND, weight_VD, teacher_NE, teacher_VE, scale, reverse, temperature, chunk)
 
 
 def mla_attention_available(q_BTHP: Tensor) -> bool:

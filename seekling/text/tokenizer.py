@@ -250,6 +250,10 @@ class Tokenizer:
         except KeyError:
             raise DataError(f"token id {token} is not in this vocabulary of {self.vocab_size}") from None
 
+    def same_vocabulary(self, other: "Tokenizer") -> bool:
+        """Whether every token id stands for the same bytes, and the same marks, in both."""
+        return self._bytes == other._bytes and self.special == other.special
+
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
         """Text of ids; bytes that are no UTF-8 become U+FFFD. ``skip_special`` leaves out marks of structure."""
         stream = self.stream(skip_special=skip_special)

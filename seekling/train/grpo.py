@@ -12,7 +12,7 @@ from seekling.train.grpo_recipe import GrpoRecipe
 from seekling.train.log import RunLog, say_to
 from seekling.train.loop import Hook
 from seekling.train.policy import Policy
-from seekling.train.rollout import Roller
+from seekling.train.rollout import Roller, told
 from seekling.train.state import Saved, replace_text
 from seekling.train.teaching import begin, build_loop, go_on, open_student
 
@@ -86,11 +86,3 @@ def _train(recipe: GrpoRecipe, run: Path, saved: Saved | None, console: Any) -> 
     finally:
         log.close()
     return run
-
-
-def told(evaluation: dict[str, Any]) -> str:
-    """An evaluation in a line."""
-    return ", ".join(
-        f"{name} {v['accuracy']:.1%} ({v['interval'][0]:.0%} to {v['interval'][1]:.0%}, {v['problems']} problems)"
-        for name, v in evaluation["tasks"].items()
-    )

@@ -192,8 +192,8 @@ class Progress:
 
     LINE_SECONDS = 15.0
 
-    def __init__(self, console: Any, total: int, done: int = 0) -> None:
-        self.console, self.total, self.start = console, total, done
+    def __init__(self, console: Any, total: int, done: int = 0, what: str = "training") -> None:
+        self.console, self.total, self.start, self.what = console, total, done, what
         self.began, self.last_line = time.monotonic(), 0.0
         self._bar: Any = None
 
@@ -204,7 +204,7 @@ class Progress:
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
 
-            columns = (TextColumn("training"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+            columns = (TextColumn(self.what), BarColumn(), TextColumn("{task.completed}/{task.total}"))
             self._bar = Bar(*columns, TextColumn("{task.description}"), console=console)
             self._task = self._bar.add_task("", total=self.total, completed=self.start)
             self._bar.start()
@@ -230,6 +230,18 @@ class Progress:
         elif now - self.last_line >= self.LINE_SECONDS or step == self.total:
             self.last_line = now
             self.say(f"step {step}/{self.total}  {text}")
+
+    def note(self, done: int, text: str) -> None:
+        """Show that ``done`` pieces of something other than steps are done."""
+        if self.console is None:
+            return
+        now = time.monotonic()
+        left = (self.total - done) * (now - self.began) / max(1, done - self.start)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, description=f"{text}  {clock(left)} left")
+        elif now - self.last_line >= self.LINE_SECONDS or done == self.total:
+            self.last_line = now
+            self.say(f"{done}/{self.total}  {text}  {clock(left)} left")
 
     def close(self) -> None:
         if self._bar is not None:

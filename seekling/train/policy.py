@@ -7,7 +7,6 @@ Shapes: A answers, G answers a problem, T tokens of an answer (padded), S tokens
 """
 
 import copy
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,23 +24,8 @@ from seekling.train.loop import Terms
 from seekling.train.lora import base_alone
 from seekling.train.loss import head_inputs
 from seekling.train.rollout import Answer, Roller, plain_model
+from seekling.train.rows import Rows, drawn_states, micro_batches
 from seekling.train.teaching import MICRO_TOKENS, Student
-
-EVAL_SEED = 2**31 - 1  # problems of evaluations: never those of a run's own seed
-
-
-@dataclass
-class Rows:
-    """Some answers side by side, right-padded, with what the objective needs of them."""
-
-    ids_AS: Tensor
-    place_AT: Tensor  # row position that predicts each token of the answer
-    token_AT: Tensor
-    mask_AT: Tensor
-    sampler_AT: Tensor
-    advantage_A: Tensor
-    old_AT: Tensor | None = None
-    ref_AT: Tensor | None = None
 
 
 @dataclass
@@ -100,7 +84,7 @@ class Policy:
             "rollout_tokens_per_second": (self.roller.tokens - before, seconds),
         }
         self._warn(step, means)
-        rows = self._rows(useful)
+        rows = micro_batches(useful, MICRO_TOKENS, model.lm_head.weight.device)
         with torch.no_grad():
             for part in rows:
                 if recipe.policy.updates > 1:
@@ -124,35 +108,18 @@ class Policy:
                 f"step {step}: {share['cut']:.0%} of the answers end at --max-tokens {self.recipe.draw.max_tokens}; raise it"
             )
 
-    def _rows(self, useful: Sequence[tuple[Answer, float]]) -> list[Rows]:
-        """Answers by length, so that little is padded, cut into micro-batches."""
-        ordered = sorted(useful, key=lambda pair: len(pair[0].prompt_ids) + len(pair[0].token_ids))
-        out: list[Rows] = []
-        part: list[tuple[Answer, float]] = []
-        for pair in ordered:
-            width = len(pair[0].prompt_ids) + len(pair[0].token_ids)
-            if part and (len(part) + 1) * width > MICRO_TOKENS:
-                out.append(rows_of(part, self.student.model.lm_head.weight.device))
-                part = []
-            part.append(pair)
-        if part:
-            out.append(rows_of(part, self.student.model.lm_head.weight.device))
-        return out
-
     # ---- log-probabilities ---------------------------------------------------------------------------------------
 
     def _log_probs(self, model: Decoder, rows: Rows) -> tuple[Tensor, Tensor]:
         """(A, T) log-probabilities of the drawn tokens and entropies, 0 outside the mask."""
-        h_ASD = model.hidden(rows.ids_AS)
-        row_N, col_N = rows.mask_AT.nonzero(as_tuple=True)
-        h_ND = h_ASD[row_N, rows.place_AT[row_N, col_N]]
+        h_ND, at = drawn_states(model, rows)
         h_ND, weight_VD = head_inputs(model, h_ND)
-        target_N = rows.token_AT[row_N, col_N]
+        target_N = rows.token_AT[at]
         logp_N, entropy_N = ops.linear_log_prob(
             h_ND, weight_VD, target_N, self.recipe.draw.temperature, self.recipe.learn.loss_chunk
         )
         blank = rows.sampler_AT.new_zeros(rows.sampler_AT.shape)
-        return blank.index_put((row_N, col_N), logp_N), blank.index_put((row_N, col_N), entropy_N)
+        return blank.index_put(at, logp_N), blank.index_put(at, entropy_N)
 
     def _reference_log_probs(self, rows: Rows) -> Tensor:
         if self.student.lora is not None:  # the base under the adapters
@@ -199,18 +166,9 @@ class Policy:
     # ---- what people look at -------------------------------------------------------------------------------------
 
     def evaluate(self, step: int) -> dict[str, Any]:
-        """Greedy accuracy on unseen problems by task, with 95 % Wilson intervals."""
-        count, tasks = self.recipe.practice.eval_problems, self.roller.tasks
+        """Greedy accuracy on unseen problems by task."""
         self.student.model.eval()
-        problems = self.roller.problems(EVAL_SEED, 0, count * len(tasks))
-        answers = self.roller.answers(problems, 1, 0.0, seed=0)
-        out: dict[str, Any] = {}
-        for task in tasks:
-            own = [a for a in answers if a.problem.task == task.name]
-            right = sum(a.reward.accuracy for a in own)
-            out[task.name] = {"accuracy": right / len(own), "interval": wilson(int(right), len(own)), "problems": len(own)}
-            out[task.name]["format"] = sum(a.reward.format for a in own) / len(own)
-        return {"accuracy": sum(v["accuracy"] for v in out.values()) / len(out), "tasks": out}
+        return self.roller.evaluate()
 
     def sample(self, step: int) -> dict[str, Any]:
         """Some of the last answers, the best and the worst."""
@@ -221,28 +179,3 @@ class Policy:
                 for a in (*ranked[:2], *ranked[-2:])
             ]
         }
-
-
-def rows_of(pairs: Sequence[tuple[Answer, float]], device: Any) -> Rows:
-    """Answers with their advantages as padded tensors."""
-    A = len(pairs)
-    S = max(len(a.prompt_ids) + len(a.token_ids) for a, _ in pairs)
-    T = max(len(a.token_ids) for a, _ in pairs)
-    ids, place, token = (torch.zeros(A, n, dtype=torch.int64) for n in (S, T, T))
-    mask, sampler = torch.zeros(A, T, dtype=torch.bool), torch.zeros(A, T)
-    for i, (answer, _) in enumerate(pairs):
-        begin, n = len(answer.prompt_ids), len(answer.token_ids)
-        ids[i, : begin + n] = torch.tensor([*answer.prompt_ids, *answer.token_ids])
-        place[i, :n] = torch.arange(begin - 1, begin + n - 1)
-        token[i, :n] = torch.tensor(answer.token_ids)
-        mask[i, :n] = True
-        sampler[i, :n] = torch.tensor(answer.logprobs)
-    gains = torch.tensor([gain for _, gain in pairs])
-    return Rows(*(t.to(device) for t in (ids, place, token, mask, sampler, gains)))
-
-
-def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927)."""
-    share, spread = right / count, z * math.sqrt(right * (count - right) / count**3 + z * z / (4 * count * count))
-    middle, width = share + z * z / (2 * count), 1 + z * z / count
-    return round(max(0.0, (middle - spread) / width), 4), round(min(1.0, (middle + spread) / width), 4)

@@ -4,8 +4,9 @@ The engine reads the student's weights where they lie (torch) or packs them anew
 work); nothing goes through the disk.
 """
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,24 +18,31 @@ from seekling.model import Decoder
 from seekling.model.layers import weight_of
 from seekling.tasks import Problem, Task, get_task, reward_of
 from seekling.tasks.base import Reward
-from seekling.train.grpo_recipe import GrpoRecipe
+from seekling.train.grpo_recipe import ProblemsPart
 from seekling.train.lora import LoRAExperts, LoRALinear
 
+EVAL_SEED = 2**31 - 1  # problems of evaluations: never those of a run's own seed
 TAGS = "Give only the final answer between <answer> and </answer>."
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One drawn answer: tokens with the sampler's log-probabilities, and what it earned. ``cut``: it ended at the limit."""
+class Drawn:
+    """One drawn answer: tokens with the sampler's log-probabilities; ``cut``: it ended at the limit."""
 
-    problem: Problem
     group: int
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     text: str
-    reward: Reward
     cut: bool
+
+
+@dataclass(frozen=True)
+class Answer(Drawn):
+    """An answer to a problem, and what it earned."""
+
+    problem: Problem
+    reward: Reward
 
 
 def plain_model(model: Decoder) -> Decoder:
@@ -61,10 +69,15 @@ def plain_model(model: Decoder) -> Decoder:
     return out.eval().requires_grad_(False)
 
 
-class Roller:
-    """Draws and judges answers for a recipe."""
+def judged(problem: Problem, reply: str, practice: ProblemsPart) -> Reward:
+    """What a reply, its thinking put aside, earns."""
+    return reward_of(get_task(problem.task), problem, reply, tagged=practice.tagged, format_weight=practice.format_weight)
 
-    def __init__(self, lm: LM, recipe: GrpoRecipe):
+
+class Roller:
+    """Draws and judges answers for a recipe with the sections start, practice and draw."""
+
+    def __init__(self, lm: LM, recipe: Any):
         self.lm, self.recipe = lm, recipe
         self.tasks: list[Task] = [get_task(name) for name in recipe.practice.tasks]
         self.seconds = 0.0
@@ -108,38 +121,59 @@ class Roller:
         return self.answers(problems, practice.group, recipe.draw.temperature, seed=(step + 1) * 1_000_003 + recipe.start.seed)
 
     def answers(self, problems: Sequence[Problem], group: int, temperature: float, seed: int) -> list[Answer]:
-        """``group`` answers to each problem, a problem's together."""
+        """``group`` answers to each problem, a problem's together, judged."""
+        practice, out = self.recipe.practice, []
+        for drawn in self.draw_talks([self.messages(p) for p in problems], group, temperature, seed):
+            problem, reply = problems[drawn.group], drawn.text.split("</think>")[-1]
+            out.append(Answer(**vars(drawn), problem=problem, reward=judged(problem, reply, practice)))
+        return out
+
+    def draw_talks(
+        self, talks: Sequence[Sequence[Mapping[str, Any]]], group: int, temperature: float, seed: int
+    ) -> list[Drawn]:
+        """``group`` answers to each conversation, a conversation's together."""
         from seekling.engine import Sampling
         from seekling.engine.prompt import encode_prompts
 
-        practice, began = self.recipe.practice, time.monotonic()
-        engine = self.engine()
+        began = time.monotonic()
         settings = [
             Sampling(self.recipe.draw.max_tokens, temperature, n=group, seed=(seed + 131 * i) % 2**62)
-            for i in range(len(problems))
+            for i in range(len(talks))
         ]
-        talks = [self.messages(problem) for problem in problems]
-        prompts = encode_prompts(talks, self.lm.tokenizer, self.lm.config, thinking=practice.think)
-        found = engine.generate(prompts, settings)
-        out = []
-        for i, completion in enumerate(found):
-            problem = problems[i // group]
-            reply = completion.text.split("</think>")[-1]
-            reward = reward_of(
-                get_task(problem.task), problem, reply, tagged=practice.tagged, format_weight=practice.format_weight
-            )
-            out.append(
-                Answer(
-                    problem,
-                    i // group,
-                    tuple(prompts[i // group]),
-                    tuple(completion.token_ids),
-                    tuple(completion.logprobs or ()),
-                    completion.text,
-                    reward,
-                    completion.finish_reason == "length",
-                )
-            )
+        prompts = encode_prompts(talks, self.lm.tokenizer, self.lm.config, thinking=self.recipe.practice.think)
+        found = self.engine().generate(prompts, settings)
+        out = [
+            Drawn(i // group, tuple(prompts[i // group]), tuple(c.token_ids), tuple(c.logprobs or ()), c.text,
+                  c.finish_reason == "length")
+            for i, c in enumerate(found)
+        ]  # fmt: skip
         self.seconds += time.monotonic() - began
         self.tokens += sum(len(a.token_ids) for a in out)
         return out
+
+    def evaluate(self) -> dict[str, Any]:
+        """Greedy accuracy on unseen problems by task, with 95 % Wilson intervals."""
+        count = self.recipe.practice.eval_problems
+        answers = self.answers(self.problems(EVAL_SEED, 0, count * len(self.tasks)), 1, 0.0, seed=0)
+        out: dict[str, Any] = {}
+        for task in self.tasks:
+            own = [a for a in answers if a.problem.task == task.name]
+            right = sum(a.reward.accuracy for a in own)
+            out[task.name] = {"accuracy": right / len(own), "interval": wilson(int(right), len(own)), "problems": len(own)}
+            out[task.name]["format"] = sum(a.reward.format for a in own) / len(own)
+        return {"accuracy": sum(v["accuracy"] for v in out.values()) / len(out), "tasks": out}
+
+
+def told(evaluation: dict[str, Any]) -> str:
+    """An evaluation in a line."""
+    return ", ".join(
+        f"{name} {v['accuracy']:.1%} ({v['interval'][0]:.0%} to {v['interval'][1]:.0%}, {v['problems']} problems)"
+        for name, v in evaluation["tasks"].items()
+    )
+
+
+def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927)."""
+    share, spread = right / count, z * math.sqrt(right * (count - right) / count**3 + z * z / (4 * count * count))
+    middle, width = share + z * z / (2 * count), 1 + z * z / count
+    return round(max(0.0, (middle - spread) / width), 4), round(min(1.0, (middle + spread) / width), 4)

@@ -7,6 +7,7 @@ Run: ``seekling sft --model smollm2 --data talks.jsonl --lora 16 --out runs/mine
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from seekling.train.pretrain import NextTokens
 from seekling.train.schedule import Schedules
 from seekling.train.sft_recipe import SftRecipe
 from seekling.train.state import Saved, replace_text
-from seekling.train.teaching import MICRO_TOKENS, Student, begin, build_loop, go_on, open_student
+from seekling.train.teaching import MICRO_TOKENS, Student, begin, build_loop, go_on, open_student, run_between
 
 if TYPE_CHECKING:
     from seekling.model import Decoder
@@ -64,7 +65,7 @@ def resume(run: Path | str, console: Any = None) -> Path:
     return go_on(SftRecipe, run, _train, console)
 
 
-def lessons_of(recipe: SftRecipe, tokenizer: "Tokenizer", config: Any) -> Lessons:
+def lessons_of(recipe: Any, tokenizer: "Tokenizer", config: Any) -> Lessons:
     """Read, encode, split and pack the conversations.
 
     Raises:
@@ -97,7 +98,7 @@ def _fingerprint(examples: list[Example]) -> str:
     return digest.hexdigest()
 
 
-def resolved(recipe: SftRecipe, lessons: Lessons) -> SftRecipe:
+def resolved(recipe: Any, lessons: Lessons) -> Any:
     """Every derived value filled in."""
     if recipe.start.resolved:
         return recipe
@@ -121,14 +122,28 @@ def resolved(recipe: SftRecipe, lessons: Lessons) -> SftRecipe:
 
 
 def _train(recipe: SftRecipe, run: Path, saved: Saved | None, console: Any) -> Path:
-    student, say = open_student(recipe, saved), say_to(console)
+    return fit(recipe, run, saved, console, open_student(recipe, saved))
+
+
+def fit(
+    recipe: Any, run: Path, saved: Saved | None, console: Any, student: Student, hooks: Sequence[Hook] = (), event: Any = None
+) -> Path:
+    """Fine-tune a student on the conversations of a recipe (with the sections start, talks, lora and learn).
+
+    Args:
+        hooks: further evaluations; they also run before the first step and after the last.
+        event: noted in the log of a fresh run.
+    """
+    say = say_to(console)
     assert student.lm.tokenizer is not None  # open_student has seen to it
     lessons = lessons_of(recipe, student.lm.tokenizer, student.lm.config)
     recipe = resolved(recipe, lessons)
     learn = recipe.learn
-    if not (run / "recipe.toml").exists():
+    if saved is None:
         replace_text(run / "recipe.toml", recipe.to_toml())
     log = RunLog.of_run(run, saved, learn.trackers)
+    if lessons.heldout:
+        hooks = [Hook("eval", learn.eval_every, lambda step: judge(student.model, lessons.heldout)), *hooks]
     loop = build_loop(
         student,
         NextTokens(student.model, lessons.train, learn, Schedules.of(learn)),  # type: ignore[arg-type]
@@ -136,21 +151,19 @@ def _train(recipe: SftRecipe, run: Path, saved: Saved | None, console: Any) -> P
         run,
         log,
         console,
-        hooks=[Hook("eval", learn.eval_every, lambda step: judge(student.model, lessons.heldout))] if lessons.heldout else [],
+        hooks=hooks,
         pinned={"data": lessons.fingerprint},
     )
     if saved is not None:
         loop.restore(saved)
-    elif lessons.heldout:
-        log.write("eval", 0, **judge(student.model, lessons.heldout))
+    elif event:
+        log.write("event", 0, **event)
     say(opening(student, lessons, recipe))
     try:
-        loop.run()
-        if lessons.heldout and ("eval", learn.steps) not in log.seen:
-            final = judge(student.model, lessons.heldout)
-            log.write("eval", learn.steps, final=True, **final)
-            first = next((line["ce"] for line in read_log(run / "log.jsonl") if line["kind"] == "eval"), final["ce"])
-            say(f"held-out loss on the assistant's tokens: {first:.4f} before, {final['ce']:.4f} after")
+        run_between(loop, hooks, log, learn.steps)
+        held = [line["ce"] for line in read_log(run / "log.jsonl") if line["kind"] == "eval"]
+        if held:
+            say(f"held-out loss on the assistant's tokens: {held[0]:.4f} before, {held[-1]:.4f} after")
     finally:
         log.close()
     return run
@@ -176,7 +189,7 @@ def judge(model: "Decoder", rows: PackedConversations | None) -> dict[str, Any]:
     return {"ce": round(loss / max(1, count), 6), "accuracy": round(right / max(1, count), 6), "tokens": count}
 
 
-def opening(student: Student, lessons: Lessons, recipe: SftRecipe) -> str:
+def opening(student: Student, lessons: Lessons, recipe: Any) -> str:
     """One line on what is about to happen."""
     trained = sum(v.numel() for v in student.optimizer.weights.values.values())
     whole = sum(p.numel() for p in student.model.parameters())

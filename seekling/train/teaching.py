@@ -202,3 +202,14 @@ def build_loop(
     )
     check_room(run, loop.model_bytes + student.optimizer.state_bytes())
     return loop
+
+
+def run_between(loop: Loop, hooks: Sequence[Hook], log: RunLog, steps: int) -> None:
+    """Run a loop to its end, every hook also before the first step and, told as ``final``, after the last."""
+    for hook in hooks:
+        if loop.step == 0 and (hook.kind, 0) not in log.seen:
+            log.write(hook.kind, 0, **hook.run(0))
+    loop.run()
+    for hook in hooks:
+        if (hook.kind, steps) not in log.seen:
+            log.write(hook.kind, steps, final=True, **hook.run(steps))
