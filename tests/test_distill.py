@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 import torch
@@ -175,7 +176,7 @@ def test_only_right_complete_different_answers_are_kept():
 class Api(BaseHTTPRequestHandler):
     """A tiny OpenAI-compatible server: the first chat call is told to come again, a letter question is answered right."""
 
-    seen: list[dict] = []
+    seen: ClassVar[list[dict]] = []
     failures = 1
 
     def do_GET(self):
@@ -227,7 +228,7 @@ def test_any_openai_compatible_api_teaches(models, api, tmp_path):
 
 
 def test_a_refused_key_ends_the_run_at_once(models, api, tmp_path):
-    with pytest.raises(SeeklingError, match="401.*key"):
+    with pytest.raises(SeeklingError, match=r"401.*key"):
         distill(recipe(models, tmp_path / "run", teacher=api, teacher_key="NO_SUCH_KEY", tasks=["letters"]))
     assert not (tmp_path / "run" / "recipe.toml").exists()
 
