@@ -7,7 +7,8 @@
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from seekling.engine.request import Request
@@ -16,6 +17,8 @@ from seekling.errors import SeeklingError
 
 if TYPE_CHECKING:
     from seekling.engine.loop import Loop
+
+Listener = tuple[asyncio.AbstractEventLoop, Callable[[], object]]  # whom to wake, and how
 
 
 class Handle:
@@ -27,7 +30,7 @@ class Handle:
         self._deltas: queue.SimpleQueue[Delta | None] = queue.SimpleQueue()  # None: no more
         self._open = len(self.requests)
         self._error: Exception | None = None
-        self._listener: Callable[[], object] | None = None
+        self._listener: Listener | None = None
         self._read_to_end = False
 
     # ---- the caller's ----------------------------------------------------------------------------------------------
@@ -61,8 +64,8 @@ class Handle:
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
         """The same for asyncio; the engine must run in its thread (`Engine.submit`)."""
-        loop, came = asyncio.get_running_loop(), asyncio.Event()
-        self._listener = lambda: loop.call_soon_threadsafe(came.set)
+        came = asyncio.Event()
+        self._listener = asyncio.get_running_loop(), came.set
         while not self._read_to_end:
             came.clear()
             while not self._deltas.empty():
@@ -90,21 +93,17 @@ class Handle:
     # ---- the loop's ------------------------------------------------------------------------------------------------
 
     def put(self, delta: Delta, ended: bool) -> None:
-        """A delta; ``ended`` where it is the last of its answer."""
+        """A delta; ``ended`` where it is the last of its answer. Readers in asyncio sleep on until `wake`."""
         self._deltas.put(delta)
         if ended:
             self._open -= 1
             if not self._open:
                 self._deltas.put(None)
-        if self._listener is not None:
-            self._listener()
 
     def fail(self, error: Exception) -> None:
         """No answer will come."""
         self._error, self._open = error, 0
         self._deltas.put(None)
-        if self._listener is not None:
-            self._listener()
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
@@ -124,3 +123,20 @@ class Handle:
         if isinstance(self._error, SeeklingError):
             raise type(self._error)(str(self._error))  # a fresh one: several callers may raise it
         raise RuntimeError(f"the engine failed while this answer was computed: {self._error}") from self._error
+
+
+def wake(handles: Iterable[Handle]) -> None:
+    """Wake those that wait for these in asyncio: one call for each event loop, whose wake-ups cost more than the rest."""
+    sleepers: dict[asyncio.AbstractEventLoop, list[Callable[[], object]]] = {}
+    for handle in handles:
+        if handle._listener is not None:
+            loop, came = handle._listener
+            sleepers.setdefault(loop, []).append(came)
+    for loop, calls in sleepers.items():
+        with suppress(RuntimeError):  # it was closed meanwhile; nobody waits
+            loop.call_soon_threadsafe(_all, calls)
+
+
+def _all(calls: Iterable[Callable[[], object]]) -> None:
+    for call in calls:
+        call()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from seekling.engine.cache import PagedCache
-from seekling.engine.handle import Handle
+from seekling.engine.handle import Handle, wake
 from seekling.engine.request import Request
 from seekling.engine.runner import Chunk
 from seekling.engine.sampler import Array, adjusted, as_rows, draw, logprob, tops
@@ -54,6 +54,7 @@ class Loop:
         self._inbox: deque[Handle] = deque()
         self._cancelled: deque[Handle] = deque()
         self._handles: dict[Request, Handle] = {}
+        self._told: dict[Handle, None] = {}  # got something in this step
         self._stepping = threading.RLock()
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -100,6 +101,7 @@ class Loop:
             thread.join()
         with self._stepping:
             self._fail(SeeklingError("the engine was closed before this answer was complete"))
+            self._wake_told()
 
     def cancel(self, handle: Handle) -> None:
         """End a handle's answers at the next step."""
@@ -118,6 +120,8 @@ class Loop:
             except BaseException:  # Ctrl-C in whoever drives: nothing half done may stay behind
                 self._fail(SeeklingError("generation was interrupted"))
                 raise
+            finally:
+                self._wake_told()
 
     # ---- inside, one thread at a time ------------------------------------------------------------------------------
 
@@ -249,6 +253,7 @@ class Loop:
             if self.drafter is not None:
                 self.drafter.forget(request)
         handle.put(delta, ended=request.finish_reason is not None)
+        self._told[handle] = None
 
     def _give_up(self, request: Request, error: Exception) -> None:
         """End one caller's answers with an error; nobody else is concerned."""
@@ -260,6 +265,7 @@ class Loop:
                     self.drafter.forget(other)
         if handle is not None:
             handle.fail(error)
+            self._told[handle] = None
 
     def _fail(self, error: Exception) -> None:
         """Hand the error to everyone who waits and begin anew with an empty cache."""
@@ -274,6 +280,11 @@ class Loop:
         self.cache.clear_all()
         for handle in handles:
             handle.fail(error)
+            self._told[handle] = None
+
+    def _wake_told(self) -> None:
+        told, self._told = self._told, {}
+        wake(told)
 
 
 def draw_next(request: Request, x_V: Array) -> int:

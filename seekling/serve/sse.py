@@ -1,6 +1,7 @@
 """Streams that end when their reader goes away, and one-piece answers that do too."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -57,32 +58,33 @@ class Stream(Response):
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        coming: asyncio.Future[bytes] | None = None
+        self._wrote = time.monotonic()
+        pulse = asyncio.ensure_future(self._pulse(send)) if self._quiet else None
         try:
-            while True:
-                coming = coming or asyncio.ensure_future(anext(self._parts))  # type: ignore[arg-type]
-                await asyncio.wait({coming}, timeout=self._keep_alive)
-                if not coming.done():
-                    if self._quiet:
-                        await send({"type": "http.response.body", "body": self._quiet, "more_body": True})
-                    continue
-                ready, coming = coming, None
-                try:
-                    part = ready.result()
-                except StopAsyncIteration:
-                    break
-                except Exception as error:
-                    part = self._failed(as_api_error(error))
-                    await send({"type": "http.response.body", "body": part, "more_body": True})
-                    break
+            async for part in self._parts:
                 await send({"type": "http.response.body", "body": part, "more_body": True})
+                self._wrote = time.monotonic()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except OSError:  # the reader has gone while we wrote
             pass
+        except Exception as error:
+            with suppress(OSError):
+                await send({"type": "http.response.body", "body": self._failed(as_api_error(error)), "more_body": False})
         finally:
-            if coming is not None:
-                await _cancelled(coming)
+            if pulse is not None:
+                await _cancelled(pulse)
             await self._parts.aclose()  # type: ignore[attr-defined]
+
+    async def _pulse(self, send: Send) -> None:
+        """Say something whenever nothing was written for a while. One timer for the whole stream, not one for each part."""
+        while True:
+            rest = self._wrote + self._keep_alive - time.monotonic()
+            if rest > 0:
+                await asyncio.sleep(rest)
+                continue
+            with suppress(OSError):
+                await send({"type": "http.response.body", "body": self._quiet, "more_body": True})
+            self._wrote = time.monotonic()
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:

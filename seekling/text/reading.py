@@ -30,11 +30,14 @@ class Marks:
         taken = set(atomic)
         self._literal = [mark for mark in self.char if mark not in taken]
         self._pattern = re.compile("|".join(map(re.escape, self._literal)) or r"(?!)")
+        self._begins = re.compile("|".join(sorted({re.escape(mark[0]) for mark in self._literal})) or r"(?!)")
         self._every = re.compile("|".join(map(re.escape, self.char)) or r"(?!)")
 
     def read(self, text: str, final: bool) -> tuple[str, str]:
         """Text with the marks in it as characters, and the end of it that may yet become one."""
         text = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text) if _has_half(text) else text
+        if self._begins.search(text) is None:  # nearly always
+            return text, ""
         text = self._pattern.sub(lambda found: self.char[found[0]], text)
         held = 0 if final else longest_prefix_at_end(text, self._literal)
         return text[: len(text) - held], text[len(text) - held :]
