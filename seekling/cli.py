@@ -250,6 +250,19 @@ def _report_arguments(parser: Parser) -> None:
     parser.add_argument("--price", type=float, default=None, metavar="X", help="dollars an hour of this machine [0.05]")
 
 
+def _sandbox_arguments(parser: Parser) -> None:
+    parser.add_argument("file", nargs="?", default=None, metavar="FILE", help="Python program; - reads it from stdin")
+    parser.add_argument("--stdin", default=None, metavar="FILE", help="what the program reads [nothing]")
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="X", help="processor time [5]")
+    parser.add_argument("--wall-seconds", type=float, default=None, metavar="X", help="time by the clock [twice that and one]")
+    parser.add_argument("--memory-mb", type=int, default=512, metavar="N", help="address space [512]")
+    parser.add_argument("--disk-mb", type=int, default=16, metavar="N", help="size of its working folder [16]")
+    parser.add_argument("--output-kb", type=int, default=1024, metavar="N", help="what it may print [1024]")
+    parser.add_argument("--check", action="store_true", help="try to break out in every way we know, and say what held")
+    parser.add_argument("--unconfined", action="store_true", help="run even where nothing can confine it, with your rights")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 # fmt: off
 VERBS: dict[str, Verb] = {
     "run": Verb("text, tokenizer, training, evaluation, report in ten minutes", _run_arguments, "seekling.verbs:run"),
@@ -270,6 +283,7 @@ VERBS: dict[str, Verb] = {
     "inspect": Verb("what a model holds, what is refused, whether it loads", _inspect_arguments, "seekling.inspect_verb:run"),
     "reference": Verb("a tiny model with golden numbers to test engines", _reference_arguments, "seekling.reference_verb:run"),
     "bench": Verb("speed, memory and cost of a model on this machine", _bench_arguments, "seekling.bench_verb:bench"),
+    "sandbox": Verb("run a program nobody has read, confined and bounded", _sandbox_arguments, "seekling.sandbox_verb:run"),
     "doctor": Verb("what this machine offers and what Seekling will use", _doctor_arguments, "seekling.verbs:doctor"),
 }
 # fmt: on
@@ -302,6 +316,7 @@ def usage(name: str) -> str:
         "merge": " BASE ADAPTER",
         "generate": " RUN [PROMPT]",
         "bench": " MODEL",
+        "sandbox": " [FILE]",
         "eval": " RUN",
         "report": " RUN",
     }
