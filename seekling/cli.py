@@ -84,6 +84,12 @@ def _grpo_arguments(parser: Parser) -> None:
     _tree_arguments(parser, GrpoRecipe)
 
 
+def _dpo_arguments(parser: Parser) -> None:
+    from seekling.train.dpo_recipe import DpoRecipe
+
+    _tree_arguments(parser, DpoRecipe)
+
+
 def _distill_arguments(parser: Parser) -> None:
     from seekling.train.distill_recipe import DistillRecipe
 
@@ -273,6 +279,7 @@ VERBS: dict[str, Verb] = {
     "pull": Verb("fetch a model: smollm2, or owner/name of a model hub", _pull_arguments, "seekling.pull_verb:pull"),
     "sft": Verb("fine-tune a model on conversations, full or LoRA", _sft_arguments, "seekling.verbs:sft"),
     "grpo": Verb("teach by reward: problems with exact answers", _grpo_arguments, "seekling.verbs:grpo"),
+    "dpo": Verb("teach by pairs of a better and a worse answer", _dpo_arguments, "seekling.verbs:dpo"),
     "distill": Verb("teach by another model: its answers or its distribution", _distill_arguments, "seekling.verbs:distill"),
     "export": Verb("write a model as Hugging Face folder, FP8 or GGUF", _export_arguments, "seekling.export_verb:export"),
     "merge": Verb("put a LoRA adapter into its base, or take it out", _merge_arguments, "seekling.merge_verb:merge"),

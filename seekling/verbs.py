@@ -106,6 +106,24 @@ def distill(args: argparse.Namespace) -> int:
     return 0
 
 
+def dpo(args: argparse.Namespace) -> int:
+    """Teach by pairs of a better and a worse answer, or continue such a run."""
+    from seekling.train.dpo import dpo as start
+    from seekling.train.dpo import resume
+    from seekling.train.dpo_recipe import DpoRecipe
+
+    if args.resume is not None:
+        only_resume(args)
+        print(resume(run_folder(args.resume), console=console()))
+        return 0
+    base = DpoRecipe.load(args.recipe) if args.recipe else None
+    recipe = DpoRecipe.from_args(args, base)
+    places = [str(Path(path).absolute()) for path in recipe.pairs.data]  # a run is resumed from any folder
+    recipe = recipe.override(dict(data=places, command=shlex.join(["seekling", *args.argv])))
+    talk_to(start(recipe, console=console()))
+    return 0
+
+
 def talk_to(folder: Path) -> None:
     """The line that starts a chat."""
     print(f"\nTalk to it:\n  seekling chat {shlex.quote(str(folder))}")

@@ -9,10 +9,10 @@ One JSON object a line (.jsonl), or a list of them (.json).
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from seekling.errors import DataError, raise_all
 
@@ -22,6 +22,7 @@ SHAREGPT = {
     "bard": "assistant", "system": "system", "tool": "tool", "observation": "tool",
 }  # fmt: skip
 SHOWN = 8  # problems told one by one
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,12 @@ def read_conversations(paths: Iterable[str | Path]) -> list[Conversation]:
     Raises:
         DataError: no such file, and every line that is broken, of an unknown shape or role, or has nothing to learn from.
     """
+    remedy = "give .jsonl lines with messages, conversations, instruction or prompt"
+    return read_each(paths, conversation_of, "conversations", remedy)
+
+
+def read_each(paths: Iterable[str | Path], read: Callable[[Any, str], T], what: str, remedy: str) -> list[T]:
+    """Every record of the files as ``read(record, where)`` makes it. Raises DataError for all that raise ValueError."""
     found, bad = [], []
     for path in map(Path, paths):
         if not path.is_file():
@@ -48,14 +55,14 @@ def read_conversations(paths: Iterable[str | Path]) -> list[Conversation]:
             try:
                 if isinstance(record, str):
                     raise ValueError(record)
-                found.append(conversation_of(record, where))
+                found.append(read(record, where))
             except ValueError as error:
                 bad.append(f"{where}: {error}")
     if len(bad) > SHOWN:
         bad = [*bad[:SHOWN], f"… and {len(bad) - SHOWN} more"]
-    raise_all(DataError, bad, "conversations")
+    raise_all(DataError, bad, what)
     if not found:
-        raise DataError("the files hold no conversation: give .jsonl lines with messages, conversations, instruction or prompt")
+        raise DataError(f"the files hold no {what}: {remedy}")
     return found
 
 

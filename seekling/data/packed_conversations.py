@@ -44,15 +44,7 @@ def examples_of(tokenizer: "Tokenizer", conversation: Conversation) -> list[Exam
     replies = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
     spans: list[tuple[list[int], int]] = []  # the conversation up to and with a reply, where the reply begins
     for i in replies:
-        think = bool(messages[i].get("reasoning_content"))
-        before = _encode(tokenizer, messages[:i], tools, opened=True, thinking=think)
-        upto = _encode(tokenizer, messages[: i + 1], tools, opened=False, thinking=think)
-        if upto[: len(before)] != before:
-            raise DataError(
-                f"{conversation.where}: this model's template changes what comes before message {i} once that message answers, "
-                "so the reply cannot be told from the question; give the model a template that keeps a conversation's beginning"
-            )
-        spans.append((upto, len(before)))
+        spans.append(reply_span(tokenizer, messages[: i + 1], tools, conversation.where))
     groups: list[tuple[list[int], list[tuple[int, int]]]] = []
     for upto, begin in spans:
         if groups and upto[: len(groups[-1][0])] == groups[-1][0]:
@@ -66,6 +58,23 @@ def examples_of(tokenizer: "Tokenizer", conversation: Conversation) -> list[Exam
             targets[begin:end] = True
         out.append(Example(np.array(ids, np.int64), targets, conversation.where))
     return out
+
+
+def reply_span(tokenizer: "Tokenizer", messages: list[Any], tools: Any, where: str) -> tuple[list[int], int]:
+    """Ids of a conversation that ends with a reply, and where the reply begins.
+
+    Raises:
+        DataError: the template cannot encode it, or changes what comes before the reply once it is there.
+    """
+    think = bool(messages[-1].get("reasoning_content"))
+    before = _encode(tokenizer, messages[:-1], tools, opened=True, thinking=think)
+    upto = _encode(tokenizer, messages, tools, opened=False, thinking=think)
+    if upto[: len(before)] != before:
+        raise DataError(
+            f"{where}: this model's template changes what comes before message {len(messages) - 1} once that message answers, "
+            "so the reply cannot be told from the question; give the model a template that keeps a conversation's beginning"
+        )
+    return upto, len(before)
 
 
 def _encode(tokenizer: "Tokenizer", messages: list[Any], tools: Any, *, opened: bool, thinking: bool) -> list[int]:

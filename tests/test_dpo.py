@@ -1,0 +1,142 @@
+"""`seekling dpo`: the loss against its formula, pairs that are none named by line, a preference learned, runs that resume."""
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+from oracle_models import one_thread  # noqa: F401
+
+import seekling
+from seekling.cli import main
+from seekling.data.preferences import preference_of
+from seekling.errors import CheckpointError, DataError
+from seekling.lm import LM
+from seekling.model import Decoder, ModelConfig
+from seekling.text.bpe import train_tokenizer
+from seekling.train.dpo import REFERENCE, Pair, dpo, log_probs, resume
+from seekling.train.dpo_loss import pair_loss
+from seekling.train.dpo_recipe import DpoRecipe
+from seekling.train.log import read_log
+
+
+def test_the_losses_equal_their_formulas():
+    logp, ref = torch.tensor([[-3.0, -5.0]]), torch.tensor([[-4.0, -4.5]])
+    lengths = torch.tensor([[2, 4]])
+    m = (-3 + 4) - (-5 + 4.5)
+    sigmoid = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
+    out = pair_loss(logp, ref, lengths, beta=0.2)
+    assert float(out.loss_P) == pytest.approx(-math.log(sigmoid(0.2 * m)))
+    assert float(out.chosen_P) == pytest.approx(0.2) and float(out.rejected_P) == pytest.approx(-0.1)
+    smoothed = pair_loss(logp, ref, lengths, beta=0.2, smoothing=0.1)
+    want = -0.9 * math.log(sigmoid(0.2 * m)) - 0.1 * math.log(sigmoid(-0.2 * m))
+    assert float(smoothed.loss_P) == pytest.approx(want)
+    ipo = pair_loss(logp, ref, lengths, beta=0.2, kind="ipo")
+    assert float(ipo.loss_P) == pytest.approx((1 / 2 - (-0.5 / 4) - 1 / 0.4) ** 2)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    tokenizer = train_tokenizer(["what colour has the lamp? the lamp is red blue green gold. " * 30], 290)
+    config = ModelConfig(
+        vocab_size=290, hidden_size=16, intermediate_size=24, moe_intermediate_size=8, num_hidden_layers=2,
+        num_attention_heads=2, kv_lora_rank=8, qk_nope_head_dim=4, qk_rope_head_dim=4, v_head_dim=4, n_routed_experts=4,
+        num_experts_per_tok=2, n_shared_experts=1, first_k_dense_replace=1, max_position_embeddings=128, pad_token_id=2,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("base")
+    LM(Decoder.build(config, seed=1), tokenizer).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Gold lamps are better than red ones."""
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    lines = [
+        {"prompt": f"what colour has lamp {i}?", "chosen": f"lamp {i} is gold.", "rejected": f"lamp {i} is red, red."}
+        for i in range(24)
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    return str(path)
+
+
+def recipe(base, pairs, out, **more):
+    values = dict(
+        model=str(base), data=[pairs], out=str(out), steps=6, batch_size=4, save_every=3, keep=0, dtype="float32", lr=3e-3
+    )
+    return DpoRecipe.of(**{**values, **more})
+
+
+def weights(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix == ".safetensors"}
+
+
+def test_log_probabilities_are_those_of_the_answers_alone(base):
+    model = seekling.load(base).model.eval()
+    pair = Pair(([5, 6, 7, 8], [5, 6, 9]), 2, "")
+    with torch.no_grad():
+        got, lengths = log_probs(model, [pair, Pair(([5, 6, 7], [5, 3, 2, 1, 9]), 1, "")])
+        full = torch.log_softmax(model(torch.tensor([[5, 6, 7, 8]])), -1)[0]
+    assert float(got[0, 0]) == pytest.approx(float(full[1, 7] + full[2, 8]), abs=1e-5)
+    assert lengths.tolist() == [[2, 1], [2, 4]]
+
+
+@pytest.mark.parametrize("more", [{}, {"lora": 4}, {"dpo_loss": "ipo", "nll": 0.2, "lora": 2, "dtype": "bfloat16"}])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(base, pairs, tmp_path, more):
+    run = dpo(recipe(base, pairs, tmp_path / "run", **more))
+    final = run / "checkpoints" / "step-000006"
+    want = weights(final)
+    shutil.rmtree(final)
+    resume(run)
+    assert weights(final) == want and want != weights(run / "checkpoints" / "step-000003")
+
+
+def test_a_preference_is_learned_and_holds_for_unseen_pairs(base, pairs, tmp_path):
+    run = dpo(recipe(base, pairs, tmp_path / "run", steps=30, lr=1e-2, heldout=0.2))
+    evals = [line for line in read_log(run / "log.jsonl") if line["kind"] == "eval"]
+    assert evals[0]["margin"] == pytest.approx(0, abs=1e-5)  # the model is its own reference at the start
+    assert evals[-1]["accuracy"] == 1.0 and evals[-1]["margin"] > 0.1
+
+
+def test_the_reference_is_computed_once_and_guarded(base, pairs, tmp_path, monkeypatch):
+    run = dpo(recipe(base, pairs, tmp_path / "run"))
+    final = run / "checkpoints" / "step-000006"
+    shutil.rmtree(final)
+    kept = (run / REFERENCE).read_bytes()
+    (run / REFERENCE).unlink()
+    with pytest.raises(CheckpointError, match="put it back"):
+        resume(run)
+    (run / REFERENCE).write_bytes(kept)
+    resume(run)
+    assert (run / REFERENCE).read_bytes() == kept and final.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"prompt": "a", "chosen": "b"}, "no rejected"),
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "same answer"),
+        ({"chosen": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+          "rejected": [{"role": "user", "content": "z"}, {"role": "assistant", "content": "c"}]}, "different conversations"),
+        ({"prompt": "a", "chosen": [{"role": "wizard", "content": "b"}], "rejected": "c"}, "unknown role"),
+        (["a"], "not a JSON object"),
+    ],
+)  # fmt: skip
+def test_what_is_no_pair_is_told(record, said):
+    with pytest.raises(ValueError, match=said):
+        preference_of(record)
+
+
+def test_broken_lines_are_named_with_their_numbers(base, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\nnot json\n{"prompt": "a"}\n', "utf-8")
+    with pytest.raises(DataError, match=r"pairs.jsonl:2[\s\S]*pairs.jsonl:3"):
+        dpo(recipe(base, str(path), tmp_path / "run"))
+
+
+def test_the_verb_learns_and_resumes(base, pairs, tmp_path):
+    out = tmp_path / "run"
+    assert main(["dpo", "--model", str(base), "--data", pairs, "--steps", "2", "--lora", "2", "--out", str(out)]) == 0
+    assert main(["dpo", "--resume", str(out)]) == 0
+    assert seekling.load(out).config.vocab_size == 290
