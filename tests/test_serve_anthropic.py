@@ -93,3 +93,11 @@ def test_errors_have_anthropics_form(told):
         told.client.messages.create(**ASK | {"messages": image})
     error = httpx.post(f"{told.url}/v1/messages", json={"model": "tiny", "messages": HI}).json()
     assert error["type"] == "error" and "max_tokens" in error["error"]["message"]
+
+
+def test_effort_is_taken_and_may_not_contradict_thinking(told):
+    say(told, ["so", Mark(THINK_END), "yes"], thinking=True)
+    message = told.client.messages.create(**ASK, extra_body={"output_config": {"effort": "high"}})
+    assert [block.type for block in message.content] == ["thinking", "text"]
+    with pytest.raises(anthropic.BadRequestError, match="reasoning_effort"):
+        told.client.messages.create(**ASK, thinking={"type": "disabled"}, extra_body={"output_config": {"effort": "high"}})

@@ -26,6 +26,10 @@ from seekling.text.events import CallArguments, CallEnd, CallStart, Content, Eve
 REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
 
+class OutputConfig(Strict):
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+
+
 class MessagesRequest(Strict):
     """`cache_control` inside blocks is taken and has no effect: the prefix cache works by itself."""
 
@@ -41,6 +45,7 @@ class MessagesRequest(Strict):
     tools: list[Json] | None = None
     tool_choice: Json | None = None
     thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
     metadata: dict[Literal["user_id"], str | None] | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
 
@@ -95,6 +100,7 @@ def as_chat(body: MessagesRequest) -> ChatRequest:
         tool_choice=choice,
         parallel_tool_calls=parallel,
         thinking=body.thinking,
+        reasoning_effort=body.output_config.effort if body.output_config else None,
         user_id=user,
     )
 

@@ -18,6 +18,7 @@ from seekling.serve.completions import completions
 from seekling.serve.extras import detokenize, embeddings, explain, metrics, tokenize
 from seekling.serve.failures import ApiError, as_api_error, reply
 from seekling.serve.page import page
+from seekling.serve.responses import forget, input_items, responses, retrieve
 from seekling.serve.state import Server
 
 Endpoint = Callable[[Server, Request], Awaitable[Response]]
@@ -34,6 +35,10 @@ def make_app(server: Server) -> Starlette:
     add("/chat/completions", chat_completions, prefixes=PREFIXES)
     add("/completions", completions, prefixes=PREFIXES)
     add("/embeddings", embeddings, prefixes=PREFIXES)
+    add("/responses", responses, prefixes=PREFIXES)
+    add("/responses/{name}", retrieve, "GET", PREFIXES)
+    add("/responses/{name}", forget, "DELETE", PREFIXES)
+    add("/responses/{name}/input_items", input_items, "GET", PREFIXES)
     for path, endpoint in (("/tokenize", tokenize), ("/detokenize", detokenize), ("/cache/explain", explain)):
         add(path, endpoint)
     anthropic = ("/v1", "/anthropic/v1")

@@ -10,6 +10,7 @@ from typing import Any
 from seekling.engine import Engine
 from seekling.errors import SeeklingError
 from seekling.serve.failures import ApiError
+from seekling.serve.kept import Kept
 from seekling.serve.metrics import Metrics
 
 
@@ -77,6 +78,7 @@ class Server:
         self.tokenizer: Any = self.engine.tokenizer
         self.metrics = Metrics(self.names[0], self.engine)
         self.remembered = Remembered()
+        self.kept = Kept()
         self.end_ids = frozenset({*self.engine.config.eos_token_ids, *self.tokenizer.end_ids})
         self._fingerprint: str | None = None
         self._embedding = threading.Lock()
