@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -171,6 +172,9 @@ class Pty:
         env = os.environ | {"TERM": "xterm", "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "COLUMNS": "100"}
         env.pop("NO_COLOR", None)
         self.master, slave = pty.openpty()
+        mode = termios.tcgetattr(slave)
+        mode[3] |= termios.NOFLSH  # or Ctrl-C throws away what was printed and not yet read here
+        termios.tcsetattr(slave, termios.TCSANOW, mode)
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "chat_driver.py"), answer],
             stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True,
@@ -195,15 +199,9 @@ class Pty:
         before, _, self.seen = self.seen.partition(text)
         return before + text
 
-    def press(self, key, answer):
-        """Press until it is answered: a Ctrl-C between the prompt and readline's wait is lost until the next key."""
-        for attempt in range(20):
-            self.type(key if attempt == 0 else "x" + key)  # the x is that next key
-            try:
-                return self.until(answer, seconds=3)
-            except AssertionError:
-                continue
-        raise AssertionError(f"{key!r} was never answered with {answer!r}")
+    def prompt(self):
+        """Everything printed until it listens for a message: it asks the terminal to mark pastes then."""
+        return self.until("\x1b[?2004h")
 
     def type(self, text):
         os.write(self.master, text.encode())
@@ -228,21 +226,24 @@ def chat(request):
 
 @pytest.mark.parametrize("chat", ["a long answer that takes its time, word by word, until somebody stops it"], indirect=True)
 def test_ctrl_c_stops_the_answer_and_not_the_program_and_ctrl_d_leaves(chat):
-    assert "context 400 tokens" in chat.until("> ")
+    assert "context 400 tokens" in chat.prompt()
     chat.type("tell me\r")
     chat.until("a long answer")
     chat.type("\x03\x03\x03")  # an impatient user
     stopped = chat.until("stopped")
     assert "somebody stops it" not in stopped and "tokens/s" in stopped
-    chat.until("> ")
+    chat.prompt()
     chat.type("again\r")
     assert re.search(r"somebody stops it", chat.until("context"))
-    chat.until("> ")
-    chat.press("\x03", "Ctrl-D or /exit leaves")
-    chat.until("> ")
+    chat.prompt()
+    chat.type("\x03")
+    chat.until("Ctrl-D or /exit leaves")
+    chat.prompt()
     chat.type("half a message")
-    chat.press("\x03", "leaves")
-    chat.until("> ")
+    chat.until("half a message")
+    chat.type("\x03")
+    chat.until("leaves")
+    chat.prompt()
     chat.type("\x04")
     assert chat.wait() == 0
 
@@ -250,15 +251,15 @@ def test_ctrl_c_stops_the_answer_and_not_the_program_and_ctrl_d_leaves(chat):
 @pytest.mark.parametrize("chat", ["ok"], indirect=True)
 def test_a_paste_with_line_breaks_is_one_message(chat, tmp_path):
     file = tmp_path / "talk.jsonl"
-    chat.until("> ")
+    chat.prompt()
     chat.type("\x1b[200~one\ntwo\n\nthree\x1b[201~")
     chat.until("three")
     chat.type("\r")
     chat.until("first after")
-    chat.until("> ")
+    chat.prompt()
     chat.type(f"/save {file}\r")
     chat.until("appended")
-    chat.until("> ")
+    chat.prompt()
     chat.type("/exit\r")
     assert chat.wait() == 0
     assert [m["content"] for m in json.loads(file.read_text())["messages"]] == ["one\ntwo\n\nthree", "ok"]

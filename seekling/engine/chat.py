@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -58,15 +58,16 @@ class Terminal:
 
         self._stdin = stdin or sys.stdin
         self._listening = False
+        self.pressed = False  # Ctrl-C since the last `interruptible` began
         self.out = Console(file=stdout, highlight=False, soft_wrap=True)
         self.interactive = self._stdin.isatty() and self.out.is_terminal
         # Over a pipe only the answers go to stdout.
         self._notes = self.out if self.interactive else Console(file=stderr, stderr=stderr is None, soft_wrap=True)
+        self._ask: Callable[[str], str] | None = None
         if self.interactive and self._stdin is sys.stdin:
-            with contextlib.suppress(ImportError):
-                import readline  # line editing, history, and pasted line breaks kept in one message
+            from seekling.engine.line_input import line_input
 
-                readline.parse_and_bind("set enable-bracketed-paste on")
+            self._ask = line_input()
         elif hasattr(self._stdin, "reconfigure"):
             self._stdin.reconfigure(errors="replace")
 
@@ -90,6 +91,7 @@ class Terminal:
             return
 
         def on_ctrl_c(*_: object) -> None:
+            self.pressed = True
             if self._listening:
                 self._listening = False
                 raise KeyboardInterrupt
@@ -102,8 +104,11 @@ class Terminal:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Where one Ctrl-C raises KeyboardInterrupt; to be used inside the ``try`` that catches it."""
-        self._listening = True
+        """Where one Ctrl-C raises KeyboardInterrupt; to be used inside the ``try`` that catches it.
+
+        An exception raised by a signal can be lost (in a callback whose errors Python only prints): `pressed` tells then.
+        """
+        self.pressed, self._listening = False, True
         try:
             yield
         finally:
@@ -139,9 +144,9 @@ class Terminal:
         return "\n".join(lines)
 
     def _read(self, prompt: str) -> str | None:
-        if self.interactive and self._stdin is sys.stdin:
+        if self._ask is not None:
             try:
-                return input(prompt)
+                return self._ask(prompt)
             except EOFError:
                 self.line()
                 return None
@@ -294,6 +299,8 @@ class Chat:
                     else:
                         turn.text += text
                     self.terminal.write(text, style="dim" if reasoning else None)
+                    if self.terminal.pressed:
+                        raise KeyboardInterrupt
         except KeyboardInterrupt:
             turn.interrupted = True
         return turn
