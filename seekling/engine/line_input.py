@@ -1,4 +1,4 @@
-"""One message typed on a terminal: editing, history, pasted line breaks kept. Ctrl-C is a key here, not a signal that gets lost."""
+"""One message typed on a terminal: editing, history, pasted line breaks kept. Ctrl-C is a key here, no signal to be lost."""
 
 from collections.abc import Callable
 
