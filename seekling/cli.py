@@ -139,6 +139,8 @@ def _serve_arguments(parser: Parser) -> None:
     parser.add_argument("--cache-tokens", type=int, default=None, metavar="N", help="size of the cache in tokens [1 GiB]")
     parser.add_argument("--rpm", type=int, default=0, metavar="N", help="requests a minute of one key; 0 = any number [0]")
     parser.add_argument("--concurrent", type=int, default=0, metavar="N", help="requests at a time of one key; 0 = any [0]")
+    parser.add_argument("--daily-tokens", type=int, default=0, metavar="N", help="tokens a day of one key; 0 = any [0]")
+    parser.add_argument("--usage", default=None, metavar="FILE", help="what keys have used [usage.db beside the keys]")
     parser.add_argument("--public", action="store_true", help="may be reached by others: needs a key, checks no host name")
     parser.add_argument("--keys", default=None, metavar="FILE", help="the keys' file [~/.config/seekling/keys.json]")
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a host name to answer for")
@@ -171,7 +173,11 @@ def _keys_arguments(parser: Parser) -> None:
     scopes = "infer, metrics or admin; may be repeated [infer]"
     parser.add_argument("--scope", action="append", default=[], metavar="WORD", help=scopes)
     parser.add_argument("--days", type=float, default=None, metavar="X", help="the key expires after so many days [never]")
+    parser.add_argument("--rpm", type=int, default=None, metavar="N", help="its requests a minute [the server's]")
+    parser.add_argument("--concurrent", type=int, default=None, metavar="N", help="its requests at a time [the server's]")
+    parser.add_argument("--daily-tokens", type=int, default=None, metavar="N", help="its tokens a day, UTC [the server's]")
     parser.add_argument("--file", default=None, metavar="FILE", help="the keys' file [~/.config/seekling/keys.json]")
+    parser.add_argument("--usage", default=None, metavar="FILE", help="what keys have used [usage.db beside the keys]")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -14,11 +14,16 @@ if TYPE_CHECKING:
 def serve(args: argparse.Namespace) -> int:
     """Load the model, then answer until told to stop."""
     try:
+        from seekling.serve.ledger import Ledger
         from seekling.serve.run import run
         from seekling.serve.state import Limits, Server
     except ImportError as error:
         raise MachineError(f"the server needs {error.name}: pip install 'seekling[serve]'") from None
     doors = doors_of(args)
+    assert doors.keys is not None
+    ledger = Ledger(usage_file(doors.keys.path, args.usage))
+    if args.daily_tokens or args.rpm or args.usage or doors.keys.all():
+        ledger.open()
     from seekling.engine import Engine
     from seekling.pull_verb import default_model
 
@@ -34,8 +39,10 @@ def serve(args: argparse.Namespace) -> int:
         speculate=args.speculate,
     )
     names = [args.name or model_name(path), *args.alias]
-    limits = Limits(max_tokens=args.max_tokens, rpm=args.rpm, concurrent=args.concurrent)
-    return run(Server(engine, names, limits), args, doors, say=lambda line: print(line, file=sys.stderr, flush=True))
+    limits = Limits(max_tokens=args.max_tokens, rpm=args.rpm, concurrent=args.concurrent, daily_tokens=args.daily_tokens)
+    return run(
+        Server(engine, names, limits, ledger=ledger), args, doors, say=lambda line: print(line, file=sys.stderr, flush=True)
+    )
 
 
 def doors_of(args: argparse.Namespace) -> "Doors":
@@ -53,6 +60,11 @@ def doors_of(args: argparse.Namespace) -> "Doors":
     if not args.public:
         hosts |= LOCAL
     return Doors(keys, frozenset(hosts), frozenset(args.allow_origin), args.public)
+
+
+def usage_file(keys: Path, given: str | None) -> Path:
+    """Where what keys have used is written down."""
+    return Path(given) if given else keys.with_name("usage.db")
 
 
 def model_name(path: str) -> str:

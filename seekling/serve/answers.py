@@ -184,6 +184,8 @@ class Answers:
         self._server, self.timing = server, Timing()
         self.choices = [Choice(server, job, index) for index in range(job.sampling.n)]
         self.handle: Handle = server.engine.submit(job.prompt_ids, job.sampling, tenant=job.tenant)
+        self._tenant = job.tenant
+        server.charge(job.tenant, prompt=len(job.prompt_ids), requests=1)
         server.metrics.prompt_tokens.inc(len(job.prompt_ids))
         server.metrics.request_prompt.observe(len(job.prompt_ids))
 
@@ -208,6 +210,7 @@ class Answers:
         """Cancel what still runs, count what was said."""
         if not self.handle.done:
             self.handle.cancel()
+        self._server.ledger.commit()
         metrics = self._server.metrics
         if self.timing.first is not None:
             metrics.end_to_end.observe(time.perf_counter() - self.timing.began)
@@ -227,6 +230,7 @@ class Answers:
 
     def _count(self, delta: Delta) -> None:
         now, timing, metrics = time.perf_counter(), self.timing, self._server.metrics
+        self._server.charge(self._tenant, completion=len(delta.token_ids), now=delta.finish_reason is not None)
         if delta.token_ids:
             metrics.generation_tokens.inc(len(delta.token_ids))
             if timing.first is None:

@@ -60,6 +60,7 @@ def make_app(server: Server) -> Starlette:
         server.know_fingerprint()
         yield
         await asyncio.to_thread(server.engine.close)
+        server.ledger.close()
 
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error}, lifespan=lifespan)
     app.state.server = server

@@ -75,6 +75,7 @@ class Work:
             self.close()
             raise
         for ids in self.ids:
+            self.server.charge(self.tenant, prompt=len(ids), requests=1)
             self.server.metrics.prompt_tokens.inc(len(ids))
             self.server.metrics.request_prompt.observe(len(ids))
 
@@ -83,6 +84,7 @@ class Work:
         for handle in self.handles:
             if not handle.done:
                 handle.cancel()
+        self.server.ledger.commit()
 
     def _prompts(self) -> list[list[int]]:
         given = self.body.prompt
@@ -186,6 +188,7 @@ class Work:
             await out.put(error)
 
     def _count(self, delta: Delta) -> None:
+        self.server.charge(self.tenant, completion=len(delta.token_ids), now=delta.finish_reason is not None)
         self.server.metrics.generation_tokens.inc(len(delta.token_ids))
         if delta.finish_reason is not None:
             self.server.metrics.finished(_reason(delta.finish_reason) or "stop")

@@ -81,6 +81,7 @@ async def embeddings(server: Server, request: Request) -> Response:
         return server.embed(encoded, body.pooling or "mean"), sum(map(len, encoded))
 
     vectors_ND, tokens = await run_in_threadpool(work)
+    server.charge(tenant_of(who(request), None, None), prompt=tokens, requests=1, now=True)
     if body.dimensions is not None:
         vectors_ND = torch.nn.functional.normalize(vectors_ND[:, : body.dimensions], dim=-1)
 

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from seekling.engine.loop import QueueFull
 from seekling.errors import SeeklingError
+from seekling.serve.ledger import LedgerError
 
 KINDS = {
     400: "invalid_request_error",
@@ -81,6 +82,8 @@ def as_api_error(error: Exception) -> ApiError:
         return _invalid(error)
     if isinstance(error, QueueFull):
         return ApiError(503, str(error), code="queue_full", headers={"Retry-After": "1"})
+    if isinstance(error, LedgerError):
+        return ApiError(503, str(error), code="ledger")
     if isinstance(error, SeeklingError):
         return ApiError(400, str(error))
     if isinstance(error, RecursionError):

@@ -3,9 +3,7 @@
 Once there is a key every path needs one, but for `OPEN`. Nothing is allowed to other origins unless they were named.
 """
 
-import time
-from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -13,8 +11,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from seekling.errors import DataError
 from seekling.serve.app import refuse
-from seekling.serve.failures import ApiError
+from seekling.serve.failures import ApiError, as_api_error
 from seekling.serve.keys import Key, Keys
+from seekling.serve.ledger import LedgerError
+from seekling.serve.rates import Rates
 from seekling.serve.state import Server
 
 OPEN = {"/health", "/"}  # the page holds no secret; it asks for a key and sends it with its requests
@@ -37,21 +37,12 @@ class Doors:
     closed: bool = False
 
 
-@dataclass
-class Bucket:
-    """Requests of one key: tokens that fill up with time, and how many run."""
-
-    level: float
-    at: float = field(default_factory=time.monotonic)
-    running: int = 0
-
-
 class Guard:
     """ASGI middleware. The key that was shown is in ``scope["seekling.key"]``."""
 
     def __init__(self, app: ASGIApp, server: Server, doors: Doors):
         self._app, self._server, self._doors = app, server, doors
-        self._buckets: dict[str, Bucket] = defaultdict(lambda: Bucket(float(server.limits.rpm)))
+        self._rates = Rates(server.limits, server.ledger)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -64,9 +55,10 @@ class Guard:
                 await _preflight(origin, send)
                 return
             scope["seekling.key"] = key = self._key(scope["path"], headers)
-            told = self._rate(scope, key)
-        except ApiError as error:
-            await refuse(self._server, error, scope["path"])(scope, receive, send)
+            counted = scope["method"] == "POST"
+            told = self._rates.enter(key) if counted else {}
+        except (ApiError, LedgerError) as error:
+            await refuse(self._server, as_api_error(error), scope["path"])(scope, receive, send)
             return
 
         async def sending(message: Message) -> None:
@@ -78,14 +70,11 @@ class Guard:
                     out["Access-Control-Allow-Origin"], out["Vary"] = origin, "Origin"
             await send(message)
 
-        bucket = self._buckets["" if key is None else key.id] if scope["method"] == "POST" else None
-        if bucket is not None:
-            bucket.running += 1
         try:
             await self._app(scope, receive, sending)
         finally:
-            if bucket is not None:
-                bucket.running -= 1
+            if counted:
+                self._rates.leave(key)
 
     def _place(self, headers: Headers) -> str | None:
         """The foreign origin that may ask, None for our own or none at all."""
@@ -122,29 +111,6 @@ class Guard:
         if not key.may(scope):
             raise ApiError(403, f"this key has not the scope {scope!r}", code="insufficient_scope")
         return key
-
-    def _rate(self, scope: Scope, key: Key | None) -> dict[str, str]:
-        """Count a request; its headers."""
-        limits = self._server.limits
-        if scope["method"] != "POST":
-            return {}
-        bucket = self._buckets["" if key is None else key.id]
-        if limits.concurrent and bucket.running >= limits.concurrent:
-            message = f"{bucket.running} requests of this key run; {limits.concurrent} may"
-            raise ApiError(429, message, code="concurrency_limit", headers={"Retry-After": "1"})
-        if not limits.rpm:
-            return {}
-        now = time.monotonic()
-        bucket.level = min(float(limits.rpm), bucket.level + (now - bucket.at) * limits.rpm / 60)
-        bucket.at = now
-        told = {"x-ratelimit-limit-requests": str(limits.rpm)}
-        if bucket.level < 1:
-            wait = int((1 - bucket.level) * 60 / limits.rpm) + 1
-            told |= {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": f"{wait}s", "Retry-After": str(wait)}
-            message = f"more than {limits.rpm} requests a minute: wait {wait} s"
-            raise ApiError(429, message, code="rate_limit_exceeded", headers=told)
-        bucket.level -= 1
-        return {**told, "x-ratelimit-remaining-requests": str(int(bucket.level))}
 
 
 def _name(host: str) -> str:

@@ -31,6 +31,7 @@ class Key:
     Attributes:
         id: short, for people; sha256: of the whole key; scopes: of `SCOPES` ("admin" includes all).
         created, expires: seconds since 1970; expires None for never.
+        rpm, concurrent, daily_tokens: its own limits in place of the server's; 0 is none.
     """
 
     id: str
@@ -39,6 +40,9 @@ class Key:
     scopes: tuple[str, ...]
     created: float
     expires: float | None = None
+    rpm: int | None = None
+    concurrent: int | None = None
+    daily_tokens: int | None = None
 
     @property
     def expired(self) -> bool:
@@ -93,17 +97,22 @@ class Keys:
                 found = key
         return None if found is None or found.expired else found
 
-    def add(self, name: str, scopes: Sequence[str] = ("infer",), days: float | None = None) -> tuple[Key, str]:
-        """A new key and its secret, which is shown this once.
+    def add(
+        self, name: str, scopes: Sequence[str] = ("infer",), days: float | None = None, **limits: int | None
+    ) -> tuple[Key, str]:
+        """A new key and its secret, which is shown this once; ``limits`` are those of `Key`.
 
         Raises:
-            RecipeError: unknown scopes, a name that is taken or empty, or days that are none.
+            RecipeError: unknown scopes, a name that is taken or empty, days or limits that are none.
         """
         unknown = [scope for scope in scopes if scope not in SCOPES]
         if unknown or not scopes:
             raise RecipeError(f"scope {', '.join(unknown) or 'missing'}: known are {', '.join(SCOPES)}")
         if days is not None and not days > 0:
             raise RecipeError(f"--days is {days}: give a number above 0")
+        for limit, value in limits.items():
+            if value is not None and value < 0:
+                raise RecipeError(f"--{limit.replace('_', '-')} is {value}: give a whole number, 0 for no limit")
         if not name.strip() or len(name) > 80:
             raise RecipeError("a key needs a name of at most 80 characters")
         secret = PREFIX + secrets.token_urlsafe(32)
@@ -115,6 +124,7 @@ class Keys:
             tuple(dict.fromkeys(scopes)),
             now,
             None if days is None else now + days * 86400,
+            **limits,
         )
         with self._changing() as keys:
             if any(other.name == name for other in keys):

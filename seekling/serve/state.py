@@ -11,6 +11,7 @@ from seekling.engine import Engine
 from seekling.errors import SeeklingError
 from seekling.serve.failures import ApiError
 from seekling.serve.kept import Kept
+from seekling.serve.ledger import Ledger
 from seekling.serve.metrics import Metrics
 
 
@@ -19,7 +20,7 @@ class Limits:
     """The most a single request may ask for; beyond it is a 400 (413 for the body) that names the number.
 
     Attributes:
-        rpm, concurrent: of one key; 0 is no limit.
+        rpm, concurrent, daily_tokens: of one key that has no limits of its own; 0 is no limit.
     """
 
     body_bytes: int = 4 << 20
@@ -35,6 +36,7 @@ class Limits:
     embeddings: int = 256
     rpm: int = 0
     concurrent: int = 0
+    daily_tokens: int = 0
 
 
 class Remembered:
@@ -60,6 +62,7 @@ class Server:
     Attributes:
         names: the model's name and its aliases; the first is the one told to clients.
         keep_alive: seconds of silence after which a stream says it is still there.
+        ledger: where tokens are written down, by key.
 
     Raises:
         SeeklingError: the model has no tokenizer.
@@ -69,6 +72,7 @@ class Server:
     names: list[str]
     limits: Limits = field(default_factory=Limits)
     keep_alive: float = 10.0
+    ledger: Ledger = field(default_factory=Ledger)
     facts: dict[str, Any] = field(default_factory=dict)
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -105,6 +109,13 @@ class Server:
         if name is not None and name not in self.names:
             message = f"the model {name!r} is not served here; known: {', '.join(self.names)}"
             raise ApiError(404, message, param="model", code="model_not_found")
+
+    def charge(self, tenant: Hashable, *, prompt: int = 0, completion: int = 0, requests: int = 0, now: bool = False) -> None:
+        """Write tokens down for the key that stands first in a tenant (`tenant_of`)."""
+        asker = tenant[0] if isinstance(tenant, tuple) else None
+        if asker is None and not self.limits.daily_tokens:
+            return  # nobody's, and nobody counts
+        self.ledger.add(str(asker or ""), prompt=prompt, completion=completion, requests=requests, now=now)
 
     def embed(self, prompts: list[Any], pooling: Any) -> Any:
         """`Engine.embed`, one caller at a time."""
