@@ -5,9 +5,10 @@ import json
 import httpx
 import openai
 import pytest
-from engine_tiny import TOKENIZER, one_thread  # noqa: F401
+from engine_tiny import TOKENIZER, one_thread, tiny_lm  # noqa: F401
 from serve_tiny import CONTEXT, scripted_engine, serving, until
 
+from seekling.engine import Engine
 from seekling.text.special import CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, THINK_END, TOOL_SEP, Mark
 
 HI = [{"role": "user", "content": "hi"}]
@@ -312,3 +313,30 @@ def test_models_are_listed_and_others_are_not_found(client):
     assert client.chat.completions.create(model="gpt-tiny", messages=HI, **CALM).model == "gpt-tiny"
     with pytest.raises(openai.NotFoundError, match="tiny"):
         client.chat.completions.create(model="gpt-9", messages=HI)
+
+
+def test_experts_stand_with_the_log_probabilities_where_asked_for(served):
+    body = {"messages": HI, "logprobs": True, "return_experts": True, **CALM}
+    url = f"{served.url}/v1/chat/completions"
+    card = httpx.get(f"{served.url}/v1/models").json()["data"][0]["experts"]
+    entries = httpx.post(url, json=body).json()["choices"][0]["logprobs"]["content"]
+    for entry in entries:
+        assert [layer["layer"] for layer in entry["experts"]] == card["layers"]
+        for layer in entry["experts"]:
+            assert len(set(layer["experts"])) == len(layer["weights"]) == card["per_token"]
+            assert all(0 <= expert < card["routed"] for expert in layer["experts"])
+    with httpx.stream("POST", url, json={**body, "stream": True}) as stream:
+        lines = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: {")]
+    streamed = [e for c in lines if c["choices"][0]["logprobs"] for e in c["choices"][0]["logprobs"]["content"]]
+    assert [e["experts"] for e in streamed] == [e["experts"] for e in entries]
+    refused = httpx.post(url, json={**body, "logprobs": None}).json()["error"]
+    assert refused["param"] == "return_experts"
+
+
+def test_a_dense_model_refuses_to_tell_experts():
+    lm = tiny_lm(n_routed_experts=0, num_experts_per_tok=0, n_shared_experts=0, max_position_embeddings=CONTEXT)
+    with serving(Engine(lm)) as served:
+        assert httpx.get(f"{served.url}/v1/models").json()["data"][0]["experts"] is None
+        body = {"messages": HI, "logprobs": True, "return_experts": True}
+        answer = httpx.post(f"{served.url}/v1/chat/completions", json=body)
+    assert answer.status_code == 400 and "dense" in answer.json()["error"]["message"]

@@ -87,6 +87,8 @@ class Intake:
             yield "a constraint needs a tokenizer, this model folder has none"
         if s.thinking_budget is not None and self._marks[1] is None:
             yield f"thinking_budget needs a model that ends its reasoning with {THINK_END}; this one has no such token"
+        if s.experts and not any(map(self.config.is_moe, range(self.config.num_hidden_layers))):
+            yield "experts asks which experts computed each token, and this model has none: leave it out"
         beyond = sorted({token for token, _ in s.bias if token >= size})
         if beyond:
             yield f"logit_bias names tokens outside 0…{size - 1}: {', '.join(map(str, beyond[:5]))}"

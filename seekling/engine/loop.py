@@ -15,7 +15,7 @@ from typing import Literal
 from seekling.engine.cache import PagedCache
 from seekling.engine.handle import Handle, wake
 from seekling.engine.request import Request
-from seekling.engine.runner import Chunk
+from seekling.engine.runner import Chunk, Experts
 from seekling.engine.sampler import Array, adjusted, as_rows, draw, logprob, tops
 from seekling.engine.sampling import Delta, Top
 from seekling.engine.scheduler import Scheduler, Work
@@ -163,10 +163,10 @@ class Loop:
             self.drafter.observe(chunks, [work.request for work in works])
             if all(work.request.prefilled for work in works):
                 self.drafter.timed(len(works), sum(len(work.draft) for work in works), time.perf_counter() - start)
-        rows, row = as_rows(logits_RV), 0
+        rows, chosen, row = as_rows(logits_RV), self.cache.runner.chosen, 0
         for work, chunk in zip(works, chunks, strict=True):
-            own, row = rows[row : row + chunk.rows], row + chunk.rows
-            request, speaks = work.request, work.speaks
+            first, row = row, row + chunk.rows
+            own, request, speaks = rows[first:row], work.request, work.speaks
             if request not in self._handles:  # another answer to its prompt failed just now
                 continue
             if request.scoring:
@@ -176,7 +176,9 @@ class Loop:
                 self.cache.remember(request)
                 request.prefilled = speaks
             if speaks:
-                self._speak(work, own[len(own) - 1 - len(work.draft) :])
+                spoken = range(row - 1 - len(work.draft), row)
+                experts = [chosen.row(r) for r in spoken] if chosen is not None and request.sampling.experts else None
+                self._speak(work, own[len(own) - len(spoken) :], experts)
         return True
 
     def _propose(self, works: list[Work]) -> None:
@@ -208,7 +210,7 @@ class Loop:
         request = work.request
         ids = request.ids[request.computed : request.computed + work.count] + work.draft
         want: Literal["all", "last", "none"] = "all" if request.scoring or work.draft else "last" if work.speaks else "none"
-        return Chunk(ids, request.computed, request.pages, want, request.adapter)
+        return Chunk(ids, request.computed, request.pages, want, request.adapter, work.speaks and request.sampling.experts)
 
     def _score(self, work: Work, rows: Array) -> None:
         """Log-probabilities of the prompt tokens after those just computed."""
@@ -220,13 +222,13 @@ class Loop:
             if top:
                 request.prompt_top_logprobs.append(tops(x_V, top))
 
-    def _speak(self, work: Work, rows: Array) -> None:
+    def _speak(self, work: Work, rows: Array, experts: list[Experts] | None) -> None:
         """Draw the next token, and one more for each token of the draft that was foretold; ``rows`` are their logits."""
         request, foretold = work.request, 0
         for place, x_V in enumerate(rows):
             try:
                 token = draw_next(request, x_V)
-                delta = request.accept(token, *report(request, x_V, token))
+                delta = request.accept(token, *report(request, x_V, token), None if experts is None else experts[place])
             except SeeklingError as error:  # a damaged row, a constraint that failed: the others go on
                 self._give_up(request, error)
                 return

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from seekling.engine.packed import DecoderParts, PackedQuant, PackedWeights, StoreParts
-from seekling.engine.runner import PAGE, Chunk
+from seekling.engine.runner import PAGE, Chosen, Chunk
 from seekling.errors import MachineError, SeeklingError
 from seekling.kernels import infer, native
 from seekling.kernels.infer_model import CLayer, CStep, NativeModel
@@ -29,6 +29,7 @@ from seekling.model.rope import RopeTable
 
 _MOST_CHANNELS = 1024  # of a head or latent: rows of that size live on the stack
 _ITEM = 32  # outputs of one piece of work; rows of logits are padded to it
+_CHOICE = np.dtype([("expert", np.int32), ("weight", np.float32)])  # struct Chosen
 
 
 def unsupported(config: ModelConfig) -> list[str]:
@@ -67,6 +68,7 @@ class NativeRunner:
     """
 
     page_tokens = PAGE
+    chosen: Chosen | None = None
 
     def __init__(self, model: Decoder | PackedWeights, quant: PackedQuant = "bf16", threads: int | None = None):
         weights = model if isinstance(model, PackedWeights) else PackedWeights(DecoderParts(model), quant)
@@ -248,15 +250,22 @@ class NativeRunner:
                 wanted += range(first if chunk.want == "all" else len(ids) - 1, len(ids))
             if len(pages) - offsets[-1] < -(-chunk.end // PAGE) or not chunk.ids:
                 raise SeeklingError(f"a chunk of {len(chunk.ids)} tokens up to {chunk.end} came with {len(chunk.pages)} pages")
+        self.chosen = None
         if not ids:
             return torch.empty(0, self.config.vocab_size)
         self._check(ids, pages, max(chunk.end for chunk in chunks))
         arrays = [np.array(values, dtype=np.int32) for values in (ids, row_ends, starts, offsets, pages, wanted)]
         width = -(-self.config.vocab_size // _ITEM) * _ITEM
         logits = torch.empty(len(wanted), width)
-        step = CStep(*(a.ctypes.data for a in arrays), logits.data_ptr(), width, len(chunks), len(wanted),
-                     self.threads or torch.get_num_threads(), 0)  # fmt: skip
+        routed = None
+        if any(chunk.experts for chunk in chunks):
+            layers = sum(self.config.is_moe(i) for i in range(self.config.num_hidden_layers))
+            routed = np.zeros((len(wanted), layers, self.config.num_experts_per_tok), _CHOICE)
+        step = CStep(*(a.ctypes.data for a in arrays), logits.data_ptr(), None if routed is None else routed.ctypes.data,
+                     width, len(chunks), len(wanted), self.threads or torch.get_num_threads(), 0)  # fmt: skip
         self._native.step(step)
+        if routed is not None:
+            self.chosen = Chosen(routed["expert"], routed["weight"])
         return logits[:, : self.config.vocab_size]
 
     def _check(self, ids: list[int], pages: list[int], end: int) -> None:

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from seekling.engine.runner import Experts
 from seekling.engine.sampling import Completion, Delta, FinishReason, Sampling, Top
 from seekling.engine.stop import StopFilter
 from seekling.engine.thinking import ThinkingGuard, in_a_loop
@@ -79,6 +80,7 @@ class Request:
         self.token_ids: list[int] = []
         self.logprobs: list[float] = []
         self.top_logprobs: list[Top] = []
+        self.experts: list[Experts] = []
         self.prompt_logprobs: list[float | None] = [None]
         self.prompt_top_logprobs: list[Top] = [[]]
         self.finish_reason: FinishReason | None = None
@@ -139,7 +141,7 @@ class Request:
         """What the constraint leaves no choice about."""
         return [] if self.matcher is None or (self.guard is not None and self.guard.active) else self.matcher.forced()
 
-    def accept(self, token_id: int, logprob: float | None, top: Top | None = None) -> Delta:
+    def accept(self, token_id: int, logprob: float | None, top: Top | None = None, experts: Experts | None = None) -> Delta:
         """Take the token just drawn; return what the caller may see of it."""
         reasoning = self.guard is not None and self.guard.active
         self.ids.append(token_id)
@@ -148,6 +150,8 @@ class Request:
             self.logprobs.append(logprob)
         if top is not None:
             self.top_logprobs.append(top)
+        if experts is not None:
+            self.experts.append(experts)
         if self.seen_V is not None:
             self.seen_V[token_id] = True
         if self.counts_V is not None:
@@ -179,6 +183,7 @@ class Request:
             None if logprob is None else [logprob],
             None if top is None else [top],
             self.index,
+            None if experts is None else [experts],
         )
 
     def cancel(self) -> Delta:
@@ -209,6 +214,7 @@ class Request:
             prompt_logprobs=self.prompt_logprobs if s.prompt_logprobs else None,
             prompt_top_logprobs=self.prompt_top_logprobs if s.prompt_logprobs and s.top_logprobs else None,
             index=self.index,
+            experts=self.experts if s.experts else None,
             cached_tokens=self.cached_tokens,
             drafted=self.drafted,
             accepted=self.accepted,

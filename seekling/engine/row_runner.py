@@ -14,6 +14,7 @@ from torch import Tensor
 from seekling.engine.runner import Chunk
 from seekling.engine.torch_runner import TorchRunner
 from seekling.errors import SeeklingError
+from seekling.model.moe import Trace
 from seekling.model.v4.cache import V4Cache
 
 
@@ -41,7 +42,7 @@ class RowRunner(TorchRunner):
         """Bytes that all rows take now."""
         return 0 if self._cache is None else self._cache.bytes()
 
-    def _extend(self, model: Any, chunks: Sequence[Chunk]) -> Tensor:
+    def _extend(self, model: Any, chunks: Sequence[Chunk], trace: Trace | None = None) -> Tensor:
         for chunk in chunks:
             if max(chunk.pages) >= self._limit:
                 raise SeeklingError(f"page {max(chunk.pages)} was asked for, but the cache has {self._limit}")
@@ -57,7 +58,7 @@ class RowRunner(TorchRunner):
         device = next(self.model.parameters()).device
         ids_BT = torch.tensor([chunk.ids for chunk in chunks], dtype=torch.int64, device=device)
         extend = model.extend_states if self.keep_states else model.extend
-        return extend(ids_BT, self._cache, rows)
+        return extend(ids_BT, self._cache, rows, trace)
 
     def _row(self, chunk: Chunk) -> int:
         """The row of a sequence; one that starts gets a free row."""

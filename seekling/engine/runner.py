@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor
 
 PAGE = 32  # tokens a page
@@ -30,6 +31,7 @@ class Chunk:
         pages: the sequence's page table, enough for ``start + len(ids)`` tokens; token t lies in ``pages[t // PAGE]``.
         want: for which tokens the step returns logits: the last, all of them, or none.
         adapter: which of the runner's adapters the sequence is computed with; None for the base. Only torch's has any.
+        experts: what the routers chose for the rows of logits is to be told in the runner's ``chosen``.
     """
 
     ids: list[int]
@@ -37,6 +39,7 @@ class Chunk:
     pages: list[int]
     want: Literal["last", "all", "none"] = "last"
     adapter: str | None = None
+    experts: bool = False
 
     @property
     def end(self) -> int:
@@ -49,11 +52,35 @@ class Chunk:
         return {"last": 1, "all": len(self.ids), "none": 0}[self.want]
 
 
+Experts = list[list[tuple[int, float]]]  # of one token: for each MoE layer its experts and their weights, by expert number
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the routers chose in a step, for each row of its logits; L MoE layers in their order, K experts a token.
+
+    Attributes:
+        experts: (R, L, K) int32, rising along K; weights: (R, L, K) float32, what each expert's output was multiplied with.
+    """
+
+    experts: np.ndarray
+    weights: np.ndarray
+
+    def row(self, row: int) -> Experts:
+        pairs = zip(self.experts[row].tolist(), self.weights[row].tolist(), strict=True)
+        return [list(zip(*layer, strict=True)) for layer in pairs]
+
+
 @runtime_checkable
 class Runner(Protocol):
-    """See the module's docstring. One step runs at a time; a runner is not re-entrant."""
+    """See the module's docstring. One step runs at a time; a runner is not re-entrant.
+
+    Attributes:
+        chosen: after a step in which a chunk asked for ``experts``, those of all its rows of logits; else None.
+    """
 
     page_tokens: int
+    chosen: Chosen | None
 
     def allocate(self, pages: int) -> None:
         """Create the pool: pages 0 .. pages - 1, replacing any earlier pool. Their content is undefined until written."""

@@ -14,6 +14,7 @@ from seekling.errors import SeeklingError, raise_all
 
 if TYPE_CHECKING:
     from seekling.engine.constrain import Constraint
+    from seekling.engine.runner import Experts
 
 FinishReason = Literal["stop", "length", "cancelled", "loop"]
 MAX_TOP = 100  # most alternatives reported for a token
@@ -50,6 +51,7 @@ class Sampling:
         constraint: what the answer must look like (`seekling.engine.constrain.Constraint`); reasoning before it is free.
         thinking_budget: most tokens of reasoning. Near it the reasoning is closed at the end of a sentence, at it at once.
         stop_loops: end an answer that only repeats itself, with finish reason "loop"; reasoning in a loop is closed.
+        experts: report which experts computed each token (`Completion.experts`); only models that have some.
     """
 
     max_tokens: int = 256
@@ -72,6 +74,7 @@ class Sampling:
     constraint: "Constraint | None" = None
     thinking_budget: int | None = None
     stop_loops: bool = False
+    experts: bool = False
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop
@@ -120,7 +123,7 @@ class Sampling:
             yield f"top_logprobs is {self.top_logprobs!r}: give a whole number from 0 to {MAX_TOP}"
         if self.thinking_budget is not None and not _whole(self.thinking_budget, 0):
             yield f"thinking_budget is {self.thinking_budget!r}: give a whole number of at least 0, or None"
-        for name in ("ignore_eos", "logprobs", "prompt_logprobs", "stop_loops"):
+        for name in ("ignore_eos", "logprobs", "prompt_logprobs", "stop_loops", "experts"):
             if not isinstance(getattr(self, name), bool):
                 yield f"{name} is {getattr(self, name)!r}: give True or False"
         if self.constraint is not None and not hasattr(self.constraint, "grammar"):
@@ -146,6 +149,8 @@ class Completion:
         prompt_logprobs: for each prompt token its log-probability, None for the first; None where not asked for.
         prompt_top_logprobs: the likeliest tokens at each place of the prompt, none for the first.
         index: which of the ``n`` answers to its prompt this is.
+        experts: for each of `token_ids` the experts that computed the logits it was drawn from, layer by layer: every MoE
+            layer's (expert, weight) pairs, by expert number. None where not asked for.
         cached_tokens: prompt tokens that were in the cache already.
         drafted, accepted: tokens that speculation proposed, and those of them that were right.
     """
@@ -159,6 +164,7 @@ class Completion:
     prompt_logprobs: list[float | None] | None = None
     prompt_top_logprobs: list[Top] | None = None
     index: int = 0
+    experts: "list[Experts] | None" = None
     # How the answer was computed is not part of what was answered.
     cached_tokens: int = field(default=0, compare=False)
     drafted: int = field(default=0, compare=False)
@@ -173,7 +179,7 @@ class Delta:
         text: new text, possibly empty: half a character and what may become a stop string are held back.
         token_ids: the tokens sampled in this step; none in the last delta of a cancelled answer.
         finish_reason: None until the last delta.
-        logprobs, top_logprobs: as in `Completion`, for this step's tokens.
+        logprobs, top_logprobs, experts: as in `Completion`, for this step's tokens.
         index: which of the ``n`` answers it belongs to.
     """
 
@@ -183,6 +189,7 @@ class Delta:
     logprobs: list[float] | None = None
     top_logprobs: list[Top] | None = None
     index: int = 0
+    experts: "list[Experts] | None" = None
 
 
 def _whole(value: object, low: int) -> bool:

@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from seekling.engine.runner import PAGE, Chunk
+from seekling.engine.runner import PAGE, Chosen, Chunk
 from seekling.errors import SeeklingError
 from seekling.model.cache import slot_shapes, state_shapes
+from seekling.model.moe import Routing, Trace
 
 
 @dataclass
@@ -47,6 +49,7 @@ class TorchRunner:
         self.model, self.config, self.page_tokens, self.keep_states = model, config, page_tokens, keep_states
         self.adapters: dict[str, Any] = {}  # models that share the weights (`seekling.engine.adapters`)
         self.states: list[Tensor] = []
+        self.chosen: Chosen | None = None
         layers = config.num_hidden_layers + (config.num_nextn_predict_layers if keep_states else 0)
         self._shapes = [slot_shapes(config, layer) for layer in range(layers)]
         self._limit = self._held = 0
@@ -102,15 +105,20 @@ class TorchRunner:
             groups.setdefault((1 if len(chunk.ids) == 1 else -1 - number, chunk.adapter), []).append(number)
         states: list[Tensor] = [torch.empty(0)] * len(chunks)
         logits: list[Tensor | None] = [None] * len(chunks)
+        told = any(chunk.experts for chunk in chunks)
+        chosen: list[_Choices] = [[]] * len(chunks)
         with self.evaluating():
             for (_, adapter), members in groups.items():
                 model = self.model if adapter is None else self.adapters[adapter]
-                h_BTD = self._extend(model, [chunks[i] for i in members])
+                trace = Trace()
+                h_BTD = self._extend(model, [chunks[i] for i in members], trace if told else None)
                 for row, i in enumerate(members):
                     states[i] = h_BTD[row]
                 wanted = [(row, i) for row, i in enumerate(members) if chunks[i].want != "none"]
                 if not wanted:
                     continue
+                for row, i in wanted if told else ():
+                    chosen[i] = _choices(trace.routings, row, len(chunks[i].ids), chunks[i].rows)
                 rows = [h_BTD[row] if chunks[i].want == "all" else h_BTD[row, -1:] for row, i in wanted]
                 h = torch.cat(rows)
                 h = model.final(h) if self.keep_states else h
@@ -118,10 +126,11 @@ class TorchRunner:
                 for (_, i), part in zip(wanted, parts, strict=True):
                     logits[i] = part
         self.states = states if self.keep_states else []
+        self.chosen = _together(chosen) if told else None
         found = [part for part in logits if part is not None]
         return torch.cat(found) if found else torch.empty(0, self.config.vocab_size)
 
-    def _extend(self, model: Any, chunks: Sequence[Chunk]) -> Tensor:
+    def _extend(self, model: Any, chunks: Sequence[Chunk], trace: Trace | None = None) -> Tensor:
         """Final-normed states (B, T, D) of chunks of equal length, which their pages then hold."""
         device = next(self.model.parameters()).device
         self._reach(max(page for chunk in chunks for page in chunk.pages))
@@ -129,7 +138,9 @@ class TorchRunner:
         cache = self.rows(chunks, states)
         ids_BT = torch.tensor([chunk.ids for chunk in chunks], dtype=torch.int64, device=device)
         rows = list(range(len(chunks)))
-        h_BTD = model.extend_states(ids_BT, cache, rows) if self.keep_states else model.extend(ids_BT, cache, rows=rows)
+        traced = {} if trace is None else {"trace": trace}
+        extend = model.extend_states if self.keep_states else model.extend
+        h_BTD = extend(ids_BT, cache, rows, **traced)
         for state, chunk in zip(states, chunks, strict=False):  # no states, or as many as chunks
             state.tokens = chunk.end
         return h_BTD
@@ -173,6 +184,25 @@ class TorchRunner:
         finally:
             if training:
                 self.model.train()
+
+
+_Choices = list[tuple[np.ndarray, np.ndarray]]  # a row of logits each: experts and weights, both (L, K)
+
+
+def _choices(routings: Sequence[Routing], row: int, tokens: int, wanted: int) -> _Choices:
+    """The choices for the last ``wanted`` of the ``tokens`` of a row, experts by number."""
+    places = slice((row + 1) * tokens - wanted, (row + 1) * tokens)
+    experts_LTK, order = torch.stack([r.indices_NK[places] for r in routings]).sort(-1)
+    weights_LTK = torch.stack([r.weights_NK[places].float() for r in routings]).gather(-1, order)
+    experts = experts_LTK.int().transpose(0, 1).cpu().numpy()
+    return list(zip(experts, weights_LTK.transpose(0, 1).cpu().numpy(), strict=True))
+
+
+def _together(chosen: Sequence[_Choices]) -> Chosen:
+    rows = [row for some in chosen for row in some]
+    if not rows:
+        return Chosen(np.zeros((0, 0, 0), np.int32), np.zeros((0, 0, 0), np.float32))
+    return Chosen(np.stack([experts for experts, _ in rows]), np.stack([weights for _, weights in rows]))
 
 
 class _PagedRows:

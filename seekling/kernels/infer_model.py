@@ -50,7 +50,7 @@ class CStep(ctypes.Structure):
     """struct Step."""
 
     _fields_ = [
-        *_fields(c_void_p, "ids chunk_rows chunk_start page_offset pages wanted logits"),
+        *_fields(c_void_p, "ids chunk_rows chunk_start page_offset pages wanted logits routed"),
         *_fields(c_int64, "logits_stride"),
         *_fields(c_int32, "chunks wanted_count threads reserved"),
     ]

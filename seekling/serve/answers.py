@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from seekling.engine.handle import Handle
+from seekling.engine.runner import Experts
 from seekling.engine.sampling import Delta, Sampling
 from seekling.engine.stop import StopFilter
 from seekling.errors import DataError
@@ -38,11 +39,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Said:
-    """One token with its log-probabilities."""
+    """One token with its log-probabilities and, where asked for, its experts."""
 
     token: int
     logprob: float
     top: list[tuple[int, float]]
+    experts: Experts | None = None
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,9 @@ class Choice:
             if delta.finish_reason == "stop" and token in self._ends:
                 continue
             if delta.logprobs:
-                self._waiting.append(
-                    Said(token, delta.logprobs[place], delta.top_logprobs[place] if delta.top_logprobs else [])
-                )
+                top = delta.top_logprobs[place] if delta.top_logprobs else []
+                experts = delta.experts[place] if delta.experts else None
+                self._waiting.append(Said(token, delta.logprobs[place], top, experts))
             with suppress(DataError):  # a vocabulary padded beyond its tokenizer's: such ids have no text
                 events += self._read(self._parser.push_token(token))
             self.reasoning_tokens += self._thinking and not self._answering

@@ -106,7 +106,7 @@ async def one_model(server: Server, request: Request) -> Response:
 
 def _model(server: Server, name: str) -> dict[str, Any]:
     facts = {"id": name, "object": "model", "created": server.created, "owned_by": "seekling"}
-    return {**facts, "root": server.name, "max_model_len": server.engine.context}
+    return {**facts, "root": server.name, **server.card()}
 
 
 async def health(server: Server, request: Request) -> Response:

@@ -153,6 +153,10 @@ def chat_job(server: Server, body: ChatRequest, who: Hashable) -> Job:
     tools, choice = _tools(server, body)
     if body.top_logprobs and not body.logprobs:
         raise bad("top_logprobs", "only with logprobs=true")
+    if body.return_experts and not body.logprobs:
+        raise bad("return_experts", "only with logprobs=true, in whose entries they stand")
+    if body.return_experts and not server.moe_layers:
+        raise bad("return_experts", "this model is dense, it has no experts: leave it out")
     if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
         raise bad("max_completion_tokens", "differs from max_tokens: send one of them")
     thinking, effort, budget = _thinking(server, body)
@@ -167,6 +171,7 @@ def chat_job(server: Server, body: ChatRequest, who: Hashable) -> Job:
         max_tokens=body.max_completion_tokens,
         logprobs=bool(body.logprobs),
         top_logprobs=body.top_logprobs or 0,
+        experts=bool(body.return_experts),
         constraint=constraint,
         thinking_budget=budget,
     )

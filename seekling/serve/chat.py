@@ -147,10 +147,18 @@ def _deltas(talk: Talk, step: Step) -> list[tuple[dict[str, Any], list[Said]]]:
 
 
 def logprobs(server: Server, said: list[Said]) -> dict[str, Any]:
-    """OpenAI's form."""
-    return {
-        "content": [{**entry(server, s.token, s.logprob), "top_logprobs": [entry(server, *t) for t in s.top]} for s in said]
-    }
+    """OpenAI's form; ``experts`` in the entries is our own, for who sent ``return_experts``."""
+
+    def of(one: Said) -> dict[str, Any]:
+        out = {**entry(server, one.token, one.logprob), "top_logprobs": [entry(server, *t) for t in one.top]}
+        if one.experts is not None:
+            out["experts"] = [
+                {"layer": layer, "experts": [e for e, _ in pairs], "weights": [round(w, 6) for _, w in pairs]}
+                for layer, pairs in zip(server.moe_layers, one.experts, strict=True)
+            ]
+        return out
+
+    return {"content": [of(one) for one in said]}
 
 
 def entry(server: Server, token: int, logprob: float) -> dict[str, Any]:

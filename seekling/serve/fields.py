@@ -52,6 +52,7 @@ class ChatRequest(Drawing):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    return_experts: bool | None = None
     response_format: Json | None = None
     tools: list[Json] | None = None
     tool_choice: str | Json | None = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from seekling.engine import Engine
+from seekling.engine.measure import cache_bytes_a_token
 from seekling.errors import SeeklingError
 from seekling.serve.failures import ApiError
 from seekling.serve.kept import Kept
@@ -84,8 +85,26 @@ class Server:
         self.remembered = Remembered()
         self.kept = Kept()
         self.end_ids = frozenset({*self.engine.config.eos_token_ids, *self.tokenizer.end_ids})
+        config = self.engine.config
+        self.moe_layers = [layer for layer in range(config.num_hidden_layers) if config.is_moe(layer)]
         self._fingerprint: str | None = None
         self._embedding = threading.Lock()
+
+    def card(self) -> dict[str, Any]:
+        """What a client may want to know of the model beyond its name; own fields of ``/v1/models``."""
+        config, stats = self.engine.config, self.engine.stats()
+        experts = {
+            "routed": config.n_routed_experts,
+            "per_token": config.num_experts_per_tok,
+            "shared": config.n_shared_experts,
+            "layers": self.moe_layers,
+        }
+        return {
+            "max_model_len": self.engine.context,
+            "thinking": self.tokenizer.chat.thinks,
+            "experts": experts if self.moe_layers else None,
+            "cache": {"bytes_per_token": cache_bytes_a_token(self.engine), "tokens": stats["pages"] * stats["page_tokens"]},
+        }
 
     @property
     def name(self) -> str:

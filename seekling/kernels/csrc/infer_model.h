@@ -55,6 +55,8 @@ struct Model {
     float swiglu_alpha, swiglu_limit, reserved_float;
 };
 
+struct Chosen { int32_t expert; float weight; };  // one of a row's experts; mirrored in native_runner.py
+
 struct Step {
     const int32_t* ids;            // (M)
     const int32_t* chunk_rows;     // (chunks + 1): where each chunk's rows begin
@@ -63,6 +65,7 @@ struct Step {
     const int32_t* pages;
     const int32_t* wanted;         // (wanted_count): rows whose logits are asked for
     float* logits;                 // (wanted_count, logits_stride)
+    Chosen* routed;                // (wanted_count, MoE layers, experts a token), or null: nobody asks what the routers chose
     int64_t logits_stride;         // at least the vocabulary rounded up to 32
     int32_t chunks, wanted_count, threads, reserved;
 };

@@ -26,8 +26,7 @@ struct Rows {  // activation rows of one kind
 
 struct Prepared { Rows kinds[KINDS]; const Rows& of(const Matrix& w) const { return kinds[kind_of(w)]; } };
 
-struct Chosen { int32_t expert; float weight; };  // by a row
-struct Choice { int32_t row; float weight; };     // the same sorted by expert
+struct Choice { int32_t row; float weight; };  // Chosen, sorted by expert
 
 // What outlives a step: the model and its scratch memory.
 struct Runner {
@@ -62,6 +61,7 @@ class Worker {
     uint8_t* own_rows;   // prepared rows of this thread alone
     float* tile;         // (ROW_BLOCK, BLOCK) × 2
     int loops = 0;       // shared loops so far; equal in all threads
+    int moe_layers = 0;  // behind us in this step
     std::vector<Unit> units;
     std::vector<Choice> choices;
     std::vector<int> expert_first, active;  // where an expert's choices begin; experts that somebody chose
@@ -107,6 +107,7 @@ class Worker {
     void expert_hidden(const Layer& layer, const Prepared& rows);
     void add_experts(const Layer& layer);
     void choose(const Layer& layer, int row);
+    void report_choices();
     void group_choices();
     void head();
 };

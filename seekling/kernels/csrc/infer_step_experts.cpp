@@ -28,7 +28,18 @@ void Worker::route(const Layer& layer, const Prepared& rows) {
     team.meet();
     for (int r = team.first(M); r < team.end(M); r++) choose(layer, r);
     team.meet();
+    if (in.routed) report_choices();
     group_choices();
+}
+
+// The choices of the rows whose logits are asked for, out to the caller.
+void Worker::report_choices() {
+    int K = m.experts_per_token, layers = 0;
+    for (int l = 0; l < m.layer_count; l++) layers += m.layers[l].moe != 0;
+    for (int i = team.first(in.wanted_count); i < team.end(in.wanted_count); i++)
+        std::memcpy(in.routed + ((int64_t)i * layers + moe_layers) * K, run.chosen.as<Chosen>() + (int64_t)in.wanted[i] * K,
+                    (size_t)K * sizeof(Chosen));
+    moe_layers++;
 }
 
 // Gate and up of the shared experts and of every chosen one, two blocks of channels at a time.
