@@ -181,6 +181,16 @@ def _keys_arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def _conformance_arguments(parser: Parser) -> None:
+    parser.add_argument("url", metavar="URL", help="any server, such as http://127.0.0.1:8000")
+    parser.add_argument("--model", default=None, metavar="NAME", help="the model to ask [the first of /v1/models]")
+    parser.add_argument("--key", default=None, metavar="KEY", help="sent as Bearer and as x-api-key")
+    only = "chat, tools, errors, completions, embeddings, responses, anthropic, ollama, doors; may be repeated [all]"
+    parser.add_argument("--only", action="append", default=[], metavar="SURFACE", help=only)
+    parser.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds one answer may take [120]")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def _pull_arguments(parser: Parser) -> None:
     parser.add_argument("name", nargs="?", default=None, metavar="MODEL", help="a short name, or owner/name[@revision]")
     parser.add_argument("--from", dest="source", choices=("hf", "modelscope"), default=None, help="the model hub [hf]")
@@ -282,6 +292,7 @@ VERBS: dict[str, Verb] = {
     "chat": Verb("talk to a model", _chat_arguments, "seekling.verbs:chat"),
     "serve": Verb("answer over HTTP as OpenAI, DeepSeek, Anthropic, Ollama do", _serve_arguments, "seekling.serve_verb:serve"),
     "keys": Verb("make, list and revoke the keys of a server", _keys_arguments, "seekling.keys_verb:keys"),
+    "conformance": Verb("what clients need of a server, checked", _conformance_arguments, "seekling.conformance_verb:run"),
     "pull": Verb("fetch a model: smollm2, or owner/name of a model hub", _pull_arguments, "seekling.pull_verb:pull"),
     "sft": Verb("fine-tune a model on conversations, full or LoRA", _sft_arguments, "seekling.verbs:sft"),
     "grpo": Verb("teach by reward: problems with exact answers", _grpo_arguments, "seekling.verbs:grpo"),
@@ -323,6 +334,7 @@ def usage(name: str) -> str:
         "chat": " [MODEL]",
         "serve": " [MODEL]",
         "keys": " add|list|revoke [NAME]",
+        "conformance": " URL",
         "pull": " [MODEL]",
         "inspect": " PATH",
         "export": " MODEL",

@@ -42,7 +42,7 @@ def serving(engine=None, limits=None, **options):
     more = {name: options.pop(name) for name in ("ledger",) if name in options}
     state = Server(engine or random_engine(), ["tiny", "gpt-tiny"], limits or Limits(), options.pop("keep_alive", 10.0), **more)
     listening = bind("127.0.0.1", 0)
-    app = Guard(make_app(state), state, options.pop("doors", Doors()))
+    app = options.pop("around", lambda app: app)(Guard(make_app(state), state, options.pop("doors", Doors())))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
