@@ -30,7 +30,7 @@ class OutputConfig(Strict):
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
 
 
-class MessagesRequest(Strict):
+class CountRequest(Strict):
     """`cache_control` inside blocks is taken and has no effect: the prefix cache works by itself."""
 
     model: str
@@ -50,11 +50,13 @@ class MessagesRequest(Strict):
     service_tier: Literal["auto", "standard_only"] | None = None
 
 
+class MessagesRequest(CountRequest):
+    max_tokens: int = Field(ge=1)  # type: ignore[assignment]
+
+
 async def messages(server: Server, request: Request) -> Response:
     """The endpoint."""
     body = await read_body(request, MessagesRequest)
-    if body.max_tokens is None:
-        raise bad("max_tokens", "is missing")
     job = await run_in_threadpool(lambda: chat_job(server, as_chat(body), who(request)))
     answers = Answers(server, job)
     if body.stream:
@@ -69,7 +71,7 @@ async def messages(server: Server, request: Request) -> Response:
 
 async def count_tokens(server: Server, request: Request) -> Response:
     """``/v1/messages/count_tokens``."""
-    body = await read_body(request, MessagesRequest)
+    body = await read_body(request, CountRequest)
     job = await run_in_threadpool(partial(chat_job, server, as_chat(body), who(request)))
     return reply({"input_tokens": len(job.prompt_ids)})
 
@@ -77,7 +79,7 @@ async def count_tokens(server: Server, request: Request) -> Response:
 # ---- in --------------------------------------------------------------------------------------------------------------
 
 
-def as_chat(body: MessagesRequest) -> ChatRequest:
+def as_chat(body: CountRequest) -> ChatRequest:
     """The same request in OpenAI's form. Raises ApiError naming what has no counterpart."""
     turns: list[Json] = []
     if body.system:

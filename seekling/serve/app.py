@@ -17,6 +17,7 @@ from seekling.serve.chat import chat_completions
 from seekling.serve.completions import completions
 from seekling.serve.extras import detokenize, embeddings, explain, metrics, tokenize
 from seekling.serve.failures import ApiError, as_api_error, reply
+from seekling.serve.openapi import openapi
 from seekling.serve.page import page
 from seekling.serve.responses import forget, input_items, responses, retrieve
 from seekling.serve.state import Server
@@ -54,6 +55,7 @@ def make_app(server: Server) -> Starlette:
     add("/models", models, "GET", PREFIXES)
     add("/models/{name:path}", one_model, "GET", PREFIXES)
     add("/health", health, "GET")
+    add("/openapi.json", openapi, "GET")
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

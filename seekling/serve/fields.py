@@ -8,9 +8,9 @@ Json = dict[str, Any]
 
 
 class Strict(BaseModel):
-    """Refuses unknown fields; ``null`` means "not given"."""
+    """Refuses unknown fields and values of another type (a text is no number); ``null`` means "not given"."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class StreamOptions(Strict):

@@ -24,7 +24,7 @@ async def read_json(request: Request) -> Any:
     except ClientDisconnect:
         raise ApiError(499, "the client has gone") from None
     try:
-        return json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+        return json.loads(raw.decode("utf-8"), parse_constant=_no_constant, parse_float=_number)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ApiError(400, f"the body is no JSON: {reason}", code="invalid_json") from None
@@ -42,6 +42,12 @@ def who(request: Request) -> Hashable:
     """The id of the key that was shown; None where the server has none."""
     key = request.scope.get("seekling.key")
     return None if key is None else key.id
+
+
+def _number(written: str) -> float | int:
+    """JSON knows no difference between 1.0 and 1."""
+    value = float(written)
+    return int(value) if value.is_integer() else value
 
 
 def _no_constant(name: str) -> Any:
