@@ -219,6 +219,22 @@ def _export_arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def _quantize_arguments(parser: Parser) -> None:
+    parser.add_argument("path", metavar="MODEL", help="run, checkpoint folder, pulled model or .gguf file")
+    parser.add_argument("--to", choices=("int8", "int4"), required=True, help="bits of a weight")
+    parser.add_argument("--out", required=True, metavar="DIR", help="new folder")
+    calibrate = (
+        "text to calibrate and measure with: a file or folder, default = the built-in corpus, none = measure only [default]"
+    )
+    parser.add_argument("--calibrate", default="default", metavar="DATA", help=calibrate)
+    parser.add_argument(
+        "--calibration-tokens", type=int, default=4096, metavar="N", help="tokens the layers are watched on [4096]"
+    )
+    parser.add_argument("--tokens", type=int, default=16384, metavar="N", help="held-out tokens measured on [16384]")
+    parser.add_argument("--threads", type=int, default=None, metavar="N", help="worker threads [usable cores]")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def _inspect_arguments(parser: Parser) -> None:
     _path_argument(parser, "model folder, run, .gguf file, adapter folder, config.json, or a pulled model's name")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -304,6 +320,7 @@ VERBS: dict[str, Verb] = {
     "eval": Verb("bits per byte of a run on its held-out text", _eval_arguments, "seekling.verbs:evaluate"),
     "report": Verb("rebuild a run's report and figures", _report_arguments, "seekling.verbs:report"),
     "plan": Verb("parameters, FLOPs, memory, cache, time and money before training", _plan_arguments, "seekling.verbs:plan"),
+    "quantize": Verb("8 or 4 bits, calibrated and measured", _quantize_arguments, "seekling.quantize_verb:quantize"),
     "inspect": Verb("what a model holds, what is refused, whether it loads", _inspect_arguments, "seekling.inspect_verb:run"),
     "reference": Verb("a tiny model with golden numbers to test engines", _reference_arguments, "seekling.reference_verb:run"),
     "bench": Verb("speed, memory and cost of a model on this machine", _bench_arguments, "seekling.bench_verb:bench"),
@@ -338,6 +355,7 @@ def usage(name: str) -> str:
         "pull": " [MODEL]",
         "inspect": " PATH",
         "export": " MODEL",
+        "quantize": " MODEL",
         "merge": " BASE ADAPTER",
         "generate": " RUN [PROMPT]",
         "bench": " MODEL",

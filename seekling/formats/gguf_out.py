@@ -20,6 +20,7 @@ from seekling.formats.gguf_types import BY_NAME, GGMLType
 ALIGNMENT = 32
 _SCALARS = {"u32": (4, "<I"), "i32": (5, "<i"), "f32": (6, "<f"), "bool": (7, "<?"), "u64": (10, "<Q")}
 _TEXT, _ARRAY = 8, 9
+_WIDE = r"^(token_embd|output)\.weight$|\.attn_[kv]_b\.weight$"
 _SMALL = r"ffn_gate_inp|indexer\.proj|(^|_|\.)hc_(attn_|ffn_)?fn|compressor_ape"
 
 
@@ -47,17 +48,24 @@ class Key:
 
 @dataclass(frozen=True)
 class OutTensor:
-    """A tensor to be written: ``rows`` gives its values slice by slice as float32 (R, ``shape[-1]``) in order, I32 as int32."""
+    """A tensor to be written: ``rows`` gives its values slice by slice as float32 (R, ``shape[-1]``) in order, I32 as int32.
+
+    ``pack`` makes the bytes of rows from a first one on in place of `pack_rows`, or gives None to leave it to that.
+    """
 
     name: str
     kind: GGMLType
     shape: tuple[int, ...]
     rows: Callable[[], Iterator[np.ndarray]]
+    pack: "Packer | None" = None
 
     @property
     def bytes(self) -> int:
         """Bytes of the packed data."""
         return int(np.prod(self.shape[:-1], dtype=object)) * self.kind.row_bytes(self.shape[-1])
+
+
+Packer = Callable[[OutTensor, int, np.ndarray], "np.ndarray | None"]  # tensor, first row, rows
 
 
 def _text(text: str) -> bytes:
@@ -123,10 +131,12 @@ def _header(keys: dict[str, Key], tensors: Sequence[OutTensor]) -> bytes:
 
 
 def _write_tensor(file: Any, tensor: OutTensor, path: Path) -> None:
-    start = file.tell()
+    start, first = file.tell(), 0
     for rows in tensor.rows():
         try:
-            file.write(pack_rows(tensor.kind, rows).data)
+            packed = None if tensor.pack is None else tensor.pack(tensor, first, rows)
+            file.write((pack_rows(tensor.kind, rows) if packed is None else packed).data)
+            first += len(rows)
         except OverflowError:
             raise CheckpointError(
                 f"{path} was not written: {tensor.name} holds values beyond the range of F16 (65504); write bf16 or f32"
@@ -141,12 +151,13 @@ def kind_for(name: str, shape: tuple[int, ...], wanted: GGMLType) -> GGMLType:
 
     Vectors, norms, routers, biases and V4's mixing matrices stay F32, tables of experts are I32.
     Embedding and head are Q8_0 in a 4-bit file (that converter has no 4-bit
-    output; its quantiser keeps the head wider too).  Rows that are no whole number of blocks fall back to F16.
+    output; its quantiser keeps the head wider too), and so are the halves of MLA's kv_b_proj, which are small and sit in
+    every score.  Rows that are no whole number of blocks fall back to F16.
     """
     if "ffn_gate_tid2eid" in name:
         return BY_NAME["I32"]
     if len(shape) == 1 or not name.endswith(".weight") or name.endswith("_norm.weight") or re.search(_SMALL, name):
         return BY_NAME["F32"]
-    if wanted.name in ("Q4_0", "Q4_1") and name in ("token_embd.weight", "output.weight"):
+    if wanted.name in ("Q4_0", "Q4_1") and re.search(_WIDE, name):
         wanted = BY_NAME["Q8_0"]
     return wanted if shape[-1] % wanted.values == 0 else BY_NAME["F16"]

@@ -7,6 +7,7 @@ back to F16, embedding and head of a 4-bit file are Q8_0; what differs from the 
 llama.cpp does not use those of DeepSeek-V3.
 """
 
+import dataclasses
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from seekling.formats.checkpoint import fitted
 from seekling.formats.families import read_config, write_config
 from seekling.formats.gguf_keys import NEXTN, Plan, head_dim, plan_keys, rope_factors
 from seekling.formats.gguf_names import ARCHITECTURES, BIAS
-from seekling.formats.gguf_out import Key, OutTensor, kind_for, write_file
+from seekling.formats.gguf_out import Key, OutTensor, Packer, kind_for, write_file
 from seekling.formats.gguf_types import BY_NAME, SLICE_VALUES
 from seekling.formats.source import TensorSource
 from seekling.model.decoder import Decoder
@@ -47,6 +48,7 @@ def write_gguf(
     *,
     name: str | None = None,
     licence: str | None = None,
+    pack: Packer | None = None,
 ) -> list[str]:
     """Write a loaded model with its tokenizer and chat template.
 
@@ -55,6 +57,7 @@ def write_gguf(
         path: of the new file; an old one is replaced in one step.
         to: f32, f16, bf16, q8_0, q4_0 or q4_1.
         name, licence: written into the file.
+        pack: quantises rows in place of the usual rounding (`seekling.formats.gguf_out.OutTensor`).
 
     Returns:
         What is different from the model or from ``to``, one line each; every line is also given as a warning.
@@ -65,7 +68,7 @@ def write_gguf(
     from seekling.formats.gguf_model import ModelSource
 
     raw = write_config(lm.model.config)
-    return write_gguf_source(ModelSource(lm.model), raw, lm.tokenizer, path, to, name=name, licence=licence)
+    return write_gguf_source(ModelSource(lm.model), raw, lm.tokenizer, path, to, name=name, licence=licence, pack=pack)
 
 
 def write_gguf_source(
@@ -77,6 +80,7 @@ def write_gguf_source(
     *,
     name: str | None = None,
     licence: str | None = None,
+    pack: Packer | None = None,
 ) -> list[str]:
     """`write_gguf` of any store of weights, one tensor in memory at a time; ``raw`` is its ``config.json``."""
     path = Path(path)
@@ -112,7 +116,7 @@ def write_gguf_source(
         from seekling.formats.gguf_vocabulary import vocabulary_keys
 
         keys |= vocabulary_keys(tokenizer, int(raw["vocab_size"]), plan.notes, str(path))
-    write_file(path, keys, tensors)
+    write_file(path, keys, tensors if pack is None else [dataclasses.replace(tensor, pack=pack) for tensor in tensors])
     for note in plan.notes:
         warnings.warn(f"{path}: {note}", stacklevel=2)
     return plan.notes

@@ -198,6 +198,23 @@ def refill(w: Packed, blocks: Tensor, index: int = 0) -> None:
     )  # fmt: skip
 
 
+def blocks(w: Packed) -> Tensor:
+    """The GGUF blocks (uint8, row after row) of a packed matrix (O, I) in Q4_1, `refill`'s inverse; I is a multiple of 32."""
+    outputs, inputs = w.shape
+    if FORMATS[w.format] != FORMATS["q4_1"] or inputs % BLOCK or w.ways != 1:
+        raise ValueError(f"a {w.format} matrix of shape {w.shape} has no Q4_1 blocks")
+    count, groups, half = -(-outputs // BLOCK), inputs // GROUP, BLOCK // 2
+    whole = w.data[: matrix_bytes(w.format, outputs, inputs)].view(count, groups, -1)
+    numbers, pairs = whole.split([BLOCK * half, 4 * BLOCK], -1)
+    # Bytes lie as (line of 8 inputs, 16 outputs twice, 4); a byte's low half is input i, its high half input i + 4.
+    both = numbers.reshape(count, groups, 4, BLOCK, 4)
+    q = torch.stack([both & 15, both >> 4], 4).permute(0, 3, 1, 2, 4, 5).reshape(-1, groups, GROUP)[:outputs]
+    pair = (
+        pairs.contiguous().view(torch.int16).view(count, groups, 2, BLOCK).permute(0, 3, 1, 2).reshape(-1, groups, 2)[:outputs]
+    )
+    return torch.cat([pair.contiguous().view(torch.uint8), q[..., :half] | q[..., half:] << 4], -1).flatten()
+
+
 def pack(weight: Tensor, format: str, bias: Tensor | None = None, importance: Tensor | None = None) -> Packed:
     """A floating weight (O, I) or stack (E, O, I), quantised and packed; see `fill`."""
     w = empty(format, tuple(weight.shape), Memory(), bias)
