@@ -8,9 +8,19 @@ import platform
 
 from setuptools import Extension, setup
 
-NAMES = ("rowwise", "experts", "attention", "infer_matmul", "infer_pack", "infer_attention", "infer_step")
-NAMES += ("infer_step_attention", "infer_step_experts")
-HEADERS = ("common", "attention", "attention_bf16", "infer_simd", "infer_matmul", "infer_model", "infer_rows")
+NAMES = ("rowwise", "experts", "attention", "tree_attention", "infer_matmul", "infer_pack", "infer_attention")
+NAMES += ("infer_step", "infer_step_attention", "infer_step_experts")
+HEADERS = (
+    "common",
+    "attention",
+    "attention_bf16",
+    "tree_attention",
+    "tree_attention_bf16",
+    "infer_simd",
+    "infer_matmul",
+    "infer_model",
+    "infer_rows",
+)
 HEADERS += ("infer_attention", "infer_step", "infer_step_parts")
 SOURCES = [f"seekling/kernels/csrc/{name}.cpp" for name in NAMES]
 # -fopenmp without linking libgomp: the symbols come from the OpenMP runtime that torch has loaded, so that both share one

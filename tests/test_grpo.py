@@ -18,7 +18,8 @@ from seekling.train.grpo_loss import GrpoSettings, advantages, policy_loss
 from seekling.train.grpo_recipe import GrpoRecipe
 from seekling.train.log import read_log
 from seekling.train.lora import LoraSettings, add_lora
-from seekling.train.rollout import plain_model, wilson
+from seekling.train.rollout import Drawn, plain_model, wilson
+from seekling.train.rows import drawn_states, micro_batches
 
 
 def test_advantages_are_rewards_against_their_group():
@@ -187,6 +188,45 @@ def test_the_plain_model_of_a_lora_student_computes_the_same(base):
                 p.fill_(0.05)
         ids = torch.tensor([[5, 6, 7, 8]])
         assert (plain_model(lm.model)(ids) - lm.model.eval()(ids)).abs().max() < 1e-5
+
+
+LLAMA = dict(
+    model_type="llama", vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, max_position_embeddings=64,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["mla", "llama", "llama in torch", "gpt_oss", "minimax", "deepseek_v4"])
+def test_a_stream_of_answers_gives_the_states_of_each_answer_alone(base, tmp_path, kind):
+    from family_models import hf_family_model
+    from family_v4 import hf_v4
+
+    from seekling.formats.families import read_config
+
+    if kind == "mla":
+        model = seekling.load(base, dtype="float64").model.eval()
+    elif kind.startswith("llama"):  # float32 takes the native kernel
+        dtype = torch.float64 if "torch" in kind else torch.float32
+        model = Decoder.build(read_config(LLAMA), seed=3, dtype=dtype).eval()
+    else:
+        more = dict(max_position_embeddings=64, sliding_window=8, index_topk=2)
+        (hf_v4(1, **more) if kind == "deepseek_v4" else hf_family_model(kind, 3)).save_pretrained(tmp_path)
+        model = seekling.load(tmp_path, dtype="float64").model.eval()
+    config, g = model.config, torch.Generator().manual_seed(0)
+    word = lambda n: tuple(torch.randint(3, config.vocab_size, (n,), generator=g).tolist())  # noqa: E731
+    prompts = [word(5), word(7)]
+    pairs = [(Drawn(i // 3, prompts[i // 3], word(1 + 2 * i), (0.0,) * (1 + 2 * i), "", False), 1.0) for i in range(6)]
+    for most in (1000, 30, 1):
+        parts = micro_batches(pairs, most, "cpu")
+        assert most == 1000 or len(parts) > 1
+        found = [drawn_states(model, rows) for rows in parts]
+        at = 0
+        for answer, _ in pairs:
+            ids = torch.tensor([[*answer.prompt_ids, *answer.token_ids]])
+            want = model.hidden(ids)[0, len(answer.prompt_ids) - 1 : -1]
+            got = torch.cat([h for h, _ in found])[at : at + len(want)]
+            assert torch.allclose(got, want, atol=1e-5)
+            at += len(want)
 
 
 def test_contradictions_are_named():

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from seekling.kernels import native, ops, oracle
 from seekling.kernels.attention import first_visible
+from seekling.kernels.log_prob import LinearLogProb
+from seekling.kernels.tree_attention import TokenTree, attend_tree
 from seekling.model.attention import attend
 from seekling.model.rope import rotate
 from seekling.model.sight import causal_mask
@@ -185,3 +187,59 @@ def test_an_unknown_level_is_named():
     code = "from seekling.kernels import status; status()"
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
     assert "avx1024" in done.stderr and "avx2" in done.stderr
+
+
+@st.composite
+def trees(draw):
+    groups = draw(st.lists(st.lists(st.integers(1, 45), min_size=1, max_size=4), min_size=1, max_size=4))
+    return TokenTree.of(groups)
+
+
+@needs_native
+@given(
+    tree=trees(), heads=st.sampled_from([(3, 1), (4, 4), (4, 2)]), sizes=st.sampled_from([(16, 16), (20, 8), (64, 64), (6, 2)]),
+    window=st.sampled_from([None, 1, 9, 40]), interleave=st.booleans(), dtype=dtypes, seed=st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_attention_in_a_tree_agrees_with_torch(tree, heads, sizes, window, interleave, dtype, seed):
+    g = torch.Generator().manual_seed(seed)
+    (H, G), (P, R) = heads, sizes
+    q, k, v = (leaf(g, tree.tokens, n, P, dtype=dtype) for n in (H, G, G))
+    angles = torch.randn(200, R // 2, generator=g)
+    cos, sin = angles.cos(), angles.sin()
+
+    def slow(q, k, v):
+        turn = cos[tree.positions_N][:, None], sin[tree.positions_N][:, None]
+        q, k = (torch.cat([rotate(x[..., :R], *turn, interleave=interleave), x[..., R:]], -1) for x in (q, k))
+        return attend_tree(q, k, v, tree, 0.3, window or 0)
+
+    fast = lambda q, k, v: ops.tree_attention(q, k, v, cos, sin, tree, 0.3, interleave=interleave, window=window)  # noqa: E731
+    agree(fast, slow, [q, k, v], dtype)
+
+
+def test_a_stream_of_documents_is_cut_where_they_begin():
+    tree = TokenTree.of_documents(torch.tensor([[0, 0, 1, 1, 1], [0, 0, 0, 0, 0]], dtype=torch.int32), 2, 5)
+    assert tree.segments.tolist() == [[0, 2, 0], [2, 3, 2], [5, 5, 0]] and tree.first.tolist() == [0, 1, 2, 3]
+    shared = TokenTree.of([[3, 2, 1], [2]])
+    assert shared.segments.tolist() == [[0, 3, 0], [3, 2, 3], [5, 1, 3], [6, 2, 0]]
+    assert shared.positions_N.tolist() == [0, 1, 2, 3, 4, 3, 0, 1]
+    index, home = shared.padded
+    assert index[2, :4].tolist() == [0, 1, 2, 5] and index.flatten()[home].tolist() == list(range(8))
+
+
+@pytest.mark.parametrize("kept", [0, 1 << 28])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_log_probabilities_agree_with_full_logits(kept, dtype, monkeypatch):
+    monkeypatch.setattr("seekling.kernels.log_prob.KEPT", kept)
+    g = torch.Generator().manual_seed(1)
+    h, w = leaf(g, 37, 24, dtype=dtype), leaf(g, 301, 24, dtype=dtype)
+    target = torch.randint(0, 301, (37,), generator=g)
+
+    def slow(h, w):
+        logp = torch.log_softmax((h @ w.t()).float() / 0.8, -1)
+        return logp.gather(1, target[:, None])[:, 0]
+
+    agree(lambda h, w: LinearLogProb.apply(h, w, target, 0.8, 16)[0], slow, [h, w], dtype)
+    logp = torch.log_softmax((h @ w.t()).float() / 0.8, -1)
+    entropy = LinearLogProb.apply(h, w, target, 0.8, 16)[1]
+    assert torch.allclose(entropy, -(logp.exp() * logp).sum(-1), atol=2e-3)

@@ -3,6 +3,7 @@
 Native kernels take bfloat16 or float32 tensors on the CPU, in training and in whole-row evaluation alike.
 """
 
+import torch
 from torch import Tensor
 
 from seekling.kernels import native, oracle
@@ -12,6 +13,7 @@ from seekling.kernels.divergence import LinearDivergence
 from seekling.kernels.experts import GroupedExperts
 from seekling.kernels.log_prob import LinearLogProb
 from seekling.kernels.rowwise import AddRMSNorm, RMSNorm, SwiGLU
+from seekling.kernels.tree_attention import TokenTree, TreeAttention
 
 # Below this many numbers the call itself costs more than the fusion saves.
 _SMALL = 4096
@@ -93,3 +95,27 @@ def mla_attention(
     ``first_BT``: first key each token may see (``kernels.attention.first_visible``), None = the row's first.
     """
     return MLAAttention.apply(q_BTHP, kv_BTHE, kr_BTR, cos_TR, sin_TR, first_BT, scale, interleave)
+
+
+def tree_attention_available(x: Tensor, tree: TokenTree, kv_heads: int) -> bool:
+    """Whether ``tree_attention`` can take such tensors, and has work for every thread."""
+    return native.fits(x) and tree.groups * kv_heads >= torch.get_num_threads()
+
+
+def tree_attention(
+    q_NHP: Tensor,
+    k_NGP: Tensor,
+    v_NGP: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    tree: TokenTree,
+    scale: float,
+    *,
+    interleave: bool = False,
+    window: int | None = None,
+) -> Tensor:
+    """Rotation of the first channels and attention inside a tree of tokens: unrotated q, k and v in, (N, H, P) out.
+
+    ``cos``, ``sin``: float32 tables (positions, R/2).
+    """
+    return TreeAttention.apply(q_NHP, k_NGP, v_NGP, cos, sin, tree, scale, interleave, window or 0)

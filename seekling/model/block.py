@@ -12,7 +12,7 @@ from seekling.model.gqa import GQA
 from seekling.model.layers import MLP, RMSNorm
 from seekling.model.lightning import LightningAttention
 from seekling.model.moe import MoE, Trace
-from seekling.model.sight import CachedRows, WholeRows
+from seekling.model.sight import CachedRows, Stream, WholeRows
 from seekling.model.sparse import SparseMLA
 
 
@@ -30,9 +30,13 @@ class Block(nn.Module):
     def feed_forward(self, x_BTD: Tensor, trace: Trace | None) -> Tensor:
         return self.mlp(x_BTD, trace) if isinstance(self.mlp, MoE) else self.mlp(x_BTD)
 
-    def forward(self, x_BTD: Tensor, rows: WholeRows, trace: Trace | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, rows: WholeRows | Stream, trace: Trace | None = None) -> Tensor:
         normed = self.input_layernorm(x_BTD)
-        return self._finish(x_BTD, normed, self.self_attn(normed, rows), trace)
+        if isinstance(rows, WholeRows) or (isinstance(self.self_attn, GQA) and self.self_attn.takes(normed, rows.tree)):
+            attended = self.self_attn(normed, rows)
+        else:
+            attended = rows.join(self.self_attn(rows.split(normed), rows.whole))
+        return self._finish(x_BTD, normed, attended, trace)
 
     def extend(self, x_BTD: Tensor, rows: CachedRows, layer: int, trace: Trace | None = None) -> Tensor:
         """The same over new tokens of cached rows (see MLA.extend)."""

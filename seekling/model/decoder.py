@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from seekling.errors import SeeklingError
+from seekling.kernels.tree_attention import TokenTree
 from seekling.model.block import Block
 from seekling.model.cache import Cache
 from seekling.model.config import ModelConfig
@@ -23,7 +24,7 @@ from seekling.model.layers import RMSNorm
 from seekling.model.moe import MoE, Router, Trace
 from seekling.model.mtp import MTPLayer
 from seekling.model.rope import RopeTable
-from seekling.model.sight import CachedRows, WholeRows
+from seekling.model.sight import CachedRows, Stream, WholeRows
 
 
 class Backbone(nn.Module):
@@ -130,6 +131,18 @@ class Decoder(nn.Module):
         for layer in self.main_layers:
             x_BTD = layer(x_BTD, rows, trace)
         return x_BTD
+
+    def stream_hidden(self, ids_N: Tensor, tree: TokenTree, trace: Trace | None = None) -> Tensor:
+        """Final-normed states (N, D) of a stream of tokens whose attention runs inside a tree of segments."""
+        longest = int((tree.segments[:, 1] + tree.segments[:, 2]).max())
+        if longest > self.config.max_row:
+            raise SeeklingError(f"a row of {longest} tokens is longer than the model's {self.config.max_row} positions")
+        cos, sin = self.rope.upto(longest, ids_N.device)
+        rows = Stream(tree, cos, sin)
+        x_1ND = self.model.embed_tokens(ids_N[None])
+        for layer in self.main_layers:
+            x_1ND = layer(x_1ND, rows, trace)
+        return self.final(x_1ND)[0]
 
     def mtp_states(
         self, x_BTD: Tensor, next_ids_BTk: Tensor, doc_BT: Tensor | None = None, trace: Trace | None = None

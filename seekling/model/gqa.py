@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seekling.kernels import ops
+from seekling.kernels.tree_attention import TokenTree
 from seekling.model.config import ModelConfig
 from seekling.model.layers import RMSNorm
 from seekling.model.rope import rotate
-from seekling.model.sight import CachedRows, WholeRows
+from seekling.model.sight import CachedRows, Stream, WholeRows
 
 
 class GQA(nn.Module):
@@ -36,14 +38,19 @@ class GQA(nn.Module):
             self.k_norm = RMSNorm(kv if full else config.head_dim, config.rms_norm_eps)
         self.sinks = nn.Parameter(torch.empty(config.num_attention_heads)) if config.attention_sinks else None
 
-    def project(self, x_BTD: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries (B, T, H, P), rotated keys and values (B, T, G, P); ``cos``/``sin`` broadcast over the heads."""
+    def heads(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Unrotated queries (B, T, H, P), unrotated keys and values (B, T, G, P)."""
         q, k, v = self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)
         if self.config.qk_norm == "full":
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (t.unflatten(-1, (-1, self.config.head_dim)) for t in (q, k, v))
         if self.config.qk_norm == "head":
             q, k = self.q_norm(q), self.k_norm(k)
+        return q, k, v
+
+    def project(self, x_BTD: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries, rotated keys and values; ``cos``/``sin`` broadcast over the heads."""
+        q, k, v = self.heads(x_BTD)
         return self._rotate(q, cos, sin), self._rotate(k, cos, sin), v
 
     def _rotate(self, x_BTHP: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -53,8 +60,20 @@ class GQA(nn.Module):
             return rotate(x_BTHP, cos, sin, **how)
         return torch.cat([rotate(x_BTHP[..., :dim], cos, sin, **how), x_BTHP[..., dim:]], -1)
 
-    def forward(self, x_BTD: Tensor, rows: WholeRows) -> Tensor:
-        """Whole rows: causal, inside the document and the window."""
+    def takes(self, x_BTD: Tensor, tree: TokenTree) -> bool:
+        """Whether the native kernel computes this block over such a tree."""
+        plain = self.sinks is None and self.config.rope_arithmetic != "complex"
+        return plain and ops.tree_attention_available(x_BTD, tree, self.config.num_key_value_heads)
+
+    def forward(self, x_BTD: Tensor, rows: WholeRows | Stream) -> Tensor:
+        """Causal, inside the document and the window; a `Stream` only where ``takes`` says so."""
+        if isinstance(rows, Stream) or (x_BTD.device.type == "cpu" and self.takes(x_BTD, rows.tree)):
+            q, k, v = (t.flatten(0, 1) for t in self.heads(x_BTD))
+            o_NHP = ops.tree_attention(
+                q, k, v, rows.cos, rows.sin, rows.tree, self.config.softmax_scale,
+                interleave=self.config.rope_interleave, window=self.window,
+            )  # fmt: skip
+            return self.o_proj(o_NHP.flatten(1).view(*x_BTD.shape[:-1], -1))
         q, k, v = self.project(x_BTD, rows.cos[:, None], rows.sin[:, None])
         return self.o_proj(attend(q, k, v, rows.mask(self.window), self.config.softmax_scale, self.sinks).flatten(2))
 

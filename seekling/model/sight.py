@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from seekling.kernels.attention import first_visible
+from seekling.kernels.tree_attention import TokenTree
 from seekling.model.cache import Cache
 
 
@@ -34,6 +35,37 @@ class WholeRows:
         if window not in self._masks:
             self._masks[window] = causal_mask(self.shape[1], self.shape[1], self.doc_BT, self.cos.device, window)
         return self._masks[window]
+
+    @cached_property
+    def tree(self) -> TokenTree:
+        """The rows' documents as a stream of tokens."""
+        return TokenTree.of_documents(self.doc_BT, *self.shape)
+
+
+@dataclass
+class Stream:
+    """A stream of tokens (one row to the layers) whose attention runs inside a tree; ``cos``, ``sin``: tables by position.
+
+    Attention that only knows rows gets them padded: ``whole`` describes them, ``split`` and ``join`` lead there and back.
+    """
+
+    tree: TokenTree
+    cos: Tensor
+    sin: Tensor
+
+    @cached_property
+    def whole(self) -> WholeRows:
+        """The padded rows."""
+        A, T = self.tree.padded[0].shape
+        return WholeRows((A, T), self.cos[:T], self.sin[:T])
+
+    def split(self, x_1ND: Tensor) -> Tensor:
+        """The stream as padded rows (A, T, D)."""
+        return x_1ND[0][self.tree.padded[0].to(x_1ND.device)]
+
+    def join(self, x_ATD: Tensor) -> Tensor:
+        """Padded rows as the stream (1, N, D) again: of a shared prefix the first copy counts."""
+        return x_ATD.flatten(0, 1)[self.tree.padded[1].to(x_ATD.device)][None]
 
 
 @dataclass

@@ -114,4 +114,4 @@ class OnPolicy:
             h_ND, w_VD, *teacher, 1.0 / tokens, reverse=self.recipe.teach.divergence == "reverse",
             chunk=self.recipe.learn.loss_chunk,
         )  # fmt: skip
-        return Terms(loss, len(kl_N), rows.ids_AS.numel(), {**means, "kl": (float(kl_N.sum()), float(len(kl_N)))})
+        return Terms(loss, len(kl_N), rows.ids_N.numel(), {**means, "kl": (float(kl_N.sum()), float(len(kl_N)))})

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from seekling.errors import RecipeError
 from seekling.formats.adapters import Adapter, LowRank
+from seekling.kernels.low_rank import LowRankLinear
 from seekling.model.init import seeded_generator
 from seekling.model.moe import Experts, Routing
 
@@ -64,12 +65,13 @@ class LoRALinear(nn.Module):
         self.lora_B = nn.Parameter(base.weight.new_zeros(base.out_features, settings.rank))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = nn.functional.linear(x, self.weight, self.bias)
         if not self.applied:
-            return out
-        x = nn.functional.dropout(x, self.dropout, self.training)
-        down = nn.functional.linear(x, self.lora_A.to(x.dtype))
-        return out + nn.functional.linear(down, self.lora_B.to(x.dtype)) * self.scale
+            return nn.functional.linear(x, self.weight, self.bias)
+        a, b = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
+        if self.dropout and self.training:
+            down = nn.functional.linear(nn.functional.dropout(x, self.dropout), a)
+            return nn.functional.linear(x, self.weight, self.bias) + nn.functional.linear(down, b) * self.scale
+        return LowRankLinear.apply(x, self.weight, self.bias, a, b, self.scale)
 
     def delta(self) -> Tensor:
         """s · B A (O, I), float32: what merging adds to the weight."""

@@ -161,7 +161,7 @@ class Policy:
             means["left_out"] = (out.left_out, len(rows.advantage_A))
         if first:
             means |= whole.means
-        return Terms(out.loss, out.tokens, rows.ids_AS.numel(), means)
+        return Terms(out.loss, out.tokens, rows.ids_N.numel(), means)
 
     # ---- what people look at -------------------------------------------------------------------------------------
 

@@ -1,25 +1,30 @@
-"""Drawn answers side by side, as the trainer computes them.
+"""Drawn answers as the trainer computes them: one stream without padding, each question once for all its answers.
 
-Shapes: A answers, T tokens of an answer (padded), S tokens of a row, N drawn tokens, D hidden.
+Shapes: N tokens of the stream, A answers, T tokens of an answer (padded), K drawn tokens, D hidden.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from seekling.kernels.tree_attention import TokenTree
 from seekling.model import Decoder
 from seekling.train.rollout import Drawn
+
+Pairs = Sequence[tuple[Drawn, float]]  # answers with their advantages
 
 
 @dataclass
 class Rows:
-    """Some answers, right-padded, with what an objective needs of them."""
+    """Some answers with what an objective needs of them."""
 
-    ids_AS: Tensor
-    place_AT: Tensor  # row position that predicts each token of the answer
+    ids_N: Tensor
+    tree: TokenTree
+    place_AT: Tensor  # where in the stream each token of the answer is predicted
     token_AT: Tensor
     mask_AT: Tensor
     sampler_AT: Tensor
@@ -28,39 +33,61 @@ class Rows:
     ref_AT: Tensor | None = None
 
 
-def rows_of(pairs: Sequence[tuple[Drawn, float]], device: Any) -> Rows:
-    """Answers with their advantages as padded tensors."""
-    A = len(pairs)
-    S = max(len(a.prompt_ids) + len(a.token_ids) for a, _ in pairs)
-    T = max(len(a.token_ids) for a, _ in pairs)
-    ids, place, token = (torch.zeros(A, n, dtype=torch.int64) for n in (S, T, T))
+def questions(pairs: Iterable[tuple[Drawn, float]]) -> list[Pairs]:
+    """Answers to the same prompt together, in order."""
+    ordered = sorted(pairs, key=lambda pair: (pair[0].group, pair[0].prompt_ids))
+    return [list(same) for _, same in groupby(ordered, key=lambda pair: pair[0].prompt_ids)]
+
+
+def rows_of(pairs: Pairs, device: Any) -> Rows:
+    """Answers with their advantages as tensors."""
+    ids: list[int] = []
+    lengths: list[list[int]] = []
+    ordered: list[tuple[Drawn, float]] = []
+    places: list[list[int]] = []
+    for same in questions(pairs):
+        prompt = same[0][0].prompt_ids
+        last = len(ids) + len(prompt) - 1
+        ids += prompt
+        lengths.append([len(prompt)])
+        for answer, gain in same:
+            first, n = len(ids), len(answer.token_ids) - 1  # the last token predicts nothing
+            places.append([last, *range(first, first + n)])
+            ids += answer.token_ids[:-1]
+            if n:
+                lengths[-1].append(n)
+            ordered.append((answer, gain))
+    A, T = len(ordered), max(map(len, places))
+    place, token = torch.zeros(A, T, dtype=torch.int64), torch.zeros(A, T, dtype=torch.int64)
     mask, sampler = torch.zeros(A, T, dtype=torch.bool), torch.zeros(A, T)
-    for i, (answer, _) in enumerate(pairs):
-        begin, n = len(answer.prompt_ids), len(answer.token_ids)
-        ids[i, : begin + n] = torch.tensor([*answer.prompt_ids, *answer.token_ids])
-        place[i, :n] = torch.arange(begin - 1, begin + n - 1)
-        token[i, :n] = torch.tensor(answer.token_ids)
-        mask[i, :n] = True
+    for i, (answer, _) in enumerate(ordered):
+        n = len(answer.token_ids)
+        place[i, :n], token[i, :n], mask[i, :n] = torch.tensor(places[i]), torch.tensor(answer.token_ids), True
         sampler[i, :n] = torch.tensor(answer.logprobs)
-    gains = torch.tensor([gain for _, gain in pairs])
-    return Rows(*(t.to(device) for t in (ids, place, token, mask, sampler, gains)))
+    gains = torch.tensor([gain for _, gain in ordered])
+    stream, tree = torch.tensor(ids, dtype=torch.int64), TokenTree.of(lengths)
+    return Rows(stream.to(device), tree, *(t.to(device) for t in (place, token, mask, sampler, gains)))
 
 
-def micro_batches(pairs: Sequence[tuple[Drawn, float]], tokens: int, device: Any) -> list[Rows]:
-    """Answers by length, so that little is padded, cut into parts of at most ``tokens`` places (or one answer)."""
-    out: list[Rows] = []
-    part: list[tuple[Drawn, float]] = []
-    for pair in sorted(pairs, key=lambda pair: len(pair[0].prompt_ids) + len(pair[0].token_ids)):
-        width = len(pair[0].prompt_ids) + len(pair[0].token_ids)
-        if part and (len(part) + 1) * width > tokens:
-            out.append(rows_of(part, device))
-            part = []
-        part.append(pair)
-    return [*out, rows_of(part, device)] if part else out
+def micro_batches(pairs: Pairs, tokens: int, device: Any) -> list[Rows]:
+    """Answers in parts whose streams have at most ``tokens`` tokens (or one answer); a question's stay together if they fit."""
+    parts: list[list[tuple[Drawn, float]]] = []
+    left = 0
+    for same in questions(pairs):
+        prompt, whole = len(same[0][0].prompt_ids), sum(len(a.token_ids) for a, _ in same)
+        fresh = prompt + whole > left
+        for pair in same:
+            need = len(pair[0].token_ids) + (prompt if fresh or pair is same[0] else 0)
+            if fresh or need > left:
+                parts.append([])
+                left, need, fresh = tokens, prompt + len(pair[0].token_ids), False
+            parts[-1].append(pair)
+            left -= need
+    return [rows_of(part, device) for part in parts]
 
 
 def drawn_states(model: Decoder, rows: Rows) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """(N, D) final states that predict the drawn tokens, and the tokens' places (answer, number) in the rows."""
-    h_ASD = model.hidden(rows.ids_AS)
-    row_N, col_N = rows.mask_AT.nonzero(as_tuple=True)
-    return h_ASD[row_N, rows.place_AT[row_N, col_N]], (row_N, col_N)
+    """(K, D) final states that predict the drawn tokens, and the tokens' places (answer, number) in the rows."""
+    h_ND = model.stream_hidden(rows.ids_N, rows.tree)
+    row_K, col_K = rows.mask_AT.nonzero(as_tuple=True)
+    return h_ND[rows.place_AT[row_K, col_K]], (row_K, col_K)

@@ -84,4 +84,41 @@ static inline void softmax_backward_row(float* r, float* d, int64_t n, float sca
         for (int64_t l = 0; l < W; l++) { float p = fast_exp(r[j + l] * scale - lse); r[j + l] = p; d[j + l] = p * (d[j + l] - delta); }
 }
 
+// C[MR x NV*W] (+)= A[MR x K] B[K x NV*W]; A by strides (so that it may be transposed), B and C rows contiguous.
+template <int MR, int NV>
+static inline void tile(int64_t K, const float* A, int64_t ar, int64_t ac, const float* B, int64_t ldb, float* C, int64_t ldc, bool add) {
+    vec acc[MR][NV];
+    for (int i = 0; i < MR; i++)
+        for (int j = 0; j < NV; j++) acc[i][j] = add ? *(const vec*)(C + i * ldc + j * W) : vec{};
+    for (int64_t k = 0; k < K; k++) {
+        vec b[NV];
+        for (int j = 0; j < NV; j++) b[j] = *(const vec*)(B + k * ldb + j * W);
+        for (int i = 0; i < MR; i++) {
+            float a = A[i * ar + k * ac];
+            for (int j = 0; j < NV; j++) acc[i][j] += a * b[j];
+        }
+    }
+    for (int i = 0; i < MR; i++)
+        for (int j = 0; j < NV; j++) *(vec*)(C + i * ldc + j * W) = acc[i][j];
+}
+
+template <int NV>
+static inline void panel(int64_t M, int64_t K, const float* A, int64_t ar, int64_t ac, const float* B, int64_t ldb, float* C, int64_t ldc, bool add) {
+    constexpr int MR = NV >= 4 ? 4 : NV == 3 ? 6 : NV == 2 ? 8 : 12;
+    int64_t i = 0;
+    for (; i + MR <= M; i += MR) tile<MR, NV>(K, A + i * ar, ar, ac, B, ldb, C + i * ldc, ldc, add);
+    for (; i < M; i++) tile<1, NV>(K, A + i * ar, ar, ac, B, ldb, C + i * ldc, ldc, add);
+}
+
+// N is a multiple of W.
+static void gemm(int64_t M, int64_t N, int64_t K, const float* A, int64_t ar, int64_t ac, const float* B, int64_t ldb, float* C, int64_t ldc, bool add) {
+    int64_t n = 0;
+    for (; n + 4 * W <= N; n += 4 * W) panel<4>(M, K, A, ar, ac, B + n, ldb, C + n, ldc, add);
+    switch ((N - n) / W) {
+        case 3: panel<3>(M, K, A, ar, ac, B + n, ldb, C + n, ldc, add); break;
+        case 2: panel<2>(M, K, A, ar, ac, B + n, ldb, C + n, ldc, add); break;
+        case 1: panel<1>(M, K, A, ar, ac, B + n, ldb, C + n, ldc, add); break;
+    }
+}
+
 }  // namespace sk

@@ -141,7 +141,44 @@ static double cross_entropy(T* logits, const int64_t* target, int64_t N, int64_t
     return total * scale;
 }
 
+// Log-probability of each row's target under softmax(logits * heat), the entropy, and the log of the sum for the backward pass.
+template <class T>
+static void log_prob(const T* logits, const int64_t* target, float heat, float* logp, float* entropy, float* lse, int64_t N, int64_t V) {
+#pragma omp parallel for schedule(static)
+    for (int64_t n = 0; n < N; n++) {
+        const T* row = logits + n * V;
+        float top = -INFINITY, sum = 0, weighted = 0;
+#pragma omp simd reduction(max : top)
+        for (int64_t v = 0; v < V; v++) top = std::max(top, load(row[v]));
+#pragma omp simd reduction(+ : sum, weighted)
+        for (int64_t v = 0; v < V; v++) {
+            float x = (load(row[v]) - top) * heat, e = fast_exp(x);
+            sum += e;
+            weighted += e * x;
+        }
+        float log_sum = std::log(sum);
+        logp[n] = (load(row[target[n]]) - top) * heat - log_sum;
+        entropy[n] = log_sum - weighted / sum;
+        lse[n] = top * heat + log_sum;
+    }
+}
+
+// Logits become gradient_n * heat * (onehot - softmax): the gradient of sum gradient_n * logp_n.
+template <class T>
+static void log_prob_backward(T* logits, const int64_t* target, float heat, const float* lse, const float* gradient, int64_t N, int64_t V) {
+#pragma omp parallel for schedule(static)
+    for (int64_t n = 0; n < N; n++) {
+        T* row = logits + n * V;
+        float g = gradient[n] * heat, l = lse[n], goal = load(row[target[n]]);
+#pragma omp simd
+        for (int64_t v = 0; v < V; v++) store(&row[v], -g * fast_exp(load(row[v]) * heat - l));
+        store(&row[target[n]], g - g * fast_exp(goal * heat - l));
+    }
+}
+
 #define BOTH(T, S) \
+    SK_API void sk_log_prob_##S(const T* logits, const int64_t* target, float* logp, float* entropy, float* lse, int64_t N, int64_t V, float heat) { log_prob(logits, target, heat, logp, entropy, lse, N, V); } \
+    SK_API void sk_log_prob_backward_##S(T* logits, const int64_t* target, const float* lse, const float* gradient, int64_t N, int64_t V, float heat) { log_prob_backward(logits, target, heat, lse, gradient, N, V); } \
     SK_API void sk_rms_norm_forward_##S(const T* x, const T* delta, const float* w, T* total, T* y, float* rstd, int64_t N, int64_t D, float eps) { rms_norm_forward(x, delta, w, total, y, rstd, N, D, eps); } \
     SK_API void sk_rms_norm_backward_##S(const T* dy, const T* dtotal, const T* x, const float* w, const float* rstd, T* dx, float* dw, int64_t N, int64_t D) { rms_norm_backward(dy, dtotal, x, w, rstd, dx, dw, N, D); } \
     SK_API void sk_swiglu_forward_##S(const T* gate, const T* up, int64_t stride, const float* scale, T* h, int64_t N, int64_t M) { swiglu_forward(gate, up, stride, scale, h, N, M); } \

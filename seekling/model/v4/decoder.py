@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from seekling.errors import SeeklingError
+from seekling.kernels.tree_attention import TokenTree
 from seekling.model.cache import Cache
 from seekling.model.config import ModelConfig
 from seekling.model.decoder import Decoder
@@ -78,6 +79,10 @@ class V4Decoder(Decoder):
         for layer in self._main:
             streams = layer(streams, sight, ids_BT, trace)
         return streams
+
+    def stream_hidden(self, ids_N: Tensor, tree: TokenTree, trace: Trace | None = None) -> Tensor:
+        index_AT, home_N = tree.padded  # this attention knows only rows
+        return self.hidden(ids_N[index_AT.to(ids_N.device)], trace=trace).flatten(0, 1)[home_N.to(ids_N.device)]
 
     def mtp_states(
         self, x_BTD: Tensor, next_ids_BTk: Tensor, doc_BT: Tensor | None = None, trace: Trace | None = None
