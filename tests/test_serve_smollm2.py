@@ -6,6 +6,7 @@ import threading
 
 import openai
 import pytest
+from browser import ask, chromium, complete, missing, tab
 
 from seekling.hub.names import find
 
@@ -42,3 +43,27 @@ def test_json_is_json(client):
     question = [{"role": "user", "content": "A name for a cat, as JSON"}]
     answer = client.chat.completions.create(model="smollm2", messages=question, response_format=form, temperature=0)
     assert json.loads(answer.choices[0].message.content)["name"]
+
+
+@pytest.mark.skipif(missing() is not None, reason=str(missing()))
+def test_a_conversation_on_the_page(client):
+    url = str(client.base_url).removesuffix("/v1/")
+    with chromium() as browser, tab(browser, url) as page:
+        page.click("#open-settings")
+        page.locator("summary", has_text="Sampling").click()
+        page.get_by_label("Temperature").fill("0")
+        page.keyboard.press("Escape")
+        ask(page, "Name the capital of France in one sentence.")
+        assert "Paris" in page.locator(".body").inner_text()
+        assert "tokens/s" in page.locator(".figures").inner_text()
+        page.fill("#text", "Tell me a very long story about the sea.")
+        page.keyboard.press("Enter")
+        page.locator(".body >> nth=1").wait_for()
+        page.keyboard.press("Escape")
+        complete(page)
+        assert "stopped" in page.locator(".figures").nth(1).inner_text()
+        page.reload()
+        page.locator(".body >> nth=1").wait_for()
+        assert "Paris" in page.locator(".body").first.inner_text()
+        ask(page, "And of Italy?", answers=3)
+        assert int(page.locator(".figures").nth(2).inner_text().split(" of ")[0].split()[-1]) > 30  # the cache knew the talk

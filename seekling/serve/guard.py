@@ -17,7 +17,8 @@ from seekling.serve.ledger import LedgerError
 from seekling.serve.rates import Rates
 from seekling.serve.state import Server
 
-OPEN = {"/health", "/"}  # the page holds no secret; it asks for a key and sends it with its requests
+OPEN = {"/health", "/"}
+PAGE = "/page/"  # the page's files hold no secret; it asks for a key and sends it with its requests
 LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -91,7 +92,7 @@ class Guard:
 
     def _key(self, path: str, headers: Headers) -> Key | None:
         keys = self._doors.keys
-        if keys is None or path in OPEN:
+        if keys is None or path in OPEN or path.startswith(PAGE):
             return None
         try:
             known = keys.all()

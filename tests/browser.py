@@ -1,0 +1,87 @@
+"""A headless Chromium for tests of the page: one a session, a fresh profile for every test."""
+
+import os
+import shutil
+from contextlib import contextmanager
+
+import pytest
+
+ARGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+AXE = os.environ.get("SEEKLING_AXE")  # the path of axe-core's axe.min.js (npm)
+
+
+def missing():
+    """Why there is no browser here, or None."""
+    if shutil.which("chromium") is None:
+        return "needs Debian's chromium"
+    try:
+        import playwright  # noqa: F401
+    except ImportError:
+        return "needs playwright's library (pip install playwright)"
+    return None
+
+
+@contextmanager
+def chromium():
+    """The browser."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as library:
+        browser = library.chromium.launch(executable_path=shutil.which("chromium"), args=ARGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def tab(browser, url, **options):
+    """A page of a fresh profile that has found its server; ``asked`` are the addresses it asked, ``sent`` its chat requests.
+
+    Errors in its scripts and breaches of its policy fail the test.
+    """
+    options = {"viewport": {"width": 1200, "height": 800}, "locale": "en-GB", **options}
+    context = browser.new_context(**options)
+    page, problems = context.new_page(), []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda m: problems.append(m.text) if "Content Security Policy" in m.text else None)
+    page.asked, page.sent = [], []
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.on("request", lambda request: page.sent.append(request.post_data) if request.url.endswith("/completions") else None)
+    page.goto(url)
+    page.locator("#model:not(:empty)").wait_for(state="attached")
+    try:
+        yield page
+        assert problems == []
+    finally:
+        context.close()
+
+
+def ask(page, text, answers=1):
+    """Send a message and wait until so many answers are complete."""
+    page.fill("#text", text)
+    page.keyboard.press("Enter")
+    page.locator(f"article.assistant >> nth={answers - 1}").wait_for()
+    complete(page)
+
+
+def complete(page):
+    """Wait until no answer is on its way."""
+    page.locator("article[aria-busy=true]").first.wait_for(state="detached", timeout=60_000)
+
+
+def violations(page):
+    """What axe finds wrong with what is shown now."""
+    if AXE is None:
+        pytest.skip("needs axe-core: npm install axe-core, then SEEKLING_AXE=…/axe-core/axe.min.js")
+    tools = page.context.new_cdp_session(page)
+    with open(AXE, encoding="utf-8") as file:
+        tools.send("Runtime.evaluate", {"expression": file.read()})
+    run = (
+        "axe.run(document).then(r => JSON.stringify(r.violations.map(v => [v.id, ...v.nodes.map(n => n.html.slice(0, 200))])))"
+    )
+    answer = tools.send("Runtime.evaluate", {"expression": run, "awaitPromise": True, "returnByValue": True})
+    return answer["result"]["value"]
