@@ -33,7 +33,8 @@ def served():
 def test_every_route_is_in_the_document_and_nothing_else(served):
     document = httpx.get(f"{served.url}/openapi.json").json()
     described = {(path, method.upper()) for path, methods in document["paths"].items() for method in methods}
-    routes = {(r.path.replace(":path}", "}"), m) for r in make_app(served.state).routes for m in r.methods - {"HEAD"}}
+    known = [route for route in make_app(served.state).routes if not route.path.startswith("/page/")]
+    routes = {(r.path.replace(":path}", "}"), m) for r in known for m in r.methods - {"HEAD"}}
     assert described == routes and document["openapi"].startswith("3.1")
 
 

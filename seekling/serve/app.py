@@ -18,7 +18,7 @@ from seekling.serve.completions import completions
 from seekling.serve.extras import detokenize, embeddings, explain, metrics, tokenize
 from seekling.serve.failures import ApiError, as_api_error, reply
 from seekling.serve.openapi import openapi
-from seekling.serve.page import page, part
+from seekling.serve.page import PAGE, page, part
 from seekling.serve.responses import forget, input_items, responses, retrieve
 from seekling.serve.state import Server
 
@@ -51,7 +51,7 @@ def make_app(server: Server) -> Starlette:
     add("/api/tags", ollama.tags, "GET")
     add("/api/version", ollama.version, "GET")
     add("/", page, "GET")
-    add("/page/{version}/{name}", part, "GET")
+    routes.append(Route(PAGE + "{version}/{name}", _guarded(server, part), methods=["GET"], include_in_schema=False))
     add("/metrics", metrics, "GET")
     add("/models", models, "GET", PREFIXES)
     add("/models/{name:path}", one_model, "GET", PREFIXES)

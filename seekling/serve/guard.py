@@ -14,11 +14,11 @@ from seekling.serve.app import refuse
 from seekling.serve.failures import ApiError, as_api_error
 from seekling.serve.keys import Key, Keys
 from seekling.serve.ledger import LedgerError
+from seekling.serve.page import PAGE
 from seekling.serve.rates import Rates
 from seekling.serve.state import Server
 
-OPEN = {"/health", "/"}
-PAGE = "/page/"  # the page's files hold no secret; it asks for a key and sends it with its requests
+OPEN = {"/health", "/"}  # the page and its files hold no secret; it asks for a key and sends it with its requests
 LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 

@@ -58,7 +58,16 @@ def _const(word: str) -> Json:
     return {"const": word}
 
 
-MODEL = _object(id=TEXT, object=_const("model"), created=COUNT, owned_by=TEXT, max_model_len=COUNT)
+MODEL = _object(
+    id=TEXT,
+    object=_const("model"),
+    created=COUNT,
+    owned_by=TEXT,
+    max_model_len=COUNT,
+    thinking={"enum": ["never", "always", "either"]},
+    experts={"type": ["object", "null"]},
+    cache=_object(bytes_per_token={"type": "number"}, tokens=COUNT),
+)
 USAGE = _object(prompt_tokens=COUNT, completion_tokens=COUNT, total_tokens=COUNT)
 HEAD = {"id": TEXT, "created": COUNT, "model": TEXT, "usage": USAGE}
 CHOICE = _object(index=COUNT, finish_reason=TEXT, message=_object(role=_const("assistant")))
@@ -112,6 +121,8 @@ def document(routes: Any) -> Json:
     )
     paths: dict[str, Json] = {}
     for route in routes:
+        if not route.include_in_schema:  # the page's files are nobody's interface
+            continue
         path = route.path.replace(":path}", "}")
         for method in sorted(route.methods - {"HEAD"}):
             paths.setdefault(path, {})[method.lower()] = _operation(path, method, places)

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from seekling.serve.failures import ApiError
 from seekling.serve.state import Server
 
+PAGE = "/page/"  # where the files are
 FOLDER = Path(__file__).with_name("page")
 TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
 POLICY = {
