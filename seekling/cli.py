@@ -288,6 +288,18 @@ def _report_arguments(parser: Parser) -> None:
     parser.add_argument("--price", type=float, default=None, metavar="X", help="dollars an hour of this machine [0.05]")
 
 
+def _release_check_arguments(parser: Parser) -> None:
+    parser.add_argument("path", metavar="DIR", help="a model's folder, ours or any other, or owner/name of a hub repository")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--all", action="store_true", help="show also what passed, and every line")
+    parser.add_argument("--badge", default=None, metavar="FILE", help="write the verdict as an SVG badge")
+    parser.add_argument("--key", default=None, metavar="FILE", help="the publisher's public key (PEM), to verify the signature")
+    parser.add_argument("--smoke", type=int, nargs="?", const=0, default=None, metavar="N", help="train N first steps again")
+    parser.add_argument("--mof", default=None, metavar="FILE", help="a Model Openness Tool file that speaks for the folder")
+    parser.add_argument("--from", dest="source", choices=("hf", "modelscope"), default=None, help="the model hub [hf]")
+    parser.add_argument("--endpoint", default=None, metavar="URL", help="the hub's address [HF_ENDPOINT, MODELSCOPE_ENDPOINT]")
+
+
 def _sandbox_arguments(parser: Parser) -> None:
     parser.add_argument("file", nargs="?", default=None, metavar="FILE", help="Python program; - reads it from stdin")
     parser.add_argument("--stdin", default=None, metavar="FILE", help="what the program reads [nothing]")
@@ -325,6 +337,7 @@ VERBS: dict[str, Verb] = {
     "reference": Verb("a tiny model with golden numbers to test engines", _reference_arguments, "seekling.reference_verb:run"),
     "bench": Verb("speed, memory and cost of a model on this machine", _bench_arguments, "seekling.bench_verb:bench"),
     "sandbox": Verb("run a program nobody has read, confined and bounded", _sandbox_arguments, "seekling.sandbox_verb:run"),
+    "release check": Verb("is a model open source AI?", _release_check_arguments, "seekling.release_check_verb:run"),
     "doctor": Verb("what this machine offers and what Seekling will use", _doctor_arguments, "seekling.verbs:doctor"),
 }
 # fmt: on
@@ -362,13 +375,15 @@ def usage(name: str) -> str:
         "sandbox": " [FILE]",
         "eval": " RUN",
         "report": " RUN",
+        "release check": " DIR",
     }
     return f"seekling {name}{positional.get(name, '')} [flags]"
 
 
 def parse(argv: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
     """The verb and its arguments. Raises RecipeError for anything unknown."""
-    name = argv[0]
+    words = 2 if " ".join(argv[:2]) in VERBS else 1  # "release check" is a verb of two words
+    name = " ".join(argv[:words])
     if name not in VERBS:
         near = difflib.get_close_matches(name, VERBS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(VERBS)}"
@@ -376,7 +391,7 @@ def parse(argv: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
     verb = VERBS[name]
     parser = Parser(prog=f"seekling {name}", usage=usage(name), description=verb.help)
     verb.arguments(parser)
-    args = parser.parse_all(argv[1:])
+    args = parser.parse_all(argv[words:])
     args.argv = list(argv)
     return verb, args
 
