@@ -300,6 +300,15 @@ def _release_check_arguments(parser: Parser) -> None:
     parser.add_argument("--endpoint", default=None, metavar="URL", help="the hub's address [HF_ENDPOINT, MODELSCOPE_ENDPOINT]")
 
 
+def _reproduce_arguments(parser: Parser) -> None:
+    parser.add_argument("path", metavar="DIR", help="a folder that seekling release wrote")
+    parser.add_argument("--steps", type=int, default=None, metavar="N", help="only the first N steps [every stage whole]")
+    parser.add_argument("--data", default=None, metavar="DIR", help="where the text files lie that are not in the release")
+    parser.add_argument("--base", default=None, metavar="DIR", help="the base model it started from [as pulled]")
+    parser.add_argument("--keep", default=None, metavar="DIR", help="keep the runs there [they are removed]")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def _sandbox_arguments(parser: Parser) -> None:
     parser.add_argument("file", nargs="?", default=None, metavar="FILE", help="Python program; - reads it from stdin")
     parser.add_argument("--stdin", default=None, metavar="FILE", help="what the program reads [nothing]")
@@ -338,6 +347,7 @@ VERBS: dict[str, Verb] = {
     "bench": Verb("speed, memory and cost of a model on this machine", _bench_arguments, "seekling.bench_verb:bench"),
     "sandbox": Verb("run a program nobody has read, confined and bounded", _sandbox_arguments, "seekling.sandbox_verb:run"),
     "release check": Verb("is a model open source AI?", _release_check_arguments, "seekling.release_check_verb:run"),
+    "reproduce": Verb("run a release again and compare", _reproduce_arguments, "seekling.reproduce_verb:run"),
     "doctor": Verb("what this machine offers and what Seekling will use", _doctor_arguments, "seekling.verbs:doctor"),
 }
 # fmt: on
@@ -376,6 +386,7 @@ def usage(name: str) -> str:
         "eval": " RUN",
         "report": " RUN",
         "release check": " DIR",
+        "reproduce": " DIR",
     }
     return f"seekling {name}{positional.get(name, '')} [flags]"
 

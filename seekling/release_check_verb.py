@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from seekling.errors import CheckpointError, DataError
+from seekling.errors import CheckpointError, DataError, RecipeError
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,8 +26,12 @@ def run(args: argparse.Namespace) -> int:
         report = check(place, key, progress, mof)
         if args.smoke is not None:
             from seekling.release.reproduce import smoke_findings
+            from seekling.reproduce_verb import watching
 
-            report.findings += smoke_findings(place, args.smoke, quiet=args.json)
+            if args.smoke < 0:
+                raise RecipeError("--smoke takes a number of steps, 1 or more")
+            with watching(quiet=args.json) as (say, watch):
+                report.findings += smoke_findings(place.root, args.smoke, say, watch)
     if args.badge is not None:
         write_text(Path(args.badge), badge(report))
     if args.json:

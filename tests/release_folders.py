@@ -1,7 +1,7 @@
 """Small folders modelled after the published facts of real releases: which files, which licences, which components.
 
-Facts: the Model Openness Tool's entries (github.com/lfai/model_openness_tool, models/*.yml at 8b5d30e, May 2026) and the makers'
-own cards. Weights are a few random numbers; licence texts are SPDX's, or short texts that state the clauses the real ones are
+Facts: the Model Openness Tool's entries (github.com/lfai/model_openness_tool, models/*.yml at 8b5d30e, May 2026) and the
+makers' own cards. Weights are a few random numbers; licence texts are SPDX's, or short texts that state the clauses the real ones are
 known for. Names of makers are there to say what is imitated; nothing here is theirs.
 """
 
@@ -39,9 +39,9 @@ military use in any way; for the purpose of exploiting or harming minors.
 """
 CARD = """# {name}
 
-## Model description and training data
+## Model description
 
-A language model. {more}
+A language model, pre-trained. {more}
 
 ## How to use
 
@@ -82,7 +82,7 @@ def config(folder, model_type, **more):
     (folder / "config.json").write_text(json.dumps({"model_type": model_type, **classes, **more}))
 
 
-def mot(folder, name, producer, distribution, components):
+def mot(path, name, producer, distribution, components):
     """A file as the Model Openness Tool writes it; ``components``: name -> (licence or None, address or None)."""
     lines = ["framework:", "  name: 'Model Openness Framework'", "  version: '1.0'", "  date: '2024-12-15'", "release:"]
     lines += [f"  name: {name}", f"  producer: {producer}", "  license:", "    distribution:", f"      name: {distribution}"]
@@ -91,7 +91,8 @@ def mot(folder, name, producer, distribution, components):
         lines += [f"    - name: '{component}'"]
         lines += [f"      license: '{licence}'"] if licence else []
         lines += [f"      component_path: '{address}'"] if address else []
-    (folder / "mof.yml").write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 def pythia(folder):
@@ -99,12 +100,12 @@ def pythia(folder):
 
     Its repository on the hub has model.safetensors and a pytorch_model.bin beside it, and no LICENSE file.
     """
-    card(folder, "language: [en]\nlicense: apache-2.0\ntags: [pytorch]\ndatasets: [EleutherAI/the_pile]", "Pythia-1B",
-         "Trained on the Pile. Intermediate checkpoints are branches: revision=\"step3000\". https://github.com/EleutherAI/pythia")  # fmt: skip
+    card(folder, "language: [en]\nlicense: apache-2.0\ndatasets: [EleutherAI/the_pile]", "Pythia-1B",
+         "On the Pile. Checkpoints are branches: revision=\"step3000\". https://github.com/EleutherAI/pythia")  # fmt: skip
     config(folder, "gpt_neox")
     weights(folder)
     torch_pickle(folder / "pytorch_model.bin")
-    mot(folder, "Pythia-1B", "EleutherAI", "Apache-2.0", {
+    mot(folder / "mof.yml", "Pythia-1B", "EleutherAI", "Apache-2.0", {
         "Model architecture": (None, None),
         "Data preprocessing code": ("MIT", "https://github.com/EleutherAI/the-pile"),
         "Training code": ("MIT", None), "Inference code": (None, None),
@@ -133,11 +134,11 @@ def olmo(folder):
         "Evaluation results",
     )  # fmt: skip
     parts = dict.fromkeys(names, (None, None)) | {"Research paper": ("CC-BY-4.0", "https://arxiv.org/abs/2402.00838")}
-    mot(folder, "OLMo-7B-hf", "Allen Institute for AI", "Apache-2.0", parts)
+    mot(folder / "mof.yml", "OLMo-7B-hf", "Allen Institute for AI", "Apache-2.0", parts)
 
 
 def deepseek_v3(folder):
-    """DeepSeek-V3 (December 2024): code MIT, weights under DeepSeek's own agreement with use limits; no data, no training code."""
+    """DeepSeek-V3 (December 2024): code MIT, weights under their own agreement with use limits; no data, no training code."""
     card(
         folder,
         "library_name: transformers",
@@ -200,6 +201,48 @@ def minimax_mirror(folder):
     """A copy of MiniMax-M2.5 whose card was labelled apache-2.0 by mistake."""
     minimax(folder)
     card(folder, "license: apache-2.0\nlibrary_name: transformers", "MiniMax-M2.5")
+
+
+# ---- what the Model Openness Tool lists of those whose folders say less --------------------------------------------------
+
+_ARXIV = "arXiv.org perpetual non-exclusive license 1.0"
+
+
+def mot_deepseek_v3(path):
+    unlicensed = ("unlicensed", None)
+    return mot(path, "DeepSeek-V3", "DeepSeek AI", "''", {
+        "Model architecture": ("MIT", None), "Inference code": ("MIT", None), "Supporting libraries and tools": ("MIT", None),
+        "Model parameters (Final)": ("DeepSeek License Agreement", None), "Evaluation data": unlicensed,
+        "Model metadata": ("DeepSeek License Agreement", None), "Model card": unlicensed, "Technical report": unlicensed,
+        "Research paper": (_ARXIV, None), "Evaluation results": unlicensed,
+    })  # fmt: skip
+
+
+def mot_deepseek_r1(path):
+    names = (
+        "Model architecture", "Inference code", "Supporting libraries and tools", "Model parameters (Final)", "Evaluation data",
+        "Model metadata", "Model card", "Technical report", "Evaluation results",
+    )  # fmt: skip
+    parts = dict.fromkeys(names, (None, None)) | {"Research paper": (_ARXIV, None)}
+    return mot(path, "DeepSeek-R1", "DeepSeek AI", "MIT", parts)
+
+
+def mot_gpt_oss(path):
+    names = ("Model architecture", "Inference code", "Model parameters (Final)", "Evaluation results")
+    paper = ("CC-BY-4.0", "https://arxiv.org/abs/2508.10925")
+    parts = dict.fromkeys(names, (None, None)) | {"Model card": paper, "Technical report": paper}
+    return mot(path, "gpt-oss-20b", "OpenAI", "Apache-2.0", parts)
+
+
+def mot_llama(path):
+    names = (
+        "Model architecture", "Inference code", "Supporting libraries and tools", "Model parameters (Final)", "Model card",
+        "Evaluation results",
+    )  # fmt: skip
+    parts = dict.fromkeys(names, (None, None)) | {
+        "Evaluation data": ("unlicensed", None), "Technical report": ("unlicensed", None), "Research paper": (_ARXIV, None),
+    }  # fmt: skip
+    return mot(path, "Llama-3.1-8B", "Meta", "Llama 3.1 Community License Agreement", parts)
 
 
 FOLDERS = (pythia, olmo, deepseek_v3, deepseek_r1, gpt_oss, llama, minimax, minimax_mirror)
