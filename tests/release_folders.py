@@ -1,8 +1,8 @@
 """Small folders modelled after the published facts of real releases: which files, which licences, which components.
 
 Facts: the Model Openness Tool's entries (github.com/lfai/model_openness_tool, models/*.yml at 8b5d30e, May 2026) and the
-makers' own cards. Weights are a few random numbers; licence texts are SPDX's, or short texts that state the clauses the real ones are
-known for. Names of makers are there to say what is imitated; nothing here is theirs.
+makers' own cards. Weights are a few random numbers; licence texts are SPDX's, or short texts that state the clauses the real
+ones are known for. Names of makers are there to say what is imitated; nothing here is theirs.
 """
 
 import io
@@ -188,8 +188,8 @@ def llama(folder):
 
 def minimax(folder):
     """MiniMax-M2.5 (2026): a file titled MIT with one more clause; the card says other / modified-mit."""
-    card(folder, "license: other\nlicense_name: modified-mit\nlicense_link: LICENSE\nlibrary_name: transformers", "MiniMax-M2.5",
-         "https://github.com/MiniMax-AI/MiniMax-M2.5")  # fmt: skip
+    matter = "license: other\nlicense_name: modified-mit\nlicense_link: LICENSE\nlibrary_name: transformers"
+    card(folder, matter, "MiniMax-M2.5", "https://github.com/MiniMax-AI/MiniMax-M2.5")
     config(folder, "minimax_m2")
     weights(folder)
     text = text_of("MIT", holder="MiniMax", year=2026)
