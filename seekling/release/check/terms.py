@@ -105,8 +105,8 @@ class Terms:
             return _of_text(text, words)
         if found is None:
             return Ruling(words, None, "none" if words is None else "closed", ())
-        if text is not None and not text.match.exact and text.match.id in set(found.ids()):
-            return _of_text(text, words)
+        if text is not None and (kind == "data" or claimed is None) and not _bears_out(text, found):
+            return _of_text(text, words)  # a label does not make another text of it
         return Ruling(words, found, "open" if found.holds(is_open) else "closed", ())
 
 
@@ -142,6 +142,18 @@ def _names_file(text: Text, kind: str, found: Expression | None) -> bool:
     """Whether a licence file speaks for this kind of thing by its name, or no id was stated that it could back."""
     own = _OF_MODEL if kind == "data" else _OF_CODE if kind == "code" else None
     return bool(own and own.search(text.path)) or found is None
+
+
+def _bears_out(text: Text, found: Expression) -> bool:
+    """Whether a licence file is one of those that a label names, unchanged; one that nobody could compare says nothing."""
+    if text.match.id is None:
+        return not text.limits
+    return text.match.exact and any(_family(id) == _family(text.match.id) for id in found.ids())
+
+
+def _family(id: str) -> str:
+    """An id without "-only" and "-or-later", which share one text."""
+    return id.removesuffix("-only").removesuffix("-or-later")
 
 
 def _of_text(text: Text, said: str | None) -> Ruling:
@@ -261,8 +273,7 @@ def _agreement(terms: Terms) -> Iterator[Finding]:
     weights = terms.text_for("data")
     if read and weights is not None and weights.match.id is not None:
         ids = set(read[0].expression.ids())  # type: ignore[union-attr]
-        family = weights.match.id.replace("-only", "")
-        if not any(id.replace("-only", "").replace("-or-later", "") == family for id in ids):
+        if not any(_family(id) == _family(weights.match.id) for id in ids):
             text = f"{read[0].where} says {read[0].expression}, {weights.path} is {weights.match.id}"
             yield Finding("licence.agree", FAIL, text, weights.path, remedy="state one licence everywhere")
         elif weights.match.exact:
