@@ -8,6 +8,7 @@ import re
 import shutil
 import struct
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 import release_folders as made
@@ -134,6 +135,26 @@ def test_a_mirror_that_calls_it_apache_contradicts_its_own_file(tmp_path):
     report = report_of(made.minimax_mirror, tmp_path)
     assert found(report, "licence.agree") == ["README.md says Apache-2.0, LICENSE is MIT"]
     assert verdicts(report)["Parameters"] == "fail"
+
+
+TABLE = {
+    "Pythia-1B": (made.pythia, None), "OLMo-7B-hf": (made.olmo, None),
+    "DeepSeek-V3 (Dec 2024)": (made.deepseek_v3, made.mot_deepseek_v3),
+    "DeepSeek-R1": (made.deepseek_r1, made.mot_deepseek_r1), "gpt-oss-20b": (made.gpt_oss, made.mot_gpt_oss),
+    "Llama-3.1-8B": (made.llama, made.mot_llama), "MiniMax-M2.5": (made.minimax, None),
+    "its mirror labelled apache-2.0": (made.minimax_mirror, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_table_in_the_documentation_is_what_comes_out(name, tmp_path):
+    rows = (Path(__file__).parent.parent / "docs" / "release-check.md").read_text().splitlines()
+    (row,) = (r for r in rows if r.startswith(f"| {name} |"))
+    stated = [cell.strip() for cell in row.split("|")[2:6]]
+    make, mot = TABLE[name]
+    report = report_of(make, tmp_path, mof=mot(tmp_path / "mof.yml") if mot else None)
+    words = [v.replace("person", "needs a person") for v in verdicts(report).values()]
+    assert [*words, f"Class {'I' * report.mof_class}" if report.mof_class else "none"] == stated
 
 
 # ---- licences and cards ----------------------------------------------------------------------------------------------
@@ -396,10 +417,9 @@ def _key(tmp_path):
 
 
 def test_signatures_by_model_signing_itself_verify(plain, tmp_path):
-    pytest.importorskip("model_signing")
+    model_signing = pytest.importorskip("model_signing")
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
-    from seekling.release.sign import sign
 
     key = ec.generate_private_key(ec.SECP256R1())
     private = tmp_path / "private.pem"
@@ -408,7 +428,9 @@ def test_signatures_by_model_signing_itself_verify(plain, tmp_path):
     public = tmp_path / "public.pem"
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     public.write_bytes(key.public_key().public_bytes(serialization.Encoding.PEM, form))
-    sign(plain, private)
+    hashing = model_signing.hashing.Config().set_ignored_paths(paths=[plain / "model.sig"], ignore_git_paths=True)
+    config = model_signing.signing.Config().use_elliptic_key_signer(private_key=private).set_hashing_config(hashing)
+    config.sign(plain, plain / "model.sig")
     report = check(open_folder(plain), public)
     assert found(report, "integrity.signature", "pass") and not found(report, "integrity.hash")
 

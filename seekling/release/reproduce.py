@@ -109,7 +109,7 @@ def reproduce(
     runs: dict[str, Path] = {}
     for number, stage in enumerate(stages, 1):
         run = work / f"{number}-{stage['verb']}"
-        recipe = safe_recipe(folder, stage, runs, data, base)
+        recipe = safe_recipe(folder, manifest, stage, runs, data, base)
         result = run_stage(folder, stage, recipe, run, steps, watch, say)
         compare_stage(stage, manifest["reproduce"], same, run, result, whole=steps is None or steps >= stage["steps"])
         out.stages.append(result)
@@ -165,11 +165,19 @@ def recipe_kinds() -> dict[str, type[Tree]]:
     return {kind.verb(): kind for kind in kinds}
 
 
-def safe_recipe(folder: Path, stage: Mapping[str, Any], runs: Mapping[str, Path], data: Path | None, base: Path | None) -> Tree:
+def safe_recipe(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    stage: Mapping[str, Any],
+    runs: Mapping[str, Path],
+    data: Path | None,
+    base: Path | None,
+) -> Tree:
     """The recipe of a stage with its outer things put in place, and none of the release's choosing left.
 
     Raises:
-        RecipeError: an unknown verb or a recipe that cannot be read, or that names an address. DataError: a file is not here.
+        RecipeError: an unknown verb or a recipe that cannot be read, or that names an address.
+        DataError: a file is not here. CheckpointError: it was changed.
     """
     kinds = recipe_kinds()
     if stage["verb"] not in kinds:
@@ -180,7 +188,7 @@ def safe_recipe(folder: Path, stage: Mapping[str, Any], runs: Mapping[str, Path]
     values = {name: value for name, value in values.items() if name in flat}
     for name in ("data", "eval_data"):
         if flat.get(name):
-            values[name] = tuple(str(_text_file(folder, stage, str(item), data)) for item in flat[name])
+            values[name] = tuple(str(_text_file(folder, manifest, stage, str(item), data)) for item in flat[name])
     if flat.get("model"):
         values["model"] = str(_start(stage, runs, base))
     teacher = str(flat.get("teacher") or "")
@@ -189,13 +197,17 @@ def safe_recipe(folder: Path, stage: Mapping[str, Any], runs: Mapping[str, Path]
     return recipe.replaced(values)
 
 
-def _text_file(folder: Path, stage: Mapping[str, Any], name: str, data: Path | None) -> Path:
+def _text_file(folder: Path, manifest: Mapping[str, Any], stage: Mapping[str, Any], name: str, data: Path | None) -> Path:
     last = Path(name).name
-    for place in (folder / stage["folder"], folder / "data"):
-        path = place / last
-        if last and last != ".." and not last.endswith(".toml") and path.is_file() and not path.is_symlink():
-            return path.absolute()  # never a .toml: it would declare sources of its own
-    if data is not None and last and last != ".." and (data / last).exists():
+    listed = {f["path"]: f["sha256"] for f in manifest["files"]}
+    for place in (stage["folder"], "data"):
+        path = folder / place / last
+        if last in ("", "..") or last.endswith(".toml") or path.is_symlink() or not path.is_file():
+            continue  # never a .toml: it would declare sources of its own
+        if listed.get(f"{place}/{last}") != layout.sha256(path):
+            raise CheckpointError(f"{path} was changed since the release was made; get the release again")
+        return path.absolute()
+    if data is not None and last not in ("", "..") and (data / last).exists():
         return (data / last).absolute()
     raise DataError(f"{stage['folder']} was trained on {last!r}, which is not in the release: give its folder with --data DIR")
 
