@@ -13,7 +13,7 @@ from seekling.engine.sampling import Sampling
 class Slow(Script):
     """Says its text again for every question: the answer begins at whatever length the prompt has."""
 
-    def extend(self, ids_BT, cache, rows):
+    def extend(self, ids_BT, cache, rows, trace=None):
         if ids_BT.shape[1] > 1:
             self.prompt_length = cache.lengths[rows[0]] + ids_BT.shape[1]
         time.sleep(0.02)

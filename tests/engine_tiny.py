@@ -64,7 +64,7 @@ class Script(torch.nn.Module):
         self.tokens, self.prompt_length, self.vocab = tokens, prompt_length, vocab
         self.unused = torch.nn.Parameter(torch.zeros(1))
 
-    def extend(self, ids_BT, cache, rows):
+    def extend(self, ids_BT, cache, rows, trace=None):
         out = []
         for row in rows:
             first = cache.lengths[row] - self.prompt_length + 1

@@ -40,6 +40,13 @@ class Slow:
         self.page_tokens = self.inner.page_tokens
         engine._loop.cache.runner = self
 
+    @property
+    def chosen(self):
+        return self.inner.chosen
+
+    def bytes(self):
+        return self.inner.bytes()
+
     def step(self, chunks):
         time.sleep(self.seconds)
         self.chunks.append(chunks)

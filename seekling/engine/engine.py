@@ -108,7 +108,13 @@ class Engine:
         self._intake = Intake(self.config, self.tokenizer, self.context, getattr(backend.runner, "adapters", {}).keys())
         self._fingerprint: tuple[object, str] | None = None
         self._loop = Loop(
-            cache, Scheduler(cache, max_rows, step_tokens), max_queue, backend.version, drafter, self._goes_back()
+            cache,
+            Scheduler(cache, max_rows, step_tokens),
+            max_queue,
+            backend.version,
+            drafter,
+            self._goes_back(),
+            experts=self.config.n_routed_experts if any(map(self.config.is_moe, range(self.config.num_hidden_layers))) else 0,
         )
         weakref.finalize(self, self._loop.close)
 
@@ -222,12 +228,15 @@ class Engine:
             "prefix_looked_up": stats.looked_up,
             "prefix_hit": stats.hit,
             "prefix_last_miss": None if stats.last_miss is None else str(stats.last_miss),
+            "cache_bytes": cache.runner.bytes(),
+            "expert_load": loop.load,
             "runner": runner_path(self._backend.runner),
         }
         if loop.drafter is not None:
             out |= {
                 "drafted": loop.drafter.drafted,
                 "accepted": loop.drafter.accepted,
+                "drafts": loop.drafter.steps,
                 "tokens_per_step": 1 + loop.drafter.accepted / max(1, loop.drafter.steps),
             }
         return out

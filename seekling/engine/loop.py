@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import numpy as np
+
 from seekling.engine.cache import PagedCache
 from seekling.engine.handle import Handle, wake
 from seekling.engine.request import Request
@@ -21,6 +23,8 @@ from seekling.engine.sampling import Delta, Top
 from seekling.engine.scheduler import Scheduler, Work
 from seekling.engine.speculate import Drafter
 from seekling.errors import SeeklingError
+
+WATCHED = 16  # the load of experts is counted in one step of so many
 
 
 class QueueFull(SeeklingError):
@@ -37,6 +41,10 @@ class Loop:
         version: of the weights; a change empties the prefix tree.
         drafter: proposes tokens (speculation), or None.
         goes_back: over how many wrong drafts the cache can go back (a running state: none).
+        experts: number of routed experts of a MoE layer, whose load is watched; 0 where there are none.
+
+    Attributes:
+        load: tokens each expert of each MoE layer computed, int64 (L, experts), in one step of `WATCHED`; None before.
     """
 
     def __init__(
@@ -47,9 +55,12 @@ class Loop:
         version: Callable[[], object],
         drafter: Drafter | None = None,
         goes_back: int = sys.maxsize,
+        experts: int = 0,
     ):
         self.cache, self.scheduler, self.drafter, self.goes_back = cache, scheduler, drafter, goes_back
         self.steps = self.tokens = 0
+        self.load: np.ndarray | None = None
+        self._experts = experts
         self._max_queue, self._version = max_queue, version
         self._inbox: deque[Handle] = deque()
         self._cancelled: deque[Handle] = deque()
@@ -155,7 +166,8 @@ class Loop:
         if not works:
             raise RuntimeError("requests wait and none can run")
         self._propose(works)
-        chunks = [self._chunk(work) for work in works]
+        watched = self._experts > 0 and self.steps % WATCHED == 0
+        chunks = [self._chunk(work, watched) for work in works]
         start = time.perf_counter()
         logits_RV = self.cache.runner.step(chunks)
         self.steps += 1
@@ -163,6 +175,8 @@ class Loop:
             self.drafter.observe(chunks, [work.request for work in works])
             if all(work.request.prefilled for work in works):
                 self.drafter.timed(len(works), sum(len(work.draft) for work in works), time.perf_counter() - start)
+        if watched and self.cache.runner.chosen is not None:
+            self._watch(self.cache.runner.chosen.experts)
         rows, chosen, row = as_rows(logits_RV), self.cache.runner.chosen, 0
         for work, chunk in zip(works, chunks, strict=True):
             first, row = row, row + chunk.rows
@@ -206,11 +220,23 @@ class Loop:
             self.cache.grow(request, len(request.pages) * size + 1)
         return len(request.pages) * size - len(request.ids)
 
-    def _chunk(self, work: Work) -> Chunk:
+    def _watch(self, experts_RLK: np.ndarray) -> None:
+        """Count which experts computed the rows of a step."""
+        rows, layers, _ = experts_RLK.shape
+        if not rows:
+            return
+        if self.load is None:
+            self.load = np.zeros((layers, self._experts), np.int64)
+        for layer in range(layers):
+            self.load[layer] += np.bincount(experts_RLK[:, layer].ravel(), minlength=self._experts)[: self._experts]
+
+    def _chunk(self, work: Work, watched: bool = False) -> Chunk:
         request = work.request
         ids = request.ids[request.computed : request.computed + work.count] + work.draft
         want: Literal["all", "last", "none"] = "all" if request.scoring or work.draft else "last" if work.speaks else "none"
-        return Chunk(ids, request.computed, request.pages, want, request.adapter, work.speaks and request.sampling.experts)
+        return Chunk(
+            ids, request.computed, request.pages, want, request.adapter, watched or (work.speaks and request.sampling.experts)
+        )
 
     def _score(self, work: Work, rows: Array) -> None:
         """Log-probabilities of the prompt tokens after those just computed."""

@@ -56,6 +56,7 @@ class Request:
 
     Attributes (the scheduler's, beside the arguments):
         ids: prompt and answer so far; computed: how many of them the cache holds, in `pages`.
+        admitted: when it first began to run, seconds of `time.perf_counter`.
         after: another request whose prompt must be in the cache first (the n answers of one prompt).
     """
 
@@ -100,6 +101,7 @@ class Request:
         self.pages: list[int] = []
         self.priority, self.arrival, self.adapter = priority, 0, adapter
         self.salt = tenant, adapter
+        self.admitted: float | None = None
         self.after: Request | None = None
         self.prefilled = False
         self.version: object = None

@@ -91,5 +91,8 @@ class Runner(Protocol):
         No two chunks of a step may write to the same page. A chunk sees what earlier steps wrote and its own tokens.
         """
 
+    def bytes(self) -> int:
+        """Bytes the pool may take."""
+
     def copy_page(self, src: int, dst: int) -> None:
         """Copy the content of one page over another (copy on write)."""

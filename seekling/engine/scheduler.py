@@ -7,6 +7,7 @@ pages back and is computed again later: its tokens are kept and go on where they
 """
 
 import bisect
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -101,6 +102,7 @@ class Scheduler:
                     self._preempt(victim)
             self.waiting.remove(request)
             self.running.append(request)
+            request.admitted = request.admitted or time.perf_counter()
 
     def _with_room(self) -> list[Request]:
         """The decoding requests, each with room for its next token; those without are preempted."""

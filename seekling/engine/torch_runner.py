@@ -117,7 +117,7 @@ class TorchRunner:
                 wanted = [(row, i) for row, i in enumerate(members) if chunks[i].want != "none"]
                 if not wanted:
                     continue
-                for row, i in wanted if told else ():
+                for row, i in wanted if trace.routings else ():
                     chosen[i] = _choices(trace.routings, row, len(chunks[i].ids), chunks[i].rows)
                 rows = [h_BTD[row] if chunks[i].want == "all" else h_BTD[row, -1:] for row, i in wanted]
                 h = torch.cat(rows)

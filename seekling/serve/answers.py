@@ -4,10 +4,9 @@ Every surface (OpenAI, Anthropic, Ollama) reads the same `Step`s. Stop strings e
 may still become one is held back, and so is half a character and half a mark.
 """
 
-import time
 from collections.abc import AsyncIterator, Hashable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from seekling.engine.handle import Handle
@@ -15,6 +14,7 @@ from seekling.engine.runner import Experts
 from seekling.engine.sampling import Delta, Sampling
 from seekling.engine.stop import StopFilter
 from seekling.errors import DataError
+from seekling.serve.clock import Clock
 from seekling.serve.state import Server
 from seekling.text.events import CallEnd, CallStart, Content, Event, Note, Reasoning
 
@@ -165,16 +165,6 @@ class Usage:
         }
 
 
-@dataclass
-class Timing:
-    """Seconds by the clock of one request."""
-
-    began: float = field(default_factory=time.perf_counter)
-    first: float | None = None
-    reached: float | None = None  # the same, and stays
-    last: float = 0.0
-
-
 class Answers:
     """The answers to one job. Iterate `steps`; whatever ends the iteration early cancels the rest.
 
@@ -183,19 +173,16 @@ class Answers:
     """
 
     def __init__(self, server: Server, job: Job):
-        self._server, self.timing = server, Timing()
+        self._server = server
         self.choices = [Choice(server, job, index) for index in range(job.sampling.n)]
         self.handle: Handle = server.engine.submit(job.prompt_ids, job.sampling, tenant=job.tenant)
-        self._tenant = job.tenant
-        server.charge(job.tenant, prompt=len(job.prompt_ids), requests=1)
-        server.metrics.prompt_tokens.inc(len(job.prompt_ids))
-        server.metrics.request_prompt.observe(len(job.prompt_ids))
+        self.clock = Clock(server, self.handle, job.tenant)
 
     async def steps(self) -> AsyncIterator[Step]:
         """What is said, as it comes."""
         try:
             async for delta in self.handle:
-                self._count(delta)
+                self.clock.count(delta)
                 choice = self.choices[delta.index]
                 step = choice.push(delta)
                 if step is None:
@@ -212,13 +199,7 @@ class Answers:
         """Cancel what still runs, count what was said."""
         if not self.handle.done:
             self.handle.cancel()
-        self._server.ledger.commit()
-        metrics = self._server.metrics
-        if self.timing.first is not None:
-            metrics.end_to_end.observe(time.perf_counter() - self.timing.began)
-            for choice in self.choices:
-                metrics.request_generation.observe(choice.tokens)
-            self.timing.first = None
+        self.clock.stop()
 
     @property
     def usage(self) -> Usage:
@@ -229,18 +210,6 @@ class Answers:
             sum(choice.tokens for choice in self.choices),
             sum(choice.reasoning_tokens for choice in self.choices),
         )
-
-    def _count(self, delta: Delta) -> None:
-        now, timing, metrics = time.perf_counter(), self.timing, self._server.metrics
-        self._server.charge(self._tenant, completion=len(delta.token_ids), now=delta.finish_reason is not None)
-        if delta.token_ids:
-            metrics.generation_tokens.inc(len(delta.token_ids))
-            if timing.first is None:
-                timing.first = timing.reached = now
-                metrics.first_token.observe(now - timing.began)
-            else:
-                metrics.inter_token.observe(now - timing.last)
-        timing.last = now
 
 
 __all__ = ["Answers", "CallStart", "Choice", "Job", "Said", "Step", "Usage"]

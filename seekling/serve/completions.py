@@ -15,6 +15,7 @@ from seekling.engine.sampling import Completion, Delta, Sampling
 from seekling.serve.answers import Usage
 from seekling.serve.asking import bad, drawing, room_for, stops, tenant_of
 from seekling.serve.chat import Head, token_bytes
+from seekling.serve.clock import Clock
 from seekling.serve.failures import reply
 from seekling.serve.fields import CompletionRequest
 from seekling.serve.reading import read_body, who
@@ -65,6 +66,7 @@ class Work:
         self.ids = self._prompts()
         self.samplings = [self._sampling(ids) for ids in self.ids]
         self.handles: list[Any] = []
+        self.clocks: list[Clock] = []
 
     def submit(self) -> None:
         """Put all prompts into the queue, or none."""
@@ -74,17 +76,15 @@ class Work:
         except Exception:
             self.close()
             raise
-        for ids in self.ids:
-            self.server.charge(self.tenant, prompt=len(ids), requests=1)
-            self.server.metrics.prompt_tokens.inc(len(ids))
-            self.server.metrics.request_prompt.observe(len(ids))
+        self.clocks = [Clock(self.server, handle, self.tenant) for handle in self.handles]
 
     def close(self) -> None:
         """Cancel what still runs."""
         for handle in self.handles:
             if not handle.done:
                 handle.cancel()
-        self.server.ledger.commit()
+        for clock in self.clocks:
+            clock.stop()
 
     def _prompts(self) -> list[list[int]]:
         given = self.body.prompt
@@ -126,9 +126,9 @@ class Work:
     async def whole(self, head: Head) -> dict[str, Any]:
         """All answers in one piece."""
         try:
-            for handle in self.handles:
+            for number, handle in enumerate(self.handles):
                 async for delta in handle:
-                    self._count(delta)
+                    self._count(number, delta)
         finally:
             self.close()
         choices = []
@@ -164,7 +164,7 @@ class Work:
                     raise item
                 number, delta = item
                 index, self_none = number * self.n + delta.index, self.none
-                self._count(delta)
+                self._count(number, delta)
                 if delta.text or delta.finish_reason or self.body.logprobs is not None:
                     logs = None
                     if self.body.logprobs is not None and delta.logprobs:
@@ -187,9 +187,8 @@ class Work:
         except Exception as error:
             await out.put(error)
 
-    def _count(self, delta: Delta) -> None:
-        self.server.charge(self.tenant, completion=len(delta.token_ids), now=delta.finish_reason is not None)
-        self.server.metrics.generation_tokens.inc(len(delta.token_ids))
+    def _count(self, number: int, delta: Delta) -> None:
+        self.clocks[number].count(delta)
         if delta.finish_reason is not None:
             self.server.metrics.finished(_reason(delta.finish_reason) or "stop")
 

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+MOST_EXPERTS = 8192  # counters of single experts; larger models only tell how uneven a layer is
 TOKENS = (1, 8, 32, 128, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 
 
@@ -31,6 +33,9 @@ class Metrics:
         self.first_token = histogram("time_to_first_token_seconds", "Time to the first token")
         self.inter_token = histogram("inter_token_latency_seconds", "Time between tokens")
         self.end_to_end = histogram("e2e_request_latency_seconds", "Time from request to the last token")
+        self.queue_time = histogram("request_queue_time_seconds", "Time in the queue")
+        self.prefill_time = histogram("request_prefill_time_seconds", "Time from there to the first token")
+        self.decode_time = histogram("request_decode_time_seconds", "Time from the first token to the last")
         self.request_prompt = histogram("request_prompt_tokens", "Prompt tokens of a request", TOKENS)
         self.request_generation = histogram("request_generation_tokens", "Tokens of an answer", TOKENS)
         registry.register(_OfEngine(engine, model))
@@ -67,16 +72,38 @@ class _OfEngine(Collector):
             family.add_metric([self._model], value)
             return family
 
-        used = stats["pages_used"] - stats["pages_cached"]
+        def share(pages: int) -> float:
+            return max(0, pages) / stats["pages"]
+
+        held = stats["pages_used"] - stats["pages_cached"]
         yield gauge("vllm:num_requests_running", "Answers being written", stats["running"])
         yield gauge("vllm:num_requests_waiting", "Answers waiting", stats["waiting"])
-        yield gauge("vllm:kv_cache_usage_perc", "Share of cache pages that running answers hold", max(0, used) / stats["pages"])
+        yield gauge("vllm:kv_cache_usage_perc", "Share of cache pages that running answers hold", share(held))
         yield count("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache", stats["prefix_looked_up"])
         yield count("vllm:prefix_cache_hits", "Prompt tokens found there", stats["prefix_hit"])
         yield count("vllm:num_preemptions", "Answers that gave their pages back", stats["preempted"])
         yield count("seekling:steps", "Steps of the engine", stats["steps"])
         yield gauge("seekling:cache_pages", "Pages of the cache", stats["pages"])
         yield gauge("seekling:cache_pages_kept", "Pages kept for later prompts", stats["pages_cached"])
+        yield gauge("seekling:cache_bytes", "Bytes the cache may take", stats["cache_bytes"])
+        yield gauge("seekling:cache_bytes_used", "Bytes its used pages take", stats["cache_bytes"] * share(stats["pages_used"]))
         if "drafted" in stats:
+            yield count("vllm:spec_decode_num_drafts", "Drafts made", stats["drafts"])
             yield count("vllm:spec_decode_num_draft_tokens", "Tokens proposed", stats["drafted"])
             yield count("vllm:spec_decode_num_accepted_tokens", "Proposed tokens that were right", stats["accepted"])
+            rate = stats["accepted"] / max(1, stats["drafted"])
+            yield gauge("seekling:draft_acceptance", "Share of the proposed tokens that were right", rate)
+        if stats["expert_load"] is not None:
+            yield from self._experts(stats["expert_load"])
+
+    def _experts(self, load_LE: np.ndarray) -> Iterator[Metric]:
+        """Load by layer and expert, and how uneven it is."""
+        labels = ["model_name", "layer", "expert"]
+        tokens = CounterMetricFamily("seekling:expert_tokens", "Tokens an expert computed, in a sample of steps", labels=labels)
+        uneven = GaugeMetricFamily("seekling:expert_imbalance", "Load of the busiest expert over the mean", labels=labels[:2])
+        for layer, load_E in enumerate(load_LE):
+            uneven.add_metric([self._model, str(layer)], float(load_E.max() / max(1e-9, load_E.mean())))
+            for expert, value in enumerate(load_E.tolist() if load_LE.size <= MOST_EXPERTS else ()):
+                tokens.add_metric([self._model, str(layer), str(expert)], value)
+        yield uneven
+        yield tokens

@@ -247,7 +247,7 @@ class Told:
 
     def _end(self) -> Json:
         usage, now = self._answers.usage, time.perf_counter()
-        began, first = self._answers.timing.began, self._answers.timing.reached or now
+        began, first = self._answers.clock.began, self._answers.clock.first or now
         reason = "length" if self._answers.choices[0].finish == "length" else "stop"
         return {
             "done": True,
