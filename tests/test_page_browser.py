@@ -96,6 +96,7 @@ def test_editing_a_message_and_asking_again_make_branches_with_arrows(browser, t
         assert versions.all_inner_texts() == ["2/2", "2/2"]
         page.locator(".assistant").get_by_label("Earlier version").click()
         assert page.locator(".body").inner_text() == "two"
+        assert page.evaluate("() => document.activeElement.title") == "Later version"  # the only way on from the first
         page.locator(".user").get_by_label("Earlier version").click()
         assert (page.locator(".bubble").inner_text(), page.locator(".body").inner_text()) == ("first", "one")
 
@@ -171,13 +172,13 @@ def test_history_is_searched_deleted_brought_back_exported_and_imported(browser,
         with page.expect_download() as download:
             page.get_by_role("button", name="All as JSON").click()
         file = json.loads(download.value.path().read_text("utf-8"))
-        assert file["label"]["ai_generated"] is True and file["label"]["models"] == ["tiny"]
+        assert file["label"]["generated"] is True and file["label"]["models"] == ["tiny"]
         answers = [n for t in file["talks"] for n in t["nodes"].values() if n["role"] == "assistant"]
         assert len(answers) == 2 and all(n["ai_generated"] for n in answers)
         with page.expect_download() as download:
             page.get_by_role("button", name="This one as Markdown").click()
         text = download.value.path().read_text("utf-8")
-        assert "ai_generated: true" in text and "> **AI-generated**" in text and "so much about whales" in text
+        assert "generated_by: AI" in text and "> **AI-generated**" in text and "so much about whales" in text
         page.get_by_role("button", name="Delete all").click()
         page.locator("#talks .none").wait_for()
         (tmp_path / "all.json").write_text(json.dumps(file), "utf-8")
@@ -187,6 +188,29 @@ def test_history_is_searched_deleted_brought_back_exported_and_imported(browser,
         (tmp_path / "bad.json").write_text('{"format": "other"}', "utf-8")
         page.set_input_files("input[type=file]", tmp_path / "bad.json")
         page.locator(".toast", has_text="not exported from this page").wait_for()
+
+
+MARKED = """async home => {
+    const { asJson, asMarkdown } = await import(new URL(home + "export.js", location));
+    const fixed = { Label: "1", ContentProducer: "it's me", ReservedCode1: "hash", ReservedCode2: "" };
+    const mark = id => ({ AIGC: { ...fixed, ProduceID: id } });
+    const root = { id: "root", parent: null, children: ["a"], pick: 0, role: "root" };
+    const shared = { pick: 0, at: 1, role: "assistant", content: "x", label: mark("one") };
+    const answer = { id: "a", parent: "root", children: ["b"], ...shared };
+    const nodes = { root, a: answer, b: { ...answer, id: "b", parent: "a", children: [], at: 2, label: mark("two") } };
+    const talk = { id: "t", title: "T", created: 1, changed: 2, settings: { system: "" }, nodes };
+    return [await asJson([talk]), asMarkdown(talk)];
+}"""
+
+
+def test_an_export_bears_the_mark_of_a_server_that_labels(browser, told):
+    with tab(browser, told.url) as page:
+        file, text = page.evaluate(MARKED, page.locator("script[type=module]").get_attribute("src").removesuffix("app.js"))
+    mark = {"Label": "1", "ContentProducer": "it's me", "ProduceID": "two", "ReservedCode1": "", "ReservedCode2": ""}
+    assert json.loads(file)["AIGC"] == mark
+    assert json.loads(file)["talks"][0]["nodes"]["a"]["label"]["AIGC"]["ReservedCode1"] == "hash"
+    (line,) = [line for line in text.splitlines() if line.startswith("AIGC: ")]
+    assert json.loads(line.removeprefix("AIGC: '").removesuffix("'").replace("''", "'")) == mark
 
 
 # ---- what a model writes ---------------------------------------------------------------------------------------------

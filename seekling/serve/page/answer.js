@@ -9,6 +9,9 @@ import * as store from "./store.js";
 /** Answers on their way: node id -> AbortController. */
 export const running = new Map();
 
+/** Where a server that labels puts its mark, by whose rules: China's, the EU's. */
+export const MARKS = ["AIGC", "ai_generated"];
+
 const NUMBERS = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "max_tokens", "seed"];
 
 /** The fields of a chat request that these settings ask for. Throws a Failure where a field's JSON is broken. */
@@ -96,7 +99,7 @@ async function run(talk, node, settings, changed, continued = false) {
 function take(node, event, clock, tokens) {
   if (event.model) node.model = event.model;
   if (event.usage) clock.usage = event.usage;
-  for (const name of ["label", "aigc", "AIGC"]) if (event[name]) node.label = { ...node.label, [name]: event[name] }; // the server's own AI mark
+  for (const name of MARKS) if (event[name]) node.label = { [name]: event[name] };
   const choice = event.choices?.[0];
   if (!choice) return;
   const delta = choice.delta ?? {};

@@ -118,6 +118,7 @@ function afterChange() {
   redraw();
   history.replaceState(null, "", `#${state.talk.id}`);
   talkView.toEnd();
+  focus();
   keep();
 }
 
@@ -136,9 +137,11 @@ function stopAll() {
 }
 
 const act = {
-  show(node) {
+  show(node, step) {
     choose(state.talk, node);
     act.changed();
+    const [before, after] = document.querySelectorAll(`[data-id="${node.id}"] .arrows button`);
+    (step > 0 ? (after.disabled ? before : after) : before.disabled ? after : before).focus();
   },
   changed() {
     redraw();
@@ -322,7 +325,7 @@ function wire() {
     },
   });
   addEventListener("hashchange", () => open(location.hash.slice(1)));
-  addEventListener("pagehide", () => busy().length && store.put(state.talk));
+  addEventListener("pagehide", () => live.forEach(talk => store.put(talk)));
   store.onOthers(async id => {
     if (id === state.talk.id && !busy().length) {
       const talk = await store.get(id);

@@ -19,7 +19,7 @@ export function messageView(talk, node, act) {
 function arrows(talk, node, act) {
   const all = groups(talk, node), at = all.findIndex(group => group.includes(node));
   if (all.length < 2) return null;
-  const go = step => act.show(all[at + step][0]);
+  const go = step => act.show(all[at + step][0], step);
   return el("span.arrows", { role: "group", "aria-label": t("Version {n} of {all}", { n: at + 1, all: all.length }) },
     iconButton("left", t("Earlier version"), () => go(-1), { disabled: at === 0 }),
     el("span.count", { "aria-hidden": "true" }, `${at + 1}/${all.length}`),

@@ -5,6 +5,7 @@ import { size } from "./figures.js";
 import { number, t } from "./i18n.js";
 import { keyStays, key, prefs, save, setKey, showTheme } from "./prefs.js";
 import { EXAMPLE } from "./tools.js";
+import { path } from "./tree.js";
 
 /** Fill the panel. `state`: {talk, models, side}; `act`: {settingsChanged, compare(side), reload, exportTalk(kind), exportAll, importFile, clear, keyChanged}. */
 export function drawSettings(place, state, act) {
@@ -15,7 +16,7 @@ export function drawSettings(place, state, act) {
   place.replaceChildren(
     comparing ? sides(state, act) : "",
     ...answerGroups(settings, models, card, changed),
-    costGroup(act), pageGroup(act), dataGroup(act), serverGroup(card));
+    costGroup(act), pageGroup(act), dataGroup(act), serverGroup(card, talk));
 }
 
 const group = (title, open, ...children) => el("details.group", { open }, el("summary", {}, el("h3", {}, title)), ...children);
@@ -124,13 +125,15 @@ function dataGroup(act) {
       button("trash", t("Delete all"), act.clear, ".danger")));
 }
 
-function serverGroup(card) {
+function serverGroup(card, talk) {
   if (!card) return "";
   const rows = [[t("Model"), card.id], [t("Context"), t("{n} tokens", { n: number(card.max_model_len) })]];
   if (card.cache) {
     rows.push([t("Cache a token"), size(card.cache.bytes_per_token)]);
     rows.push([t("Cache in all"), `${size(card.cache.bytes_per_token * card.cache.tokens)} (${t("{n} tokens", { n: number(card.cache.tokens) })})`]);
   }
+  const last = path(talk).findLast(node => node.figures?.prompt);
+  if (card.cache && last) rows.push([t("Cache of this conversation"), size(card.cache.bytes_per_token * (last.figures.prompt + last.figures.tokens))]);
   if (card.experts) rows.push([t("Experts"), t("{k} of {n} in each of {l} layers", { k: card.experts.per_token, n: card.experts.routed, l: card.experts.layers.length })]);
   return group(t("Server"), false, el("dl.facts", {}, rows.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])));
 }
