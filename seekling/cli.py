@@ -133,6 +133,8 @@ def _serve_arguments(parser: Parser) -> None:
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="port; 0 takes a free one [8000]")
     parser.add_argument("--name", default=None, metavar="NAME", help="what clients call the model [its folder's name]")
     parser.add_argument("--alias", action="append", default=[], metavar="NAME", help="a further name for the model")
+    adapter = "a LoRA adapter, chosen by its name as model; may be repeated; computed in torch"
+    parser.add_argument("--adapter", action="append", default=[], metavar="NAME=FOLDER", help=adapter)
     parser.add_argument("--max-tokens", type=int, default=None, metavar="N", help="most tokens of an answer [the context]")
     parser.add_argument("--rows", type=int, default=16, metavar="N", help="most answers computed together [16]")
     parser.add_argument("--max-queue", type=int, default=256, metavar="N", help="most answers that wait; then 503 [256]")

@@ -27,7 +27,7 @@ def serve(args: argparse.Namespace) -> int:
     from seekling.engine import Engine
     from seekling.pull_verb import default_model
 
-    path = args.path or default_model()
+    path, adapters = args.path or default_model(), adapters_of(args.adapter)
     engine = Engine(
         path,
         quant=args.quant,
@@ -37,11 +37,17 @@ def serve(args: argparse.Namespace) -> int:
         max_queue=args.max_queue,
         cache_tokens=args.cache_tokens,
         speculate=args.speculate,
+        adapters=adapters,
     )
-    names = [args.name or model_name(path), *args.alias]
+    names = [args.name or model_name(path), *args.alias, *adapters]
+    if len(set(names)) < len(names):
+        raise RecipeError(f"the names {', '.join(names)} are not all different: give --name, --alias or other adapters' names")
     limits = Limits(max_tokens=args.max_tokens, rpm=args.rpm, concurrent=args.concurrent, daily_tokens=args.daily_tokens)
     return run(
-        Server(engine, names, limits, ledger=ledger), args, doors, say=lambda line: print(line, file=sys.stderr, flush=True)
+        Server(engine, names, limits, ledger=ledger, adapters=frozenset(adapters)),
+        args,
+        doors,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
     )
 
 
@@ -60,6 +66,15 @@ def doors_of(args: argparse.Namespace) -> "Doors":
     if not args.public:
         hosts |= LOCAL
     return Doors(keys, frozenset(hosts), frozenset(args.allow_origin), args.public)
+
+
+def adapters_of(given: list[str]) -> dict[str, str]:
+    """Folders by the names clients call them. RecipeError for what is no NAME=FOLDER."""
+    pairs = [one.partition("=") for one in given]
+    wrong = [one for one, (name, _, folder) in zip(given, pairs, strict=True) if not name or not folder]
+    if wrong:
+        raise RecipeError(f"--adapter {wrong[0]}: give NAME=FOLDER")
+    return {name: folder for name, _, folder in pairs}
 
 
 def usage_file(keys: Path, given: str | None) -> Path:

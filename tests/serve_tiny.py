@@ -39,8 +39,14 @@ def scripted_engine(**options):
 @contextmanager
 def serving(engine=None, limits=None, **options):
     """The server's state and its URL while it runs."""
-    more = {name: options.pop(name) for name in ("ledger",) if name in options}
-    state = Server(engine or random_engine(), ["tiny", "gpt-tiny"], limits or Limits(), options.pop("keep_alive", 10.0), **more)
+    more = {name: options.pop(name) for name in ("ledger", "adapters") if name in options}
+    state = Server(
+        engine or random_engine(),
+        options.pop("names", ["tiny", "gpt-tiny"]),
+        limits or Limits(),
+        options.pop("keep_alive", 10.0),
+        **more,
+    )
     listening = bind("127.0.0.1", 0)
     app = options.pop("around", lambda app: app)(Guard(make_app(state), state, options.pop("doors", Doors())))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=5))

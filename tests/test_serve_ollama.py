@@ -76,6 +76,18 @@ def test_models_are_listed_and_shown(told):
     assert shown.modelinfo["deepseek_v3.context_length"] == CONTEXT and "tools" in shown.capabilities
 
 
+def test_what_is_loaded_is_told_and_texts_become_vectors():
+    with serving() as served:
+        client = ollama.Client(host=served.url)
+        assert [model.model for model in client.ps().models] == ["tiny", "gpt-tiny"]
+        answer = client.embed(model="tiny", input=["abc", "de"])
+        plain = httpx.post(f"{served.url}/v1/embeddings", json={"input": ["abc", "de"]}).json()["data"]
+        assert [list(vector) for vector in answer.embeddings] == [row["embedding"] for row in plain]
+        assert answer.prompt_eval_count > 0
+        with pytest.raises(ollama.ResponseError, match="truncate"):
+            client.embed(model="tiny", input="abc", truncate=True)
+
+
 def test_errors_have_ollamas_form(told):
     with pytest.raises(ollama.ResponseError, match="mirostat"):
         told.client.chat(model="tiny", messages=HI, options={"mirostat": 1})

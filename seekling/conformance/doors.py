@@ -8,9 +8,9 @@ from seekling.conformance.target import Skipped, Target, need
 
 POSTED = (
     "/v1/chat/completions /v1/completions /v1/embeddings /v1/responses /v1/messages /tokenize /detokenize /api/chat "
-    "/api/generate /completion /invocations"
+    "/api/generate /api/embed /completion /invocations"
 ).split()
-READ = "/v1/models /metrics /slots /props /api/tags".split()
+READ = "/v1/models /metrics /slots /props /api/tags /api/ps".split()
 
 
 @check("doors", "health answers 200")

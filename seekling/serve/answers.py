@@ -26,6 +26,7 @@ class Job:
     Attributes:
         stop: stop strings for the content (not in ``sampling``, where they would end the reasoning too).
         tools: what the prompt declared, for the reader of the answer.
+        adapter: one of the engine's, None for the base.
         early_calls: tell tool calls as they come; only where a grammar keeps them whole.
     """
 
@@ -35,6 +36,7 @@ class Job:
     tools: Sequence[dict[str, Any]] | None = None
     early_calls: bool = False
     tenant: Hashable = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ class Answers:
     def __init__(self, server: Server, job: Job):
         self._server = server
         self.choices = [Choice(server, job, index) for index in range(job.sampling.n)]
-        self.handle: Handle = server.engine.submit(job.prompt_ids, job.sampling, tenant=job.tenant)
+        self.handle: Handle = server.engine.submit(job.prompt_ids, job.sampling, tenant=job.tenant, adapter=job.adapter)
         self.clock = Clock(server, self.handle, job.tenant)
 
     async def steps(self) -> AsyncIterator[Step]:

@@ -47,7 +47,9 @@ def make_app(server: Server) -> Starlette:
     add("/messages/count_tokens", count_tokens, prefixes=anthropic)
     add("/api/chat", ollama.chat)
     add("/api/generate", ollama.generate)
+    add("/api/embed", ollama.embed)
     add("/api/show", ollama.show)
+    add("/api/ps", ollama.running, "GET")
     add("/api/tags", ollama.tags, "GET")
     add("/api/version", ollama.version, "GET")
     add("/", page, "GET")
@@ -109,7 +111,7 @@ async def one_model(server: Server, request: Request) -> Response:
 
 def _model(server: Server, name: str) -> dict[str, Any]:
     facts = {"id": name, "object": "model", "created": server.created, "owned_by": "seekling"}
-    return {**facts, "root": server.name, **server.card()}
+    return {**facts, "root": server.name, "parent": server.name if name in server.adapters else None, **server.card()}
 
 
 async def health(server: Server, request: Request) -> Response:

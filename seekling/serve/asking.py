@@ -147,7 +147,7 @@ def chat_job(server: Server, body: ChatRequest, who: Hashable) -> Job:
     Raises:
         ApiError, SeeklingError: what is wrong, as a 400.
     """
-    server.check_model(body.model)
+    adapter = server.check_model(body.model)
     tenant = tenant_of(who, body.user_id, body.cache_salt)
     messages, prefix = tidy(server, body.messages, tenant)
     tools, choice = _tools(server, body)
@@ -175,7 +175,7 @@ def chat_job(server: Server, body: ChatRequest, who: Hashable) -> Job:
         constraint=constraint,
         thinking_budget=budget,
     )
-    return Job(ids, sampling, stops(server, body), tools, early, tenant)
+    return Job(ids, sampling, stops(server, body), tools, early, tenant, adapter)
 
 
 def encode_chat(

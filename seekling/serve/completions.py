@@ -52,7 +52,7 @@ class Work:
     """
 
     def __init__(self, server: Server, body: CompletionRequest, asker: Hashable):
-        server.check_model(body.model)
+        self.adapter = server.check_model(body.model)
         self.server, self.body = server, body
         self.tenant = tenant_of(asker, body.user_id, body.cache_salt)
         self.n = body.n or 1
@@ -72,7 +72,7 @@ class Work:
         """Put all prompts into the queue, or none."""
         try:
             for ids, sampling in zip(self.ids, self.samplings, strict=True):
-                self.handles.append(self.server.engine.submit(ids, sampling, tenant=self.tenant))
+                self.handles.append(self.server.engine.submit(ids, sampling, tenant=self.tenant, adapter=self.adapter))
         except Exception:
             self.close()
             raise

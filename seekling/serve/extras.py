@@ -1,6 +1,7 @@
 """Beside the answers: ``/tokenize``, ``/detokenize``, ``/v1/embeddings``, ``/cache/explain``, ``/metrics``."""
 
 import base64
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ async def detokenize(server: Server, request: Request) -> Response:
 async def explain(server: Server, request: Request) -> Response:
     """How much of a prompt the prefix cache holds now, and which token ends it."""
     body = await read_body(request, ExplainRequest)
-    server.check_model(body.model)
+    adapter = server.check_model(body.model)
     tenant = tenant_of(who(request), body.user_id, body.cache_salt)
 
     def work() -> dict[str, Any]:
@@ -56,7 +57,7 @@ async def explain(server: Server, request: Request) -> Response:
         prompt: Any = body.prompt
         if body.messages is not None:
             prompt = _chat_ids(server, body.messages, body.tools)
-        return server.engine.explain(prompt, tenant=tenant)
+        return server.engine.explain(prompt, tenant=tenant, adapter=adapter)
 
     return reply(await run_in_threadpool(work))
 
@@ -64,7 +65,26 @@ async def explain(server: Server, request: Request) -> Response:
 async def embeddings(server: Server, request: Request) -> Response:
     """Vectors of length 1, as numbers or as base64 of little-endian float32."""
     body = await read_body(request, EmbeddingRequest)
-    server.check_model(body.model)
+    vectors_ND, tokens = await vectors(server, body, who(request))
+
+    def written(vector_D: torch.Tensor) -> Any:
+        if body.encoding_format == "base64":
+            return base64.b64encode(vector_D.numpy().astype("<f4").tobytes()).decode()
+        return vector_D.tolist()
+
+    rows = [{"object": "embedding", "index": n, "embedding": written(v_D)} for n, v_D in enumerate(vectors_ND)]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return reply({"object": "list", "data": rows, "model": body.model or server.name, "usage": usage})
+
+
+async def vectors(server: Server, body: EmbeddingRequest, asker: Hashable) -> tuple[torch.Tensor, int]:
+    """Vectors (N, dimensions) of length 1 and the tokens they took, written down before they are returned.
+
+    Raises:
+        ApiError: what is wrong, as a 400.
+    """
+    if server.check_model(body.model) is not None:
+        raise bad("model", f"{body.model!r} is an adapter, and vectors are the base's: ask {server.name!r}")
     given: Any = body.input
     many = isinstance(given, list) and not (given and isinstance(given[0], int))
     texts = list(given) if many else [given]
@@ -81,18 +101,10 @@ async def embeddings(server: Server, request: Request) -> Response:
         return server.embed(encoded, body.pooling or "mean"), sum(map(len, encoded))
 
     vectors_ND, tokens = await run_in_threadpool(work)
-    server.charge(tenant_of(who(request), None, None), prompt=tokens, requests=1, now=True)
+    server.charge(tenant_of(asker, None, None), prompt=tokens, requests=1, now=True)
     if body.dimensions is not None:
         vectors_ND = torch.nn.functional.normalize(vectors_ND[:, : body.dimensions], dim=-1)
-
-    def written(vector_D: torch.Tensor) -> Any:
-        if body.encoding_format == "base64":
-            return base64.b64encode(vector_D.numpy().astype("<f4").tobytes()).decode()
-        return vector_D.tolist()
-
-    rows = [{"object": "embedding", "index": n, "embedding": written(v_D)} for n, v_D in enumerate(vectors_ND)]
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return reply({"object": "list", "data": rows, "model": body.model or server.name, "usage": usage})
+    return vectors_ND, tokens
 
 
 async def metrics(server: Server, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Ollama's ``/api``: chat, generate, tags, show and version, for the clients that know only these.
+"""Ollama's ``/api``: chat, generate, embed, tags, ps, show and version, for the clients that know only these.
 
 Answers stream as lines of JSON unless ``stream`` is false; durations are in nanoseconds.
 """
@@ -18,8 +18,9 @@ from seekling import __version__
 from seekling.serve.answers import Answers, Job
 from seekling.serve.asking import bad, chat_job
 from seekling.serve.chat import Talk
+from seekling.serve.extras import vectors
 from seekling.serve.failures import ApiError, reply, to_json
-from seekling.serve.fields import ChatRequest, Json, Strict
+from seekling.serve.fields import ChatRequest, EmbeddingRequest, Json, Strict
 from seekling.serve.reading import read_body, who
 from seekling.serve.sse import Stream, unless_gone
 from seekling.serve.state import Server
@@ -48,6 +49,16 @@ class OllamaGenerate(Asked):
     prompt: str | None = None
     system: str | None = None
     images: list[str] | None = Field(default=None, max_length=0)
+
+
+class OllamaEmbed(Strict):
+    """`truncate: true` is refused: a text that does not fit is an error."""
+
+    model: str
+    input: str | list[str]
+    dimensions: int | None = Field(default=None, ge=1)
+    truncate: Literal[False] | None = None
+    keep_alive: str | int | float | None = None
 
 
 class OllamaShow(Strict):
@@ -84,6 +95,21 @@ async def tags(server: Server, request: Request) -> Response:
         for name in server.names
     ]
     return reply({"models": rows})
+
+
+async def running(server: Server, request: Request) -> Response:
+    """``/api/ps``: what is loaded is the one model; nothing unloads it."""
+    return await tags(server, request)
+
+
+async def embed(server: Server, request: Request) -> Response:
+    """``/api/embed``."""
+    began = time.perf_counter()
+    body = await read_body(request, OllamaEmbed)
+    asked = EmbeddingRequest(model=_plain(body.model), input=body.input, dimensions=body.dimensions)
+    vectors_ND, tokens = await vectors(server, asked, who(request))
+    told = {"total_duration": int((time.perf_counter() - began) * 1e9), "load_duration": 0, "prompt_eval_count": tokens}
+    return reply({"model": body.model, "embeddings": vectors_ND.tolist(), **told})
 
 
 async def show(server: Server, request: Request) -> Response:

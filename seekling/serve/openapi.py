@@ -21,7 +21,7 @@ from seekling.serve.fields import (
     ExplainRequest,
     TokenizeRequest,
 )
-from seekling.serve.ollama import OllamaChat, OllamaGenerate, OllamaShow
+from seekling.serve.ollama import OllamaChat, OllamaEmbed, OllamaGenerate, OllamaShow
 from seekling.serve.responses import ResponsesRequest
 from seekling.serve.state import Server
 
@@ -42,6 +42,7 @@ REQUESTS: dict[str, type[BaseModel]] = {
     "/cache/explain": ExplainRequest,
     "/api/chat": OllamaChat,
     "/api/generate": OllamaGenerate,
+    "/api/embed": OllamaEmbed,
     "/api/show": OllamaShow,
 }
 
@@ -94,6 +95,8 @@ ANSWERS: dict[str, tuple[str, Json]] = {
     "/api/chat": ("Ollama's chat", _object(**OLLAMA, message=_object(role=TEXT, content=TEXT))),
     "/api/generate": ("Ollama's answer to one prompt", _object(**OLLAMA, response=TEXT)),
     "/api/show": ("What a model is", _object(details=ANY, model_info=ANY, capabilities=_list(TEXT))),
+    "/api/embed": ("Vectors of texts", _object(model=TEXT, embeddings=_list(_list({"type": "number"})))),
+    "/api/ps": ("What is loaded", _object(models=_list(_object(name=TEXT, model=TEXT)))),
     "/api/tags": ("Models, Ollama's list", _object(models=_list(_object(name=TEXT, model=TEXT)))),
     "/api/version": ("Version", _object(version=TEXT)),
     "/models": ("Models", _object(object=_const("list"), data=_list(MODEL))),

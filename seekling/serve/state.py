@@ -61,7 +61,8 @@ class Server:
     """One engine and everything around it.
 
     Attributes:
-        names: the model's name and its aliases; the first is the one told to clients.
+        names: the model's name, its aliases and its adapters; the first is the one told to clients.
+        adapters: those names that choose one of the engine's adapters.
         keep_alive: seconds of silence after which a stream says it is still there.
         ledger: where tokens are written down, by key.
 
@@ -74,6 +75,7 @@ class Server:
     limits: Limits = field(default_factory=Limits)
     keep_alive: float = 10.0
     ledger: Ledger = field(default_factory=Ledger)
+    adapters: frozenset[str] = frozenset()
     facts: dict[str, Any] = field(default_factory=dict)
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -123,11 +125,12 @@ class Server:
 
         threading.Thread(target=work, name="seekling-fingerprint", daemon=True).start()
 
-    def check_model(self, name: str | None) -> None:
-        """Raises ApiError(404) for a name that is not served."""
+    def check_model(self, name: str | None) -> str | None:
+        """The adapter that a model's name stands for, None for the base. Raises ApiError(404) for a name that is not served."""
         if name is not None and name not in self.names:
             message = f"the model {name!r} is not served here; known: {', '.join(self.names)}"
             raise ApiError(404, message, param="model", code="model_not_found")
+        return name if name in self.adapters else None
 
     def charge(self, tenant: Hashable, *, prompt: int = 0, completion: int = 0, requests: int = 0, now: bool = False) -> None:
         """Write tokens down for the key that stands first in a tenant (`tenant_of`)."""
