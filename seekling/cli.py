@@ -324,6 +324,35 @@ def _sandbox_arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def _release_arguments(parser: Parser) -> None:
+    parser.add_argument("path", metavar="RUN", help="finished run, or a folder that seekling merge wrote")
+    parser.add_argument("--out", required=True, metavar="DIR", help="new folder of the release")
+    parser.add_argument("--name", default=None, metavar="NAME", help="of the model [the run's folder name]")
+    parser.add_argument("--release-version", default="1.0", metavar="TEXT", help="of the release [1.0]")
+    parser.add_argument("--licence", default="MIT", metavar="ID", help="SPDX licence of the weights [MIT]")
+    parser.add_argument("--documents", default="CC-BY-4.0", metavar="ID", help="of report, cards and results [CC-BY-4.0]")
+    parser.add_argument(
+        "--about", default=None, metavar="FILE", help="TOML with what no run knows: producer, licences of own data …"
+    )
+    parser.add_argument("--with-data", action="store_true", help="put all training text into the release")
+    parser.add_argument("--no-checkpoints", action="store_true", help="list intermediate checkpoints without including them")
+    parser.add_argument("--gguf", action="store_true", help="also write a GGUF file in bfloat16")
+    parser.add_argument("--int8", action="store_true", help="also write a GGUF file with 8-bit weights (Q8_0)")
+    parser.add_argument("--git", action="store_true", help="make the folder a Git repository with Large File Storage")
+    parser.add_argument("--sign", default=None, metavar="KEY", help="sign with this private key (PEM, P-256, P-384 or P-521)")
+    parser.add_argument("--offline", action="store_true", help="ask no package index for the lock file's hashes")
+    parser.add_argument("--watts", type=float, default=None, metavar="X", help="what the machine draws in training [10 a core]")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _push_arguments(parser: Parser) -> None:
+    parser.add_argument("path", metavar="DIR", help="folder that seekling release wrote")
+    parser.add_argument("--to", required=True, metavar="OWNER/NAME", help="repository; made where it does not exist")
+    parser.add_argument("--private", action="store_true", help="make it private")
+    parser.add_argument("--endpoint", default=None, metavar="URL", help="the hub's address [HF_ENDPOINT]")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 # fmt: off
 VERBS: dict[str, Verb] = {
     "run": Verb("text, tokenizer, training, evaluation, report in ten minutes", _run_arguments, "seekling.verbs:run"),
@@ -350,6 +379,8 @@ VERBS: dict[str, Verb] = {
     "sandbox": Verb("run a program nobody has read, confined and bounded", _sandbox_arguments, "seekling.sandbox_verb:run"),
     "release check": Verb("is a model open source AI?", _release_check_arguments, "seekling.release_check_verb:run"),
     "reproduce": Verb("run a release again and compare", _reproduce_arguments, "seekling.reproduce_verb:run"),
+    "release": Verb("a complete open release: weights, code, data", _release_arguments, "seekling.release_verb:release"),
+    "release push": Verb("upload a release to a model hub", _push_arguments, "seekling.release_verb:push"),
     "doctor": Verb("what this machine offers and what Seekling will use", _doctor_arguments, "seekling.verbs:doctor"),
 }
 # fmt: on
@@ -389,6 +420,8 @@ def usage(name: str) -> str:
         "report": " RUN",
         "release check": " DIR",
         "reproduce": " DIR",
+        "release": " RUN",
+        "release push": " DIR",
     }
     return f"seekling {name}{positional.get(name, '')} [flags]"
 

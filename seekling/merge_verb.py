@@ -9,6 +9,8 @@ from typing import Any
 from seekling.errors import CheckpointError, RecipeError
 from seekling.export_verb import progress, run_tokenizer
 
+MERGE_RECORD = "seekling-merge.json"  # what went in, for whoever releases the result
+
 
 def merge(args: argparse.Namespace) -> int:
     """Write ``args.path`` with ``args.adapter`` added (or subtracted) to ``args.out``."""
@@ -49,6 +51,7 @@ def merge_folder(path: Path, adapter_path: Path, args: argparse.Namespace) -> di
     from seekling.formats.peft import read_adapter
     from seekling.formats.stores import open_folder
     from seekling.formats.stream import rewrite
+    from seekling.train.state import replace_text
 
     raw = read_json(path, CONFIG)
     base = open_folder(path, raw, torch.float32)
@@ -66,6 +69,13 @@ def merge_folder(path: Path, adapter_path: Path, args: argparse.Namespace) -> di
     source = MergedSource(base, adapter, family, -1 if args.unmerge else 1)
     with progress(f"writing {args.out}") as tell:
         done = rewrite(source, path, raw, args.out, args.dtype, on_tensor=tell, also=run_tokenizer(path))
+    record = {
+        "base": str(args.path),
+        "adapter": str(args.adapter),
+        "base_fingerprint": adapter.base_fingerprint,
+        "unmerged": args.unmerge,
+    }
+    replace_text(Path(args.out) / MERGE_RECORD, json.dumps(record, indent=1) + "\n")
     return {
         "path": str(args.out), "parts": len(adapter.parts), "changed": len(source.changed), "bytes": done.bytes,
         "left_out": done.left_out, "exact": not args.unmerge,

@@ -4,6 +4,7 @@ import re
 
 CONTROL_PICTURES = 0x2400
 LONGEST_SAMPLE = 2000
+ABSOLUTE = re.compile(r"(?<![\w./:-])/(?:[^/\s'\"]+/)+([^/\s'\"]+)")
 # Characters that turn the reading direction or hide; they can make a text look like another.
 HIDDEN = re.compile("[\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
@@ -24,6 +25,15 @@ def _shown(char: str) -> str:
     if ord(char) < 32:
         return chr(CONTROL_PICTURES + ord(char))
     return "␡" if char == "\x7f" else f"<U+{ord(char):04X}>"
+
+
+def scrubbed(text: str) -> str:
+    """Text without paths of this machine: only their last part stays.
+
+    >>> scrubbed("seekling pretrain --data /home/me/tales and/or 3/4")
+    'seekling pretrain --data tales and/or 3/4'
+    """
+    return ABSOLUTE.sub(r"\1", text)
 
 
 def inline(text: object) -> str:

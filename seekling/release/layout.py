@@ -3,11 +3,11 @@
 
     DIR/release.json           the manifest, valid against release.schema.json beside this module
     DIR/SHA256SUMS             hash and path of every file but itself and the signature, as sha256sum -c reads them
-    DIR/model.sig              Sigstore bundle over every file but itself (with --sign), as model_signing verify key reads it
+    DIR/model.sig, model.pub   Sigstore bundle over every file but itself (with --sign), as model_signing verify key reads it
     DIR/README.md              model card with Hugging Face front matter
     DIR/LICENSE                of the weights;  LICENSES/<id>.txt  one text for every licence named anywhere (REUSE's layout)
     DIR/config.json, generation_config.json, *.safetensors, tokenizer.json …     the model; adapter_* where it is an adapter
-    DIR/<name>-<TYPE>.gguf     with --gguf;  int8/  a model folder of its own with --int8
+    DIR/<name>-BF16.gguf       with --gguf;  <name>-Q8_0.gguf  with --int8: 8-bit weights that every GGUF engine opens
     DIR/report.md, report.pdf, report.json, figures/*.png
     DIR/data/README.md         data card;  data/manifest.json  every source;  data/heldout.jsonl  evaluation text;
                                data/train.jsonl.zst with --with-data
@@ -33,6 +33,7 @@ FORMAT = "seekling-release/1"
 MANIFEST = "release.json"
 SUMS = "SHA256SUMS"
 SIGNATURE = "model.sig"
+PUBLIC_KEY = "model.pub"
 CARD = "README.md"
 LICENSE = "LICENSE"
 LICENSES = "LICENSES"  # / <id>.txt

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from seekling.errors import CheckpointError, SeeklingError
+from seekling.origin import origin
 from seekling.train.log import Progress, RunLog
 from seekling.train.optim import Optimizer
 from seekling.train.state import Checkpoints, Saved, random_state, set_random_state
@@ -280,7 +281,7 @@ class Loop:
             "skipped_in_a_row": self.skipped_in_a_row,
             "random": generators,
             "pinned": self.pinned,
-            "versions": {"torch": torch.__version__, "threads": torch.get_num_threads()},
+            "versions": {"torch": torch.__version__, "threads": torch.get_num_threads(), **origin()},
         }
         self.checkpoints.save(self.step, self.write_model, tensors, values, self.model_bytes)
         self.saved_step = self.step

@@ -1,8 +1,9 @@
 """A run folder belongs to one process at a time, and its recipe and data must stay what they were."""
 
 import hashlib
+import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +13,7 @@ import numpy as np
 from seekling.data import TokenStream
 from seekling.errors import CheckpointError, MachineError, RecipeError, SeeklingError
 from seekling.train.log import read_log
-from seekling.train.state import Checkpoints, Saved
+from seekling.train.state import Checkpoints, Saved, replace_text
 from seekling.tree import Tree
 
 try:
@@ -94,6 +95,25 @@ def claim(run: Path) -> Iterator[None]:
             except OSError:
                 raise CheckpointError(f"another process is training in {run}; wait for it or stop it first") from None
         yield
+
+
+def note_sources(run: Path, files: Sequence[str]) -> None:
+    """``data_manifest.json`` of a run that reads files of the user: size, lines and hash of each. What they are and under which
+    licence is for whoever releases the run to say (``seekling release --about``)."""
+    path = run / "data_manifest.json"
+    if not files or path.exists():
+        return
+    sources: dict[str, dict[str, object]] = {}
+    for file in map(Path, files):
+        name, n = file.stem, 2
+        while name in sources:
+            name, n = f"{file.stem}-{n}", n + 1
+        content = file.read_bytes()
+        sources[name] = {
+            "kind": "file", "where": file.name, "licence": "NOASSERTION", "attribution": "files of the user",
+            "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "documents": content.count(b"\n"),
+        }  # fmt: skip
+    replace_text(path, json.dumps({"format": 1, "sources": sources}, ensure_ascii=False, indent=1) + "\n")
 
 
 def text_fingerprint(text: str) -> str:

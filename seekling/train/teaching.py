@@ -20,7 +20,7 @@ from seekling.train.loop import Hook, Loop, LoopSettings, Objective
 from seekling.train.lora import LoraSettings, adapter_of, add_lora, put_in
 from seekling.train.optim import Optimizer, OptimSettings
 from seekling.train.precision import compute_dtype
-from seekling.train.rundir import check_fresh, check_room, claim, fresh, newest_state, recipe_of, text_fingerprint
+from seekling.train.rundir import check_fresh, check_room, claim, fresh, newest_state, note_sources, recipe_of, text_fingerprint
 from seekling.train.schedule import Schedules, piecewise
 from seekling.train.sft_recipe import LoraPart
 from seekling.train.state import Checkpoints, Saved, seed_everything
@@ -174,6 +174,7 @@ def build_loop(
         pinned: what must not change until the run ends, besides the recipe and an adapter's base.
     """
     learn, schedules = recipe.learn, Schedules.of(recipe.learn)
+    note_sources(run, recipe.flat().get("data") or ())
     loop = Loop(
         student.model,
         student.optimizer,

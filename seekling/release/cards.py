@@ -1,0 +1,437 @@
+"""The cards of a release: the model card with Hugging Face front matter, the data card, and how to upload it all."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seekling.errors import SeeklingError
+from seekling.plan import count
+from seekling.release.escape import code, fence, inline, table
+from seekling.release.layout import CARD, DATA_CARD, EU_SUMMARY, LABELLING, MANIFEST, REPORT, REPORT_PDF, RESULTS, SUMS, UPLOAD
+from seekling.release.licences import ids_of
+from seekling.release.limits import ability
+from seekling.release.material import eu_lines
+
+if TYPE_CHECKING:
+    from seekling.release.material import Release
+    from seekling.release.scores import Score
+
+HUB_LICENCES = {"CC0-1.0": "cc0-1.0", "ODC-By-1.0": "odc-by", "ODbL-1.0": "odbl", "PDDL-1.0": "pddl"}
+SAMPLES_SHOWN = 4
+FORMS = {"bits_per_byte": "{:.3f}", "ce": "{:.4f}", "acc": "{:.1%}", "exact_match": "{:.1%}"}
+NAMES = {
+    "bits_per_byte": "bits per byte",
+    "acc": "next token right",
+    "exact_match": "exact answers",
+    "ce": "cross-entropy (nats)",
+}
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
+
+
+def write_cards(folder: Path, release: "Release") -> None:
+    """README.md, data/README.md and UPLOAD.md.
+
+    Raises:
+        SeeklingError: the front matter does not read back as it was meant, which would be our mistake.
+    """
+    card = model_card(release)
+    check_front_matter(card, release)
+    (folder / CARD).write_text(card, "utf-8")
+    (folder / DATA_CARD).write_text(data_card(release), "utf-8")
+    (folder / UPLOAD).write_text(upload_text(release), "utf-8")
+
+
+# ---- the model card --------------------------------------------------------------------------------------------------
+
+
+def hub_licence(expression: str) -> dict[str, Any]:
+    """``license`` as the hub spells it; what it has no word for is ``other`` with name and link."""
+    ids = ids_of(expression)
+    if len(ids) == 1 and ids[0] == expression and not expression.startswith("LicenseRef-"):
+        return {"license": HUB_LICENCES.get(expression, expression.lower())}
+    return {"license": "other", "license_name": expression.removeprefix("LicenseRef-").lower(), "license_link": "LICENSE"}
+
+
+def front_matter(release: "Release") -> Any:
+    """The card's metadata as huggingface_hub's ModelCardData."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    chain = release.chain
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="seekling",
+            dataset_name=score.task,
+            dataset_config=score.task,  # else the hub takes all scores for one data set's
+            metric_type=NAMES.get(name, name),
+            metric_value=round(value, 6),
+            metric_name=f"{NAMES.get(name, name)} ({score.what})",
+        )
+        for score in release.scores
+        for name, (value, *_) in score.metrics.items()
+    ]
+    tags = [
+        "seekling",
+        release.config.model_type,
+        *(["moe"] if release.config.n_routed_experts else []),
+        "open-source-ai",
+        chain.last.verb,
+    ]
+    base = [a.name for a in chain.base_models]
+    extra: dict[str, Any] = {"base_model_relation": chain.relation} if chain.relation else {}
+    datasets = sorted({s.where for s in chain.sources if s.kind == "hub"})
+    return ModelCardData(
+        language=release.languages,
+        library_name="peft" if chain.is_adapter else "transformers",
+        pipeline_tag="text-generation",
+        tags=list(dict.fromkeys(tags)),
+        base_model=base or None,
+        datasets=datasets or None,
+        model_name=release.name,
+        eval_results=results,
+        **hub_licence(release.options.licence),
+        **extra,
+    )
+
+
+def check_front_matter(card: str, release: "Release") -> None:
+    """Read the card back with huggingface_hub and compare what must not be lost."""
+    from huggingface_hub import ModelCard
+
+    try:
+        data: Any = ModelCard(card).data
+    except ValueError as error:
+        raise SeeklingError(f"the model card's front matter came out invalid: {error}") from None
+    wanted = hub_licence(release.options.licence)["license"]
+    if data.license != wanted or len(data.eval_results or []) != sum(len(s.metrics) for s in release.scores):
+        raise SeeklingError("the model card's front matter does not read back as it was written")
+
+
+def model_card(release: "Release") -> str:
+    """README.md."""
+    p, about = release.config.parameters(), release.about.model
+    described = about.get("description") or (
+        f"A {release.config.model_type} language model of {count(p.total)} parameters ({count(p.active)} active a token), "
+        f"released with its training data, code, logs and this project's checks."
+    )
+    parts = [f"---\n{front_matter(release).to_yaml().rstrip()}\n---", f"# {inline(release.name)}", inline(described)]
+    parts.append(
+        f"[Technical report]({REPORT}) ([PDF]({REPORT_PDF})) · [data card]({DATA_CARD}) · [evaluation results]({RESULTS}) · "
+        f"[manifest]({MANIFEST}) · [licence](LICENSE)"
+    )
+    parts += ["## In numbers", numbers(release)]
+    parts += ["## Use", inline(about.get("use") or DEFAULT_USE), *how_to_use(release)]
+    parts += ["## Limits, bias and risk", "\n".join(f"- {inline(line)}" for line in limits(release))]
+    parts += ["## Training", *training(release)]
+    parts += ["## Evaluation", scores_table(release.scores), EVALUATION_NOTE]
+    parts += [
+        "## Samples",
+        *samples(release.samples[:SAMPLES_SHOWN]),
+        "Prompts were fixed beforehand; nobody chose among the answers.",
+    ]
+    parts += ["## Cost", *cost(release)]
+    parts += ["## Licences and origin", *origin(release)]
+    parts += ["## Check it", *check(release)]
+    who = release.about.producer
+    contact = f": {inline(who['contact'])}" if who.get("contact") else ""
+    parts += ["## Contact", f"{inline(release.producer)}{contact}"]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+DEFAULT_USE = (
+    "For study and teaching: to see how such a model is trained, changed, served and released. Not for decisions about "
+    "people, not "
+    "as a source of facts."
+)
+EVALUATION_NOTE = (
+    "Brackets are 95 % intervals (documents resampled; Wilson for problems). Lower bits per byte are better; they do not "
+    "depend on "
+    "the tokenizer and compare models on the same text only."
+)
+
+
+def numbers(release: "Release") -> str:
+    """The ten numbers where the whole training is ours, else what is known."""
+    first = release.pretraining
+    if first is not None and len(release.stage_facts) == 1:
+        rows: list[list[object]] = [[row["name"], row["text"]] for row in first["report"]["ten_numbers"]]
+        return table(["", ""], rows, right=2)
+    return table(["", ""], [[name, text] for name, text in release_numbers(release)], right=2)
+
+
+def release_numbers(release: "Release") -> list[tuple[str, str]]:
+    """Ten rows over all stages."""
+    from seekling.plan import hours_text
+
+    p, c = release.config.parameters(), release.compute
+    tokens = sum(f["tokens"] or 0 for f in release.stage_facts)
+    best = release.scores[0] if release.scores else None
+    said = "no score" if best is None else f"{score_text(best, next(iter(best.metrics)))} ({best.task})"
+    stages = ", then ".join(f["verb"] for f in release.stage_facts)
+    return [
+        ("parameters", count(p.total) + (f" (and {count(p.mtp)} of MTP)" if p.mtp else "")),
+        ("active a token", f"{count(p.active)} ({p.active / p.total:.0%} of all)"),
+        ("stages", stages),
+        ("training tokens", f"{count(tokens)} in these stages"),
+        ("evaluation", said),
+        ("training time", "not in the log" if c["seconds"] is None else hours_text(c["seconds"] / 3600)),
+        ("arithmetic", f"{c['own_flops']:.3g} FLOP"),
+        ("context", f"{release.config.max_position_embeddings:,} tokens, a vocabulary of {release.config.vocab_size:,}"),
+        ("cache a token", f"{2 * release.config.kv_elements_per_token():,} bytes in bfloat16"),
+        (
+            "energy",
+            "not estimated" if c["watt_hours"] is None else f"about {c['watt_hours']:.3g} Wh (assumed wattage; not measured)",
+        ),
+    ]
+
+
+def how_to_use(release: "Release") -> list[str]:
+    """Commands that really work with this folder."""
+    if release.chain.is_adapter:
+        base = release.chain.base_models[0].name if release.chain.base_models else "BASE"
+        return [fence(f"seekling merge {base} . --out merged\nseekling chat merged", "sh")]
+    python = (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'tokenizer = AutoTokenizer.from_pretrained(".")\nmodel = AutoModelForCausalLM.from_pretrained(".")'
+    )
+    return [
+        fence("seekling chat .\nseekling serve .", "sh"),
+        "With transformers, no remote code needed:",
+        fence(python, "python"),
+    ]
+
+
+def limits(release: "Release") -> list[str]:
+    """What it cannot do, over all stages."""
+    first = release.pretraining
+    lines = list(first["report"]["limits"]) if first is not None else [ability(release.config.parameters().total)]
+    if len(release.stage_facts) > 1 or first is None:
+        lines = [line for line in lines if not line.startswith("It is a base model")]
+        stages = " and ".join(f["verb"] for f in release.stage_facts if f["verb"] != "pretrain")
+        lines.append(
+            f"It was taught by {stages}, on what the data card lists and nothing else. There was no safety training: it does "
+            f"not "
+            "know when to refuse, or that it does not know."
+        )
+    return lines
+
+
+def training(release: "Release") -> list[str]:
+    rows: list[list[object]] = [
+        [f["number"], f["verb"], f"{f['steps']:,}", count(f["tokens"] or 0), f["seed"], f["dtype"] or "–", _final_text(f)]
+        for f in release.stage_facts
+    ]
+    start = "random weights"
+    if release.chain.base_models:
+        start = ", ".join(a.name for a in release.chain.base_models)
+    return [
+        f"Started from {inline(start)}. Every stage's recipe and log are in `stages/`.",
+        table(["stage", "what", "steps", "tokens", "seed", "dtype", "final score"], rows, right=2),
+    ]
+
+
+def _final_text(facts: dict[str, Any]) -> str:
+    final = facts["final"]
+    return "not evaluated" if final is None else f"{final['metric'].replace('_', ' ')} {final['value']:.4g}"
+
+
+def scores_table(scores: list["Score"]) -> str:
+    """A table for each measure: every task's score with its interval, and each baseline in a column beside it."""
+    out = []
+    for name in dict.fromkeys(name for score in scores for name in score.metrics):
+        held = [score for score in scores if name in score.metrics]
+        baselines = list(dict.fromkeys(who for score in held for who, values in score.chance.items() if name in values))
+        rows: list[list[object]] = []
+        for score in held:
+            beside = [FORMS[name].format(score.chance[b][name]) if name in score.chance.get(b, {}) else "–" for b in baselines]
+            rows.append([score.task, score_text(score, name), *beside, score.what])
+        out.append(table(["task", NAMES.get(name, name), *baselines, "measured on"], rows, right=9))
+    return "\n\n".join(out)
+
+
+def score_text(score: "Score", name: str) -> str:
+    """The score with its interval."""
+    value, _, low, high = score.metrics[name]
+    form = FORMS[name]
+    return form.format(value) + ("" if low is None or high is None else f" [{form.format(low)}, {form.format(high)}]")
+
+
+def chance_text(score: "Score", name: str) -> str:
+    """The baselines in a line."""
+    found = [f"{who} {FORMS[name].format(values[name])}" for who, values in score.chance.items() if name in values]
+    return ", ".join(found) or "–"
+
+
+def samples(rows: list[dict[str, Any]]) -> list[str]:
+    return [fence(f"{row['prompt']}┃{row['text']}") for row in rows] or ["No sample was drawn."]
+
+
+def cost(release: "Release") -> list[str]:
+    c = release.compute
+    time = "not known" if c["seconds"] is None else f"{c['seconds']:,.0f} s of wall time"
+    energy = (
+        "not estimated" if c["watt_hours"] is None else f"about {c['watt_hours']:.3g} Wh (10 W a core assumed; not measured)"
+    )
+    return [f"{time}, {c['own_flops']:.3g} FLOP, {energy}.", *(inline(line) for line in eu_lines(c))]
+
+
+def origin(release: "Release") -> list[str]:
+    """Licences by component, ancestors, teachers."""
+    chain = release.chain
+    rows: list[list[object]] = [
+        ["weights", release.options.licence],
+        ["code", "MIT"],
+        ["report, cards", release.options.documents],
+        ["training text", release.data_licence],
+    ]
+    out = [
+        table(["component", "licence"], rows, right=2),
+        "The texts are in `LICENSES/`. Nobody's licence is changed: text keeps its own.",
+    ]
+    for role, models in (("Base model", chain.base_models), ("Teacher", chain.teachers), ("Merged in", chain.merged)):
+        out += [f"- {role}: {inline(a.name)}, {inline(a.licence or 'a run of ours, part of this release')}" for a in models]
+    return out
+
+
+def check(release: "Release") -> list[str]:
+    commands = [f"sha256sum -c {SUMS}", "seekling release check .", "seekling reproduce ."]
+    if release.options.key:
+        commands.append("model_signing verify key . --signature model.sig --public_key model.pub")
+    lines = [fence("\n".join(commands), "sh")]
+    lines.append(f"[EU summary of training content]({EU_SUMMARY}) · [labelling statement (China)]({LABELLING})")
+    return lines
+
+
+# ---- the data card ---------------------------------------------------------------------------------------------------
+
+
+def data_card(release: "Release") -> str:
+    """data/README.md, with the front matter of a dataset card."""
+    from huggingface_hub import DatasetCardData
+
+    sources = release.chain.sources
+    documents = sum(s.documents or 0 for s in sources)
+    size = next((name for limit, name in SIZES if documents < limit), "n>10M")
+    data = DatasetCardData(
+        language=release.languages,
+        pretty_name=f"Training text of {release.name}",
+        task_categories=["text-generation"],
+        size_categories=[size],
+        **hub_licence(release.data_licence if len({s.licence for s in sources}) == 1 else "LicenseRef-mixed"),
+    )
+    rows: list[list[object]] = [
+        [
+            s.name,
+            s.stage,
+            s.licence,
+            s.osaid_kind,
+            _place(s),
+            _n(s.documents),
+            _n(s.bytes),
+            _n(s.tokens),
+            "–" if s.share is None else f"{s.share:.1%}",
+        ]
+        for s in sources
+    ]
+    head = ["source", "stage", "licence", "kind", "where", "documents", "bytes", "tokens", "share"]
+    text = [
+        f"- **{inline(s.name)}**: {inline(s.about or 'not described')}. By {inline(s.attribution or 'not stated')}."
+        for s in sources
+    ]
+    made = [f"- {inline(s.name)}: {inline(s.generator)}" for s in sources if s.synthetic and s.generator]
+    inside = "Held-out text is in `heldout.jsonl`" if (release.pretraining is not None) else "No text is in this folder"
+    inside += (
+        ", all training text in `train.jsonl.zst`."
+        if release.options.with_data
+        else "; training text is fetched by the code (below)."
+    )
+    parts = [
+        f"---\n{data.to_yaml().rstrip()}\n---",
+        f"# Training text of {inline(release.name)}",
+        f"Every source of every stage, {count(sum(s.tokens or 0 for s in sources))} tokens in all (repetitions counted). "
+        f"{inside} "
+        "`manifest.json` has the same for programs, with hashes. *Kind* is the Open Source AI Definition's: open, public, "
+        "obtainable "
+        "or unshareable.",
+        table(head, rows, right=5),
+        "## What it is",
+        "\n".join(text),
+        "## How it was got and made ready",
+        PREPARED,
+        "## Synthetic text",
+        "\n".join(made) or "None.",
+        "## People, rights and opt-outs",
+        RIGHTS,
+        "## Contamination",
+        "Held-out documents are set apart by a hash of their text before anything is learned from them, duplicates together. "
+        "No public "
+        "benchmark is evaluated on unless the report says so; where a source ships a benchmark's test part, that part is "
+        "left out "
+        "(`exclude` in `seekling/data/sources.toml`).",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+PREPARED = (
+    "`seekling/data/sources.toml` in the code archive declares each package with version, SHA-256, files and the filters in "
+    "their order; "
+    "`seekling/data/filters.py` is what they do. Archives are unpacked, never run; a changed archive is refused. Documents "
+    "are split, "
+    "cleaned, deduplicated, ordered by a seeded shuffle and tokenised by a byte-level BPE learned from a sample of the "
+    "training part."
+)
+RIGHTS = (
+    "No web page was crawled for this model and no user data went in. The texts were published by their packages under the "
+    "licences above; "
+    "personal names occur as they do in novels and encyclopaedias, and nothing was removed or added about people. Who finds "
+    "a right of "
+    "theirs violated may write to the contact in the model card."
+)
+
+
+def _n(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
+
+
+def _place(source: Any) -> str:
+    return source.url or " ".join(filter(None, (source.kind, source.where, source.version)))
+
+
+# ---- uploading -------------------------------------------------------------------------------------------------------
+
+
+def upload_text(release: "Release") -> str:
+    """UPLOAD.md."""
+    name = release.name
+    remote = (
+        f"git remote add origin git@gitee.com:OWNER/{name}.git  # or git@github.com:OWNER/{name}.git\ngit push -u origin main"
+    )
+    return f"""# Putting this release on a hub
+
+Nothing here was uploaded by anybody but you. `OWNER` is your account. Check the folder first:
+
+{fence("seekling release check . && sha256sum -c SHA256SUMS", "sh")}
+
+## Hugging Face
+
+{fence(f"seekling release push . --to OWNER/{name}", "sh")}
+
+needs a token with write access in `HF_TOKEN` (or `hf auth login`), and is the same as `hf upload OWNER/{name} .`
+
+## ModelScope
+
+{fence(f"pip install modelscope && modelscope login --token TOKEN{chr(10)}modelscope upload OWNER/{name} .", "sh")}
+
+## Gitee, GitHub or any Git host with LFS
+
+With `--git` this folder is a Git repository whose weights are LFS files (`.gitattributes`); without it, run
+`git init && git lfs install && git lfs track "*.safetensors" "*.gguf" "*.zst"` first. Then:
+
+{fence(remote, "sh")}
+
+GitHub takes files of up to 2 GB through LFS, Gitee asks for LFS to be switched on for the repository.
+
+## What stays true after upload
+
+{code("SHA256SUMS")} and the signature cover every file but themselves. A hub that adds or rewrites files (`.gitattributes`)
+does not touch the listed ones; the signature ignores Git's own.
+"""
