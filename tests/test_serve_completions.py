@@ -7,7 +7,7 @@ import openai
 import pytest
 import torch
 from engine_tiny import TOKENIZER, one_thread  # noqa: F401
-from serve_tiny import random_engine, serving
+from serve_tiny import random_engine, scripted_engine, serving
 
 from seekling.engine import Sampling
 from seekling.text.special import FIM_BEGIN, FIM_END, FIM_HOLE
@@ -131,3 +131,12 @@ def test_metrics_have_the_names_boards_look_for(served):
         "vllm:time_to_first_token_seconds_bucket",
     ):
         assert f"{name}{{" in text and 'model_name="tiny"' in text, name
+
+
+def test_scoring_has_one_token_more_than_the_prompt_even_where_the_model_ends_at_once():
+    """lm-eval cuts off the last token of ``echo``, whatever it is."""
+    with serving(scripted_engine()) as served:
+        served.state.engine.model.say(served.state, "", [0] * 3)
+        body = {"prompt": [20, 21, 22], "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0}
+        choice = httpx.post(f"{served.url}/v1/completions", json=body).json()["choices"][0]
+    assert choice["finish_reason"] == "stop" and len(choice["logprobs"]["token_logprobs"]) == 4

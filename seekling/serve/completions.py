@@ -201,8 +201,6 @@ class Work:
 
     def _choice(self, number: int, answer: Completion) -> dict[str, Any]:
         ids, logs, tops = list(answer.token_ids), list(answer.logprobs or []), list(answer.top_logprobs or [])
-        if answer.finish_reason == "stop" and ids and ids[-1] in self.server.end_ids:
-            ids, logs, tops = ids[:-1], logs[:-1], tops[:-1]
         text = answer.text
         if self.none:
             ids, logs, tops, text = [], [], [], ""
@@ -229,7 +227,10 @@ class Work:
         return tokenizer.decode(ids[1:] if ids and ids[0] == tokenizer.bos_id else ids, skip_special=False)
 
     def _logprobs(self, ids: list[int], logs: list[Any], tops: list[list[tuple[int, float]]], offset: int) -> dict[str, Any]:
-        """OpenAI's old form: parallel lists; a token that is no whole character is written as its bytes."""
+        """OpenAI's old form: parallel lists; a token that is no whole character is written as its bytes.
+
+        The token that ended the answer is among them, though not in the text: clients count on one more than the prompt's.
+        """
         words = [self._word(token) for token in ids]
         offsets = []
         for word in words:
