@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         _table(results)
         weak = counts["fail"] - broken
-        print(f"{counts['pass']} hold, {broken} clients would break, {weak} could be better, {counts['skip']} cannot be told")
+        print(f"{counts['pass']} hold, {broken} fail that clients rely on, {weak} are weak, {counts['skip']} cannot be told")
     return 1 if broken else 0
 
 

@@ -124,7 +124,7 @@ def test_the_command_prints_a_table_or_json_and_its_exit_code_tells(capsys):
         assert out["broken"] == out["fail"] == 0 and out["model"] == "tiny" and len(out["checks"]) == out["pass"] + out["skip"]
         assert main(["conformance", served.url, "--only", "completions"]) == 1
         shown = capsys.readouterr().out
-        assert "a stream adds up and ends with [DONE]" in shown and "1 clients would break" in shown
+        assert "a stream adds up and ends with [DONE]" in shown and "1 fail that clients rely on" in shown
 
 
 def test_what_is_no_server_is_a_line(capsys):

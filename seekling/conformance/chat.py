@@ -269,6 +269,8 @@ def json_schema(target: Target) -> None:
     answer = target.post(PATH, ask(target, max_tokens=120, response_format=form))
     if answer.status in (400, 422, 501):
         raise Skipped(f"refused: {answer.raw[:80].decode('utf-8', 'replace')}")
+    if answer.json["choices"][0]["finish_reason"] == "length":
+        raise Skipped("cut off before its end")
     said = json.loads(text(answer.json))
     need(set(said) == {"colour", "age", "tags"}, f"said {said}")
     need(said["colour"] in ("red", "blue") and type(said["age"]) is int and 0 <= said["age"] <= 99, f"said {said}")

@@ -106,7 +106,7 @@ def count(target: Target) -> None:
     )
 
 
-@check("anthropic", "errors have Anthropic's form and name the field")
+@check("anthropic", "errors have Anthropic's form and name the field", "should")
 def errors(target: Target) -> None:
     for changes, word in (
         ({"max_tokens": None}, "max_tokens"),

@@ -99,7 +99,7 @@ def previous(target: Target) -> None:
     need(answer.json["usage"]["input_tokens"] > alone, "the earlier turns were not read")
 
 
-@check("responses", "what is wrong is a 4xx")
+@check("responses", "what is wrong is a 4xx", "should")
 def wrong(target: Target) -> None:
     for changes in ({"input": 5}, {"temperature": "hot"}, {"max_output_tokens": -1}):
         status = target.post(PATH, ask(target, **changes)).status

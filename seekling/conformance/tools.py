@@ -84,7 +84,7 @@ def result(target: Target) -> None:
     need(answer["choices"][0]["message"]["role"] == "assistant", "no answer")
 
 
-@check("tools", "tool_choice of an unknown tool is a 4xx")
+@check("tools", "tool_choice of an unknown tool is a 4xx", "should")
 def unknown(target: Target) -> None:
     choice = {"type": "function", "function": {"name": "nothing"}}
     answer = target.post(PATH, ask(target, messages=QUESTION, tools=[WEATHER], tool_choice=choice))
