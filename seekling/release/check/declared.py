@@ -111,7 +111,7 @@ def _of_mot(path: str, found: Any) -> Declared:
         if key is None:
             continue
         where = tuple(texts(entry.get("component_path")))
-        claims.append(Claim(key, where or (f"{path}: {name}",), _text(entry.get("license")), DECLARED))
+        claims.append(Claim(key, where or (path,), _text(entry.get("license")), DECLARED))
     licences = {}
     stated = release.get("license")
     for kind, entry in stated.items() if isinstance(stated, dict) else ():

@@ -8,7 +8,7 @@ from seekling.release.check.openness import CLASSES
 
 MARKS = {PASS: "[green]✓ pass[/]", FAIL: "[red]✗ FAIL[/]", PERSON: "[yellow]? needs a person[/]", NOTE: "[dim]· note[/]"}
 _STATES = {
-    "included": "[green]✓[/]", "unsuited": "[green]✓[/] (licence made for other things)", "unlicensed": "[red]✗[/] no licence",
+    "included": "[green]✓[/]", "unsuited": "[green]✓[/] (not made for it)", "unlicensed": "[red]✗[/] no licence",
     "closed": "[red]✗[/] terms not open", "linked": "[yellow]?[/] linked", "missing": "[red]✗[/] missing",
 }  # fmt: skip
 SHOWN = 10
@@ -36,10 +36,14 @@ def show(report: Report, console: Any, everything: bool = False) -> None:
         title += f" ({CLASSES[report.mof_possible]} if what is linked or unlicensed were open)"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     for name in ("", "component", "", "licence", "where"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name == "component")
+    paper = any(c.key == "research-paper" and c.state in ("included", "unsuited") for c in report.components)
     for c in report.components:
-        optional = c.state == "missing" and c.number in (7, 12, 17)
-        state = "[dim]– not there (optional)[/]" if optional else _STATES[c.state]
+        state = _STATES[c.state]
+        if c.state == "missing" and c.number in (7, 12, 17):
+            state = "[dim]– not there (optional)[/]"
+        elif c.state == "missing" and c.key == "technical-report" and paper:
+            state = "[dim]– the paper stands in[/]"
         table.add_row(str(c.number), c.name, state, plain(c.licence or ""), plain(_where(c)))
     console.print(table)
     for level in (3, 2, 1):
