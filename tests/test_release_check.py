@@ -355,6 +355,14 @@ def test_a_changed_a_missing_and_a_new_file_are_told_by_name(plain):
     assert found(report, "integrity.unlisted") == ["SHA256SUMS does not list 1 files that are there: new.txt"]
 
 
+def test_a_pulled_models_files_are_compared_with_what_the_hub_listed(plain):
+    facts = {p.name: {"bytes": p.stat().st_size, "sha256": layout.sha256(p)} for p in plain.iterdir()}
+    (plain / "seekling-pull.json").write_text(json.dumps({"name": "a/b", "files": facts}))
+    assert found(check(open_folder(plain)), "integrity.hash", "pass") == ["seekling-pull.json: 5 files are as listed"]
+    (plain / "config.json").write_text("{}")
+    assert found(check(open_folder(plain)), "integrity.hash") == ["seekling-pull.json: 1 of 5 files changed: config.json"]
+
+
 def signed(folder, tmp_path, **change):
     """model.sig as model_signing writes it, by hand; returns the public key's file."""
     ec = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ec")

@@ -162,6 +162,12 @@ def _inferred(place: Place, matter: dict[str, Any], body: str, config: dict[str,
         known = (f"transformers: {family}",)
         found.setdefault("model-architecture", Claim("model-architecture", known, "Apache-2.0", DECLARED))
         found.setdefault("inference-code", Claim("inference-code", known, "Apache-2.0", DECLARED))
+    for path in place.matching(r"[^/]+\.gguf") if family is None else ():
+        architecture = place.gguf(path).get("general.architecture")
+        if isinstance(architecture, str):
+            known = (f"llama.cpp: {architecture[:60]}",)
+            found.setdefault("model-architecture", Claim("model-architecture", known, "MIT", DECLARED))
+            found.setdefault("inference-code", Claim("inference-code", known, "MIT", DECLARED))
     yield from found.values()
     for claim in _links(matter, body):
         if claim.key not in found:

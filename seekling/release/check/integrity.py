@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from seekling.errors import DataError, MachineError
+from seekling.hub.names import RECORD
 from seekling.release import layout
 from seekling.release.check.finding import FAIL, NOTE, PASS, PERSON, Finding
 from seekling.release.check.place import Place, Trouble, short
@@ -60,6 +61,9 @@ def integrity_findings(place: Place, manifest: dict[str, Any] | None, hashes: Ha
     if place.has(layout.SUMS):
         lists += 1
         yield from _sums(place, hashes)
+    if place.here(RECORD):  # what `seekling pull` brought, with the hub's hashes
+        lists += 1
+        yield from _pulled(place, hashes)
     signatures = [p for p in place.matching(r"[^/]+\.(sig|sigstore|sigstore\.json)") if place.here(p)]
     for path in signatures:
         yield from _signature(place, hashes, path, key)
@@ -108,6 +112,17 @@ def _compared(
         yield Finding("integrity.unknown", NOTE, f"{source}: {len(unknown)} files were not fetched, so not compared", source)
     if not changed and not missing and not unread:
         yield Finding("integrity.hash", PASS, f"{source}: {len(wanted) - len(unknown)} files are as listed", source)
+
+
+def _pulled(place: Place, hashes: Hashes) -> Iterator[Finding]:
+    try:
+        files = place.mapping(RECORD).get("files")
+    except Trouble as trouble:
+        yield Finding("integrity.sums", FAIL, str(trouble), RECORD)
+        return
+    rows = files.items() if isinstance(files, dict) else ()
+    wanted = {path: str(facts["sha256"]) for path, facts in rows if isinstance(facts, dict) and facts.get("sha256")}
+    yield from _compared(place, hashes, wanted, RECORD, (RECORD,))
 
 
 def _sums(place: Place, hashes: Hashes) -> Iterator[Finding]:

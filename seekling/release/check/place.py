@@ -61,6 +61,7 @@ class Place:
     absent: frozenset[str] = frozenset()
     notes: list[str] = field(default_factory=list)
     remote: Mapping[str, Any] = field(default_factory=dict)
+    _gguf: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     # ---- finding -------------------------------------------------------------------------------------------------
 
@@ -138,6 +139,18 @@ class Place:
         if not isinstance(found, dict):
             raise Trouble(f"{path} holds {type(found).__name__} where an object is needed")
         return found
+
+    def gguf(self, path: str) -> dict[str, Any]:
+        """The text and number values of a GGUF file's header; empty when it cannot be read."""
+        from seekling.formats.gguf_file import open_gguf
+
+        if path not in self._gguf:
+            try:
+                found = open_gguf(self.root / path).metadata if self.here(path) else {}
+            except (SeeklingError, OSError):
+                found = {}
+            self._gguf[path] = {k: v for k, v in found.items() if isinstance(v, str | int | float | bool)}
+        return self._gguf[path]
 
 
 def open_folder(folder: Path) -> Place:

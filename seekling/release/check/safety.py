@@ -168,22 +168,9 @@ def chat_templates(place: Place) -> Iterator[tuple[str, str | None]]:
         for template in texts([t for t in several if isinstance(t, str)]):
             yield path, template if len(template) <= TEMPLATE_LIMIT else None
     for path in place.matching(r".*\.gguf"):
-        inside = gguf_metadata(place, path).get("tokenizer.chat_template")
+        inside = place.gguf(path).get("tokenizer.chat_template")
         if isinstance(inside, str):
             yield path, inside if len(inside) <= TEMPLATE_LIMIT else None
-
-
-def gguf_metadata(place: Place, path: str) -> dict[str, Any]:
-    """The text and number values of a GGUF file's header; empty when it cannot be read."""
-    from seekling.errors import SeeklingError
-    from seekling.formats.gguf_file import open_gguf
-
-    if not place.here(path):
-        return {}
-    try:
-        return {k: v for k, v in open_gguf(place.root / path).metadata.items() if isinstance(v, (str, int, float, bool))}
-    except (SeeklingError, OSError):
-        return {}
 
 
 def _secrets(place: Place) -> Iterator[Finding]:

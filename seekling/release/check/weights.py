@@ -9,7 +9,6 @@ from seekling.errors import SeeklingError
 from seekling.formats.safetensors_io import read_header, read_metadata
 from seekling.release.check.finding import FAIL, NOTE, PASS, Finding
 from seekling.release.check.place import Place, Trouble, short
-from seekling.release.check.safety import gguf_metadata
 
 MOST_WEIGHT_FILES = 400
 LARGEST_HEADER = 16 << 20  # a header of the largest models takes 10 MB; one of 100 MB is there to do harm
@@ -102,7 +101,7 @@ def header_licences(place: Place) -> dict[str, str]:
         except SeeklingError:
             continue
     for path in place.matching(r"[^/]+\.gguf"):
-        licence = gguf_metadata(place, path).get("general.license")
+        licence = place.gguf(path).get("general.license")
         if isinstance(licence, str) and licence:
             out[path] = re.sub(r"\s+", " ", licence)[:200]
     return out
