@@ -9,7 +9,7 @@ import sys
 from seekling import __version__
 from seekling.release import layout
 from seekling.release.licences import text_of
-from seekling.release.reproduce import this_machine
+from seekling.release.machine_facts import this_machine
 from seekling.train.log import read_log
 
 FLAGS = (

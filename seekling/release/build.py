@@ -20,6 +20,7 @@ from seekling.release.code import write_code
 from seekling.release.compliance import write_statements
 from seekling.release.escape import scrubbed
 from seekling.release.licences import ids_of, text_of
+from seekling.release.machine_facts import this_machine
 from seekling.release.material import CODE_LICENCE, TOLERANCE, Options, Release, final_of, first_losses, gather
 from seekling.release.repository import git_found, make_repository
 from seekling.release.sign import fingerprint, read_key, sign, write_public_key
@@ -194,7 +195,7 @@ def write_evaluation(folder: Path, release: Release) -> None:
         "command": evaluation_command(release),
         "device": "cpu",
         "dtype": "float32",
-        "machine": machine(),
+        "machine": this_machine(),
     }
     text = json.dumps(scores.results_json(release.scores, facts), ensure_ascii=False, indent=1, allow_nan=False)
     (folder / layout.RESULTS).write_text(text + "\n", "utf-8")
@@ -204,26 +205,6 @@ def write_evaluation(folder: Path, release: Release) -> None:
 
 def evaluation_command(release: Release) -> str:
     return f"seekling release {release.chain.last.run.name} --out {release.name}"
-
-
-def machine() -> dict[str, Any]:
-    """This machine, as far as equal losses depend on it."""
-    import platform
-
-    import torch
-
-    from seekling.machine import look, native_status
-
-    here = look()
-    return {
-        "processor": here.cpu,
-        "cores": here.usable_cores,
-        "system": platform.system(),
-        "architecture": platform.machine(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "kernels": native_status(),
-    }
 
 
 # ---- documents -------------------------------------------------------------------------------------------------------
@@ -442,7 +423,7 @@ def write_manifest(folder: Path, release: Release, parts: list[dict[str, Any]], 
             "command": "seekling reproduce .",
             "smoke_steps": SMOKE_STEPS,
             "tolerance": TOLERANCE,
-            "machine": {**machine(), **release.stage_facts[0]["versions"], "threads": release.stage_facts[0]["threads"]},
+            "machine": {**this_machine(), **release.stage_facts[0]["versions"], "threads": release.stage_facts[0]["threads"]},
         },
         "notes": release.notes,
     }

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seekling.release.escape import inline
-from seekling.release.layout import COMPONENTS, COPYRIGHT, DATA_CARD, EU_SUMMARY, LABELLING, MOF
-from seekling.release.material import eu_lines
+from seekling.release.layout import COMPONENTS, COPYRIGHT, DATA_CARD, EU_SUMMARY, FILL, LABELLING, MOF
+from seekling.release.material import CODE_LICENCE, eu_lines
 
 if TYPE_CHECKING:
     from seekling.release.material import Release
     from seekling.release.sources import SourceFacts
 
-FILL = "TO BE FILLED"
 NONE = "Not applicable: there is none."
 
 
@@ -183,29 +182,33 @@ def labelling(release: "Release") -> str:
 
 
 def mof_yaml(release: "Release", components: list[dict[str, Any]]) -> str:
-    """The file the Model Openness Tool reads: 17 components, those that are not here without a licence."""
+    """The file the Model Openness Tool reads (its schema/mof_schema.json): components, places and licences."""
     import yaml
 
-    have = {c["key"]: c for c in components}
-    rows = []
-    for component in COMPONENTS:
-        found = have.get(component.key)
-        licence = found["licence"] if found else "Component not included"
-        rows.append(
-            {
-                "name": component.name,
-                "description": (found or {}).get("note", ""),
-                "location": found["paths"][0] if found else "",
-                "license_name": licence,
-                "license_path": f"LICENSES/{licence}.txt" if found and " " not in licence else "",
-            }
-        )
+    names = {c.key: c.name.replace("(final)", "(Final)").replace("(intermediate)", "(Intermediate)") for c in COMPONENTS}
+    rows = [
+        {
+            "name": names[found["key"]],
+            "description": found.get("note", ""),
+            "license": found["licence"],
+            "license_path": f"LICENSES/{found['licence']}.txt" if " " not in found["licence"] else "LICENSES",
+            "component_path": found["paths"][0],
+        }
+        for found in components
+    ]
+    options = release.options
     stages = [f["verb"] for f in release.stage_facts]
     document = {
         "framework": {"name": "Model Openness Framework", "version": "1.0", "date": "2024-12-15"},
         "release": {
             "name": release.name,
             "version": release.version,
+            "license": {
+                "distribution": {"name": None, "path": None},
+                "code": {"name": CODE_LICENCE, "path": f"LICENSES/{CODE_LICENCE}.txt"},
+                "data": {"name": options.licence, "path": "LICENSE"},
+                "document": {"name": options.documents, "path": f"LICENSES/{options.documents}.txt"},
+            },
             "date": release.date[:10],
             "type": "language",
             "architecture": "transformer decoder",

@@ -53,6 +53,8 @@ EU_SUMMARY, LABELLING, COPYRIGHT = "compliance/eu-training-summary.md", "complia
 MOF = "compliance/mof.yaml"
 UPLOAD = "UPLOAD.md"
 
+FILL = "TO BE FILLED"  # marks what only a person can say
+
 # Not in release.json's list of files: itself, what is made after it, and what Git keeps.
 UNLISTED = (MANIFEST, SUMS, SIGNATURE)
 GIT = (".git", ".gitattributes", ".gitignore")

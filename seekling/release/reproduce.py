@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from seekling.errors import CheckpointError, DataError, MachineError, RecipeError, SeeklingError, raise_all
 from seekling.release import layout
+from seekling.release.machine_facts import this_machine
 from seekling.tree import Tree
 
 if TYPE_CHECKING:
@@ -241,21 +242,6 @@ def _pulled(name: str) -> Path | None:
 
 
 # ---- the machine -----------------------------------------------------------------------------------------------------
-
-
-def this_machine() -> dict[str, Any]:
-    """This machine, as far as equal losses depend on it."""
-    import platform
-
-    import torch
-
-    from seekling.machine import look, native_status
-
-    here = look()
-    return {
-        "processor": here.cpu, "cores": here.usable_cores, "system": platform.system(), "architecture": platform.machine(),
-        "python": platform.python_version(), "torch": torch.__version__, "kernels": native_status(),
-    }  # fmt: skip
 
 
 def compare_machine(manifest: Mapping[str, Any]) -> tuple[bool, list[str]]:

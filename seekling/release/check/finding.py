@@ -16,6 +16,7 @@ AREAS = {
     "safety": "Safety of the files",
     "integrity": "Hashes and signatures",
     "card": "Card and metadata",
+    "rules": "Statements that laws ask for",
     "smoke": "Reproduction",
 }
 

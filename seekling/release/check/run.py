@@ -14,6 +14,7 @@ from seekling.release.check.finding import FAIL, NOTE, PASS, Finding, Report
 from seekling.release.check.integrity import Hashes, integrity_findings
 from seekling.release.check.openness import components, elements, mof_class, unsuited_findings
 from seekling.release.check.place import Place, Trouble
+from seekling.release.check.rules import rule_findings
 from seekling.release.check.safety import safety_findings
 from seekling.release.check.terms import read_terms
 from seekling.release.check.weights import header_licences, weight_findings
@@ -53,6 +54,7 @@ def check(
         *weight_findings(place, config, manifest), *safety_findings(place, config),
         *integrity_findings(place, listed, Hashes(place, progress), key),
         *card_problems, *card_findings(place, matter, body, config, manifest),
+        *(rule_findings(place, manifest) if manifest is not None else ()),
     ]  # fmt: skip
     if place.absent:
         report.unchecked.append(f"{len(place.absent)} files were not fetched: {', '.join(sorted(place.absent)[:4])}")
