@@ -3,22 +3,29 @@
 import hashlib
 import random
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from seekling.errors import RecipeError
+
 ANSWER = re.compile(r"<answer>(.*?)</answer>", re.S)
 LONGER = 4  # characters an answer may have beyond the right one and still be read: no pages of guesses
+DRAWS = 300  # problems looked at for one on the wanted side of the split
+UNSEEN = 1 / 3  # share of all questions that training never shows
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A question with its one right answer; ``metadata`` is what a judge or a report may want."""
+    """A question with its right answer; ``steps``: how a person would work it out (for worked examples); ``metadata`` is what
+    a judge or a report may want."""
 
     question: str
     answer: str
     task: str
     level: int = 1
+    steps: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
@@ -27,41 +34,77 @@ class Task:
     """A generator of problems.
 
     Attributes:
-        make: (random numbers, level) -> (question, answer).
-        judge: (reply's answer, problem) -> right or not; None compares text after white space and case are put aside.
+        make: (random numbers, level) -> (question, answer), with worked steps and metadata behind them where there are some.
+        judge: (reply's answer, problem) -> right or not, or a reward from 0 to 1; None compares text after white space and
+            case are put aside.
         levels: the hardest level.
         hint: how the answer must look, added to the question.
+        failures: what went wrong while judging (a reward that raised, was no number, hung), counted.
     """
 
     name: str
-    make: Callable[[random.Random, int], tuple[str, str]]
-    judge: Callable[[str, Problem], bool] | None = None
+    make: Callable[[random.Random, int], tuple[Any, ...]]
+    judge: Callable[[str, Problem], float] | None = None
     levels: int = 3
     hint: str = ""
+    failures: Counter[str] = field(default_factory=Counter, compare=False)
 
-    def problem(self, seed: int, index: int, level: int = 1) -> Problem:
+    def problem(self, seed: int, index: int, level: int = 1, unseen: bool | None = None) -> Problem:
         """The problem of that number: equal numbers give equal problems, whatever was made before.
 
-        Training and evaluation take different seeds; a seed's problems share nothing with another's but chance.
+        Args:
+            unseen: False draws from the questions that training may show, True from the others, None from all. On which side
+                a question falls depends on its text alone, so an evaluation never asks what was practised.
+
+        Raises:
+            RecipeError: no such level, or no question on that side.
         """
-        digest = hashlib.sha256(f"{self.name}/{seed}/{index}/{level}".encode()).digest()
-        question, answer = self.make(random.Random(int.from_bytes(digest[:8], "little")), level)
-        return Problem(question, answer, self.name, level)
+        if not 1 <= level <= self.levels:
+            raise RecipeError(f"task {self.name} has the levels 1 to {self.levels}, not {level}")
+        for draw in range(DRAWS):
+            again = f"/{draw}" if draw else ""
+            digest = hashlib.sha256(f"{self.name}/{seed}/{index}/{level}{again}".encode()).digest()
+            question, answer, *more = self.make(random.Random(int.from_bytes(digest[:8], "little")), level)
+            if unseen is None or is_unseen(question) is unseen:
+                return Problem(question, answer, self.name, level, *more)
+        side = "kept for evaluation" if unseen else "left for training"
+        raise RecipeError(f"task {self.name} at level {level} has too few questions: none is {side}; give more or another level")
+
+    def problems(self, seed: int, count: int, level: int = 1, unseen: bool | None = None) -> list[Problem]:
+        """Different problems, ``count`` of them or as many as a search of 20 times as many draws finds."""
+        found: dict[str, Problem] = {}
+        for index in range(20 * count):
+            problem = self.problem(seed, index, level, unseen)
+            found.setdefault(problem.question, problem)
+            if len(found) == count:
+                break
+        return list(found.values())
+
+    def score(self, answer: str, problem: Problem) -> float:
+        """What an answer is worth, 0 to 1."""
+        if len(answer) > len(problem.answer) + LONGER and self.judge is None:
+            return 0.0
+        return float(self.judge(answer, problem) if self.judge is not None else plain(answer) == plain(problem.answer))
 
     def right(self, answer: str, problem: Problem) -> bool:
         """Whether an answer is the right one."""
-        if len(answer) > len(problem.answer) + LONGER and self.judge is None:
-            return False
-        return self.judge(answer, problem) if self.judge is not None else plain(answer) == plain(problem.answer)
+        return self.score(answer, problem) == 1.0
+
+
+def is_unseen(question: str) -> bool:
+    """Whether a question is one of those that training never shows."""
+    return int.from_bytes(hashlib.sha256(question.encode()).digest()[-4:], "little") < UNSEEN * 2**32
 
 
 @dataclass(frozen=True)
 class Reward:
-    """Parts of a reward; ``total`` is what training maximises."""
+    """Parts of a reward; ``total`` is what training maximises. See :mod:`seekling.tasks.shaping` for language and length."""
 
     accuracy: float
     format: float
     total: float
+    language: float = 1.0
+    overlong: float = 0.0
 
 
 def reward_of(task: Task, problem: Problem, reply: str, *, tagged: bool = True, format_weight: float = 0.1) -> Reward:
@@ -71,11 +114,11 @@ def reward_of(task: Task, problem: Problem, reply: str, *, tagged: bool = True, 
     The format part pays for the tags alone, accuracy for the right answer inside them.
     """
     if not tagged:
-        right = float(task.right(untagged_answer(reply, problem), problem))
+        right = task.score(untagged_answer(reply, problem), problem)
         return Reward(right, 1.0, right)
     found = ANSWER.findall(reply)
     well = len(found) == 1 and reply.rstrip().endswith("</answer>")
-    right = float(well and task.right(found[0].strip(), problem))
+    right = task.score(found[0].strip(), problem) if well else 0.0
     return Reward(right, float(well), (1 - format_weight) * right + format_weight * float(well))
 
 
