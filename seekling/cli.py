@@ -60,8 +60,10 @@ def _tree_arguments(parser: Parser, tree: "type[Tree]", resume: bool = True) -> 
 
 def _run_arguments(parser: Parser) -> None:
     from seekling.recipe import Recipe
+    from seekling.train.story_recipe import StoryRecipe
 
-    _tree_arguments(parser, Recipe, resume=False)
+    _tree_arguments(parser, Recipe)
+    StoryRecipe.add_flags(parser)
 
 
 def _pretrain_arguments(parser: Parser) -> None:
@@ -269,7 +271,9 @@ def _plan_arguments(parser: Parser) -> None:
     parser.add_argument("--hours-per-trillion", type=float, metavar="X", help="device-hours a trillion tokens, if known")
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="devices at work [1]")
     parser.add_argument("--price", type=float, metavar="X", help="dollars a device-hour [0.05; published configs 2]")
-    _run_arguments(parser)
+    from seekling.recipe import Recipe
+
+    _tree_arguments(parser, Recipe, resume=False)
 
 
 def _doctor_arguments(parser: Parser) -> None:
@@ -355,7 +359,7 @@ def _push_arguments(parser: Parser) -> None:
 
 # fmt: off
 VERBS: dict[str, Verb] = {
-    "run": Verb("text, tokenizer, training, evaluation, report in ten minutes", _run_arguments, "seekling.verbs:run"),
+    "run": Verb("the whole story: text to a model that reasons, and its report", _run_arguments, "seekling.verbs:run"),
     "pretrain": Verb("train a model, or --resume a run", _pretrain_arguments, "seekling.verbs:pretrain"),
     "chat": Verb("talk to a model", _chat_arguments, "seekling.verbs:chat"),
     "serve": Verb("answer over HTTP as OpenAI, DeepSeek, Anthropic, Ollama do", _serve_arguments, "seekling.serve_verb:serve"),

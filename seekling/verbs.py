@@ -15,22 +15,38 @@ from seekling.resolve import explain, free_folder
 
 if TYPE_CHECKING:
     from seekling.machine import Machine
+    from seekling.train.story_recipe import StoryRecipe
 
-DEFAULT_MINUTES = 10.0
+DEFAULT_MINUTES = 15.0
+PRETRAINING_SHARE = 0.6  # of a time budget, where lessons and practice follow
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
 def run(args: argparse.Namespace) -> int:
-    """Text, tokenizer, training, evaluation, report, samples; the last line starts a chat."""
-    recipe = asked_recipe(args)
-    if recipe.run.minutes is None and recipe.train.steps is None and recipe.train.tokens is None:
-        recipe = recipe.override(dict(minutes=DEFAULT_MINUTES))
-    folder = train(recipe, args)
+    """Text, tokenizer, pretraining, lessons, practice, evaluation, report, samples; the last line starts a chat."""
+    from seekling.train.story_recipe import StoryRecipe
+
+    if args.resume is not None:
+        only_resume(args)
+        folder = run_folder(args.resume)
+        from seekling.train.pretrain import resume
+
+        resume(folder, console=console())
+    else:
+        recipe, story = asked_recipe(args), StoryRecipe.from_args(args)
+        if recipe.run.minutes is None and recipe.train.steps is None and recipe.train.tokens is None:
+            recipe = recipe.override(dict(minutes=DEFAULT_MINUTES))
+        folder = train(recipe, args, story if story.story.teach else None)
+    last = folder
+    if (folder / "story.toml").is_file():
+        from seekling.train.story import teach
+
+        last = teach(folder, console=console())
     report_folder(folder)
     print(samples_text(folder), end="")
-    talk_to(folder)
+    talk_to(last)
     return 0
 
 
@@ -150,8 +166,12 @@ def asked_recipe(args: argparse.Namespace) -> Recipe:
     return recipe.override(dict(command=command, data=places))
 
 
-def train(recipe: Recipe, args: argparse.Namespace) -> Path:
-    """Resolve, say what was derived, train; returns the run folder."""
+def train(recipe: Recipe, args: argparse.Namespace, story: "StoryRecipe | None" = None) -> Path:
+    """Resolve, say what was derived, train; returns the run folder.
+
+    Args:
+        story: what is taught afterwards; it is checked first and noted in the folder, and gets its share of a time budget.
+    """
     from seekling.machine import look
     from seekling.train.pretrain import check_fresh
     from seekling.train.pretrain import pretrain as start
@@ -165,12 +185,24 @@ def train(recipe: Recipe, args: argparse.Namespace) -> Path:
         from seekling.data.sources import corpus_named
 
         corpus_named(recipe.data.corpus)
+    if story is not None:
+        from seekling.train.story import check_tasks, plan_lessons
+
+        check_tasks(story)
     machine = look(recipe.run.out or ".")
     if recipe.run.minutes is not None and not recipe.run.resolved:
-        print(f"Measuring this machine for a budget of {recipe.run.minutes:g} minutes …", flush=True)
+        whole = recipe.run.minutes
+        if story is not None:
+            recipe = recipe.override(dict(minutes=PRETRAINING_SHARE * whole))
+        shared = "" if story is None else f", {recipe.run.minutes:g} of them for pretraining"
+        print(f"Measuring this machine for a budget of {whole:g} minutes{shared} …", flush=True)
     resolved = resolve(recipe, machine, say=lambda line: print(f"  {line}", flush=True))
     check_device(resolved)
     print(derived_text(recipe, resolved), flush=True)
+    if story is not None:
+        planned = plan_lessons(story, resolved).story
+        steps = f"{planned.sft_steps} steps of lessons, {planned.grpo_steps} of practice"
+        print(f"  then {steps}: {', '.join(planned.tasks)}", flush=True)
     return start(resolved, console=console())
 
 

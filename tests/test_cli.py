@@ -233,24 +233,43 @@ def training(room, monkeypatch, tmp_path):
         write_report=lambda folder: calls.update(report=folder),
         terminal_summary=lambda folder: ["parameters  7", f"report  {folder / 'report.md'}"],
     )
+
+    def teach(folder, console=None):
+        calls["taught"] = folder
+        return folder / "grpo"
+
+    monkeypatch.setattr("seekling.train.story.teach", teach)
     monkeypatch.chdir(tmp_path)
     return calls
 
 
-def test_run_defaults_to_ten_minutes_and_ends_with_the_chat_line(training, capsys):
+def test_run_defaults_to_a_quarter_of_an_hour_and_ends_with_the_chat_line_of_the_last_stage(training, capsys):
     assert cli.main(["run"]) == 0
     lines = capsys.readouterr().out.rstrip().splitlines()
     assert "[tales] Once| upon a time" in lines and "parameters  7" in lines
     recipe = training["recipe"]
-    assert recipe.run.minutes == 10 and recipe.run.resolved
-    assert recipe.train.tokens == pytest.approx(5000 * dial.training_seconds(10), rel=0.01)
-    assert lines[-1].strip() == f"seekling chat {recipe.run.out}"
-    assert training["report"] == Path(recipe.run.out)
+    assert recipe.run.minutes == pytest.approx(9) and recipe.run.resolved  # the rest is for lessons and practice
+    assert recipe.train.tokens == pytest.approx(5000 * dial.training_seconds(9), rel=0.01)
+    assert lines[-1].strip() == f"seekling chat {recipe.run.out}/grpo"
+    assert training["report"] == training["taught"] == Path(recipe.run.out)
+    assert (Path(recipe.run.out) / "story.toml").is_file()
+
+
+def test_run_without_teaching_gives_all_its_time_to_pretraining(training, capsys):
+    assert cli.main(["run", "--no-teach", "--minutes", "10"]) == 0
+    recipe = training["recipe"]
+    assert recipe.run.minutes == 10 and "taught" not in training
+    assert capsys.readouterr().out.rstrip().splitlines()[-1].strip() == f"seekling chat {recipe.run.out}"
 
 
 def test_run_keeps_a_length_that_was_given(training):
     assert cli.main(["run", "--steps", "7", "--size", "nano"]) == 0
     assert training["recipe"].run.minutes is None and training["recipe"].train.steps == 7
+
+
+def test_run_refuses_an_unknown_task_before_measuring(training, capsys):
+    assert cli.main(["run", "--tasks", "adition"]) == 2
+    assert "did you mean addition" in capsys.readouterr().err and "recipe" not in training
 
 
 def test_pretrain_prints_every_derived_value_and_the_folder_last(training, capsys):

@@ -28,8 +28,8 @@ from seekling.train.pretrain import pretrain
 
 STEPS, PER_STEP = 6, TINY["batch_size"] * TINY["seq_len"]
 KEYS = {
-    "format", "run", "training", "evaluations", "cost", "data", "configuration", "routers", "expert_load", "samples", "events",
-    "problems", "repeat", "versions", "limits", "ten_numbers", "figures",
+    "format", "run", "training", "evaluations", "cost", "data", "configuration", "routers", "expert_load", "samples",
+    "events", "stages", "problems", "repeat", "versions", "limits", "ten_numbers", "figures",
 }  # fmt: skip
 TEN = "parameters active tokens bits_per_byte time tokens_per_second flops utilisation kv_bytes energy".split()
 

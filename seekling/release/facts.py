@@ -17,6 +17,7 @@ from seekling.recipe import Recipe
 from seekling.release.limits import limits_of
 from seekling.release.repeat import repeat_command
 from seekling.release.runlog import Records, finite, known, median, number, numbers, read_records, table
+from seekling.release.teaching import stages_of
 from seekling.resolve import model_config
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def gather(run: Run, watts: float | None = None, price: float | None = None) -> 
         "expert_load": expert_load(run),
         "samples": [sample for record in log.samples for sample in samples(record)],
         "events": [event(record) for record in log.events],
+        "stages": stages_of(run.folder, log.problems),
         "problems": log.problems,
         "repeat": {
             "typed": recipe.run.command,

@@ -32,6 +32,7 @@ from seekling.release.figstyle import (
 from seekling.release.figures_experts import balance_figure, load_figure
 from seekling.release.headline import best_evaluation
 from seekling.release.runlog import median
+from seekling.release.teaching import teaching_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -236,4 +237,5 @@ FIGURES: dict[str, Callable[["Run", dict[str, Any]], "Figure | None"]] = {
     "balance": balance_figure,
     "experts": load_figure,
     "time": time_figure,
+    "teaching": teaching_figure,
 }

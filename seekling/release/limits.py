@@ -19,6 +19,11 @@ def limits_of(run: "Run", facts: dict[str, Any]) -> list[str]:
         "It is a base model: it was trained to continue text, and nothing else. It was not taught to follow instructions, to "
         "refuse or to say that it does not know; there was no safety training. Do not put it before people who take its word."
     )
+    if facts["stages"]:
+        out.append(
+            "The models in sft/ and grpo/ were taught a few small tasks by worked examples and by exact rewards; outside them "
+            "they are no better than the base model, and the bits per byte under Teaching say what it cost."
+        )
     each = done / max(1, p.active)
     if done == 0:
         out.append("It has not been trained: what it writes is noise.")

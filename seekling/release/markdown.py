@@ -5,6 +5,7 @@ from typing import Any
 from seekling.plan import count
 from seekling.release.escape import code, fence, inline, table
 from seekling.release.sections import configuration, curves, data, evaluation, picture, samples
+from seekling.release.teaching import teaching
 
 MOST_EVENTS = 30
 
@@ -128,6 +129,7 @@ SECTIONS = {
     "Configuration": configuration,
     "Curves": curves,
     "Bits per byte": evaluation,
+    "Teaching": teaching,
     "Samples": samples,
     "Events": events,
     "Cost": cost,

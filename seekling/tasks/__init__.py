@@ -6,6 +6,6 @@
 """
 
 from seekling.tasks.base import Problem, Task, reward_of
-from seekling.tasks.own import TASKS, get_task
+from seekling.tasks.named import TASKS, get_task, task_at
 
-__all__ = ["TASKS", "Problem", "Task", "get_task", "reward_of"]
+__all__ = ["TASKS", "Problem", "Task", "get_task", "reward_of", "task_at"]

@@ -59,8 +59,7 @@ class Task:
         Raises:
             RecipeError: no such level, or no question on that side.
         """
-        if not 1 <= level <= self.levels:
-            raise RecipeError(f"task {self.name} has the levels 1 to {self.levels}, not {level}")
+        self.check_level(level)
         for draw in range(DRAWS):
             again = f"/{draw}" if draw else ""
             digest = hashlib.sha256(f"{self.name}/{seed}/{index}/{level}{again}".encode()).digest()
@@ -68,7 +67,16 @@ class Task:
             if unseen is None or is_unseen(question) is unseen:
                 return Problem(question, answer, self.name, level, *more)
         side = "kept for evaluation" if unseen else "left for training"
-        raise RecipeError(f"task {self.name} at level {level} has too few questions: none is {side}; give more or another level")
+        raise RecipeError(
+            f"task {self.name} at level {level} has too few questions: none is {side}; give more or another level"
+        )
+
+    def check_level(self, level: int) -> None:
+        """RecipeError for a level it does not have."""
+        if not 1 <= level <= self.levels:
+            raise RecipeError(
+                f"task {self.name} has {f'the levels 1 to {self.levels}' if self.levels > 1 else 'level 1'}, not {level}"
+            )
 
     def problems(self, seed: int, count: int, level: int = 1, unseen: bool | None = None) -> list[Problem]:
         """Different problems, ``count`` of them or as many as a search of 20 times as many draws finds."""
@@ -113,13 +121,18 @@ def reward_of(task: Task, problem: Problem, reply: str, *, tagged: bool = True, 
     ``tagged``: the answer stands between ``<answer>`` and ``</answer>``, once, at the end; else see ``untagged_answer``.
     The format part pays for the tags alone, accuracy for the right answer inside them.
     """
+    found = answer_in(reply, problem, tagged)
+    well = float(found is not None)
+    right = task.score(found, problem) if found is not None else 0.0
+    return Reward(right, well, (1 - format_weight) * right + format_weight * well if tagged else right)
+
+
+def answer_in(reply: str, problem: Problem, tagged: bool) -> str | None:
+    """The answer a reply gives, None where its form is wrong: see ``reward_of``."""
     if not tagged:
-        right = task.score(untagged_answer(reply, problem), problem)
-        return Reward(right, 1.0, right)
+        return untagged_answer(reply, problem)
     found = ANSWER.findall(reply)
-    well = len(found) == 1 and reply.rstrip().endswith("</answer>")
-    right = task.score(found[0].strip(), problem) if well else 0.0
-    return Reward(right, float(well), (1 - format_weight) * right + format_weight * float(well))
+    return found[0].strip() if len(found) == 1 and reply.rstrip().endswith("</answer>") else None
 
 
 def untagged_answer(reply: str, problem: Problem) -> str:

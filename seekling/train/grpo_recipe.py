@@ -12,13 +12,18 @@ from seekling.tree import Tree
 class ProblemsPart:
     """What is practised"""
 
-    tasks: tuple[str, ...] = knob(("addition",), "tasks (addition, chain_sum, letters, countdown, …)")
-    level: int = knob(1, "hardness of the problems", low=1, high=9)
+    tasks: tuple[str, ...] = knob(
+        ("addition",), "tasks: own (addition, chain_sum, …), rg:NAME, FILE.jsonl[:REWARD.py]; NAME@LEVEL"
+    )
+    level: int = knob(1, "hardness of the problems of tasks that name none", low=1, high=9)
     problems: int = knob(8, "problems a step", low=1)
     group: int = knob(8, "answers to each problem", low=2, high=128)
     think: bool = knob(False, "let the model reason before it answers")
     tagged: bool = knob(True, "the answer must stand between <answer> and </answer>")
     format_weight: float = knob(0.1, "share of the reward paid for the tags alone", low=0, below=1)
+    language: str = knob("", "also reward words of this language, thinking included", choices=("", "en", "zh"))
+    language_weight: float = knob(0.1, "what a reply all in that language earns", low=0, high=1)
+    overlong: int = knob(0, "take reward from answers within so many tokens of --max-tokens; 0 = none", low=0)
     system: str = knob("", "system message of every prompt")
     eval_problems: int = knob(100, "unseen problems of each task in an evaluation", low=1)
 

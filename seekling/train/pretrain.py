@@ -248,6 +248,7 @@ def build_loop(
         save_every=train.save_every,
         flops_per_token=flops_per_token(model.config, recipe.data.seq_len).train,
         peak_flops=matrix_peak(train.dtype) if recipe.run.device == "cpu" else 0.0,
+        verb="run" if (run / "story.toml").is_file() else "pretrain",
     )
     lengths_V = byte_lengths(prepared.tokenizer)
 

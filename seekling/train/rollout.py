@@ -16,8 +16,10 @@ from seekling.errors import SeeklingError
 from seekling.lm import LM
 from seekling.model import Decoder
 from seekling.model.layers import weight_of
-from seekling.tasks import Problem, Task, get_task, reward_of
+from seekling.tasks import Problem, get_task, reward_of, task_at
 from seekling.tasks.base import Reward
+from seekling.tasks.lessons import question_of
+from seekling.tasks.shaping import shaped
 from seekling.train.grpo_recipe import ProblemsPart
 from seekling.train.lora import LoRAExperts, LoRALinear
 
@@ -74,12 +76,18 @@ def judged(problem: Problem, reply: str, practice: ProblemsPart) -> Reward:
     return reward_of(get_task(problem.task), problem, reply, tagged=practice.tagged, format_weight=practice.format_weight)
 
 
+def spoken(text: str, think: bool) -> str | None:
+    """What a reply says after its thinking; None where thinking was never closed, so that nothing was said."""
+    _, mark, tail = text.rpartition("</think>")
+    return tail if mark or not think else None
+
+
 class Roller:
     """Draws and judges answers for a recipe with the sections start, practice and draw."""
 
     def __init__(self, lm: LM, recipe: Any):
         self.lm, self.recipe = lm, recipe
-        self.tasks: list[Task] = [get_task(name) for name in recipe.practice.tasks]
+        self.tasks = [task_at(name, recipe.practice.level) for name in recipe.practice.tasks]
         self.seconds = 0.0
         self.tokens = 0
 
@@ -103,15 +111,16 @@ class Roller:
 
     def messages(self, problem: Problem) -> list[dict[str, str]]:
         """The prompt of a problem."""
-        practice, task = self.recipe.practice, get_task(problem.task)
-        parts = [problem.question, task.hint, TAGS if practice.tagged else ""]
-        system = [{"role": "system", "content": practice.system}] if practice.system else []
-        return [*system, {"role": "user", "content": "\n".join(p for p in parts if p)}]
+        practice = self.recipe.practice
+        return question_of(problem, get_task(problem.task).hint, TAGS if practice.tagged else "", practice.system)
 
     def problems(self, seed: int, first: int, count: int) -> list[Problem]:
-        """``count`` problems from number ``first`` on, the tasks in turn."""
-        level = self.recipe.practice.level
-        return [self.tasks[i % len(self.tasks)].problem(seed, i, level) for i in range(first, first + count)]
+        """``count`` problems to practise, from number ``first`` on, the tasks in turn; none of those kept for evaluation."""
+        out = []
+        for i in range(first, first + count):
+            task, level = self.tasks[i % len(self.tasks)]
+            out.append(task.problem(seed, i, level, unseen=False))
+        return out
 
     def draw(self, step: int) -> list[Answer]:
         """The answers of a roll-out; equal step numbers and weights give equal answers."""
@@ -124,8 +133,14 @@ class Roller:
         """``group`` answers to each problem, a problem's together, judged."""
         practice, out = self.recipe.practice, []
         for drawn in self.draw_talks([self.messages(p) for p in problems], group, temperature, seed):
-            problem, reply = problems[drawn.group], drawn.text.split("</think>")[-1]
-            out.append(Answer(**vars(drawn), problem=problem, reward=judged(problem, reply, practice)))
+            problem, reply = problems[drawn.group], spoken(drawn.text, practice.think)
+            reward = Reward(0.0, 0.0, 0.0) if reply is None else judged(problem, reply, practice)
+            if practice.language or practice.overlong:
+                reward = shaped(
+                    reward, drawn.text, len(drawn.token_ids), language=practice.language, weight=practice.language_weight,
+                    limit=self.recipe.draw.max_tokens, margin=practice.overlong,
+                )  # fmt: skip
+            out.append(Answer(**vars(drawn), problem=problem, reward=reward))
         return out
 
     def draw_talks(
@@ -152,15 +167,16 @@ class Roller:
         return out
 
     def evaluate(self) -> dict[str, Any]:
-        """Greedy accuracy on unseen problems by task, with 95 % Wilson intervals."""
-        count = self.recipe.practice.eval_problems
-        answers = self.answers(self.problems(EVAL_SEED, 0, count * len(self.tasks)), 1, 0.0, seed=0)
+        """Greedy accuracy by task on problems kept from training, all different, with 95 % Wilson intervals."""
+        names, count = self.recipe.practice.tasks, self.recipe.practice.eval_problems
+        asked = [task.problems(EVAL_SEED, count, level, unseen=True) for task, level in self.tasks]
+        answers = iter(self.answers([p for part in asked for p in part], 1, 0.0, seed=0))
         out: dict[str, Any] = {}
-        for task in self.tasks:
-            own = [a for a in answers if a.problem.task == task.name]
+        for name, part in zip(names, asked, strict=True):
+            own = [next(answers) for _ in part]
             right = sum(a.reward.accuracy for a in own)
-            out[task.name] = {"accuracy": right / len(own), "interval": wilson(int(right), len(own)), "problems": len(own)}
-            out[task.name]["format"] = sum(a.reward.format for a in own) / len(own)
+            out[name] = {"accuracy": right / len(own), "interval": wilson(right, len(own)), "problems": len(own)}
+            out[name]["format"] = sum(a.reward.format for a in own) / len(own)
         return {"accuracy": sum(v["accuracy"] for v in out.values()) / len(out), "tasks": out}
 
 
@@ -172,7 +188,7 @@ def told(evaluation: dict[str, Any]) -> str:
     )
 
 
-def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(right: float, count: int, z: float = 1.96) -> tuple[float, float]:
     """95 % interval of a share (Wilson 1927)."""
     share, spread = right / count, z * math.sqrt(right * (count - right) / count**3 + z * z / (4 * count * count))
     middle, width = share + z * z / (2 * count), 1 + z * z / count

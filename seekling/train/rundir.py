@@ -22,7 +22,7 @@ except ImportError:  # not a POSIX system: two processes on one run are then not
     fcntl = None  # type: ignore[assignment]
 
 
-LEFT_BEHIND = (".lock", "data", "tokenizer", "data_manifest.json")  # of a run that ended before its first step
+LEFT_BEHIND = (".lock", "data", "tokenizer", "data_manifest.json", "story.toml")  # of a run that ended before its first step
 AnyRecipe = TypeVar("AnyRecipe", bound=Tree)
 
 
