@@ -12,7 +12,7 @@ from seekling.tasks.base import Problem, untagged_answer
 from seekling.tasks.expression import value_of
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", sorted(set(TASKS) - {"code"}))  # whose answers run in the sandbox: test_tasks_user.py
 @pytest.mark.parametrize("level", [1, 2, 3])
 def test_the_given_answer_is_right_and_another_is_not(name, level):
     task = get_task(name)

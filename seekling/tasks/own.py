@@ -51,7 +51,7 @@ def subtraction(r: random.Random, level: int) -> tuple[str, str]:
 def multiplication(r: random.Random, level: int) -> Made:
     a, b = r.randint(0, 10 ** ((level + 1) // 2) - 1), r.randint(0, 10 ** ((level + 2) // 2) - 1 if level > 1 else 9)
     tens, ones = b // 10, b % 10
-    steps = f"{a} * {10 * tens} = {10 * tens * a}, {a} * {ones} = {a * ones}" if tens else ""
+    steps = f"{a} * {10 * tens} = {10 * tens * a}, {a} * {ones} = {a * ones}" if tens else f"{a} * {b} = {a * b}"
     return f"What is {a} * {b}?", str(a * b), steps
 
 

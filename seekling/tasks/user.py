@@ -95,13 +95,13 @@ def problem_with(row: Any, with_reward: bool) -> str:
     unknown = sorted(set(row) - KEYS)
     if unknown:
         return f"has unknown keys ({', '.join(unknown)}); put what a reward needs into metadata"
+    if ("tests" in row) != ("function" in row):
+        return "needs function and tests together"
     for key, needed in (("question", True), ("answer", not with_reward and "tests" not in row), ("steps", False)):
         if (needed or key in row) and (not isinstance(row.get(key), str) or (needed and not row[key])):
             return f"needs {key} as text"
     if not isinstance(row.get("metadata", {}), dict):
         return "needs metadata as a JSON object"
-    if ("tests" in row) != ("function" in row):
-        return "needs function and tests together"
     if "tests" in row:
         tests = row["tests"]
         good = (
