@@ -282,9 +282,20 @@ def _doctor_arguments(parser: Parser) -> None:
 
 
 def _eval_arguments(parser: Parser) -> None:
-    _path_argument(parser, "run folder")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("path", metavar="MODEL", help="run, checkpoint folder, .gguf file or pulled model")
+    suites = "bits, pairs, arithmetic, cloze, piqa, openbookqa, commonsense_qa, boolq, mmlu [the first four]"
+    parser.add_argument("--suite", nargs="+", action="extend", default=[], metavar="NAME", help=suites)
+    parser.add_argument("--tasks", nargs="+", action="extend", default=[], metavar="NAME", help="tasks as in grpo: NAME@LEVEL")
+    parser.add_argument("--drawn", type=int, default=0, metavar="K", help="also pass@1, maj@K, pass@K of tasks [0]")
+    parser.add_argument("--limit", type=int, default=None, metavar="N", help="items of a suite, problems of a task [all; 200]")
+    parser.add_argument("--text", default=None, metavar="RUN", help="bits and cloze ask this run's held-out text [its own]")
     parser.add_argument("--tokens", type=int, default=None, metavar="N", help="held-out tokens a source [all]")
+    parser.add_argument("--think", action="store_true", help="tasks: let the model reason before it answers")
+    parser.add_argument("--no-tagged", dest="tagged", action="store_false", help="tasks: answers stand without <answer> tags")
+    parser.add_argument("--system", default=None, metavar="TEXT", help="tasks: system message")
+    parser.add_argument("--max-tokens", type=int, default=64, metavar="N", help="tasks: longest answer [64]")
+    parser.add_argument("--out", default=None, metavar="FILE", help="also write the results as JSON, in lm-eval's shape")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument("--threads", type=int, default=None, metavar="N", help="worker threads [usable cores]")
 
 
@@ -373,7 +384,7 @@ VERBS: dict[str, Verb] = {
     "export": Verb("write a model as Hugging Face folder, FP8 or GGUF", _export_arguments, "seekling.export_verb:export"),
     "merge": Verb("put a LoRA adapter into its base, or take it out", _merge_arguments, "seekling.merge_verb:merge"),
     "generate": Verb("continue a prompt", _generate_arguments, "seekling.verbs:generate"),
-    "eval": Verb("bits per byte of a run on its held-out text", _eval_arguments, "seekling.verbs:evaluate"),
+    "eval": Verb("suites, bits per byte and tasks, beside chance", _eval_arguments, "seekling.eval_verb:evaluate"),
     "report": Verb("rebuild a run's report and figures", _report_arguments, "seekling.verbs:report"),
     "plan": Verb("parameters, FLOPs, memory, cache, time and money before training", _plan_arguments, "seekling.verbs:plan"),
     "quantize": Verb("8 or 4 bits, calibrated and measured", _quantize_arguments, "seekling.quantize_verb:quantize"),
@@ -420,7 +431,7 @@ def usage(name: str) -> str:
         "generate": " RUN [PROMPT]",
         "bench": " MODEL",
         "sandbox": " [FILE]",
-        "eval": " RUN",
+        "eval": " MODEL",
         "report": " RUN",
         "release check": " DIR",
         "reproduce": " DIR",

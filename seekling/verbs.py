@@ -267,22 +267,6 @@ def report(args: argparse.Namespace) -> int:
     return 0
 
 
-def evaluate(args: argparse.Namespace) -> int:
-    """Bits per byte on held-out text, a line a source."""
-    folder = run_folder(args.path)
-    set_threads(args.threads)
-    from seekling.train.evaluate import evaluate_run
-
-    scores = evaluate_run(folder, tokens=args.tokens)
-    if args.json:
-        print(json.dumps(scores))
-        return 0
-    width = max(map(len, scores), default=0)
-    for name, value in scores.items():
-        print(f"{name:<{width}}  {value:.4f} bits per byte")
-    return 0
-
-
 # ---- using a model ---------------------------------------------------------------------------------------------------
 
 

@@ -113,7 +113,10 @@ def test_version(capsys):
         ("pretrain --resume here --steps 9", "drop --steps"),
         ("pretrain --resume nowhere", "nowhere does not exist; give the folder"),
         ("pretrain --recipe nowhere.toml", "no recipe at nowhere.toml"),
-        ("eval nowhere", "give the folder that seekling run"),
+        ("eval nowhere", "nowhere does not exist"),
+        ("eval nowhere --suite piqua", "there is no suite 'piqua'"),
+        ("eval nowhere --limit 0", "--limit must be at least 1"),
+        ("eval nowhere --tasks adition", "did you mean addition"),
         ("report nowhere", "give the folder that seekling run"),
         ("generate", "the following arguments are required: RUN"),
         ("plan --config v33", "did you mean v3?"),
@@ -136,8 +139,8 @@ def test_several_problems_are_listed_together(capsys):
 
 
 def test_a_folder_that_is_not_a_run_is_refused(capsys, tmp_path):
-    for verb in ("eval", "report"):
-        assert "is not a run (it has no recipe.toml)" in fails(capsys, verb, str(tmp_path))
+    assert "is not a run (it has no recipe.toml)" in fails(capsys, "report", str(tmp_path))
+    assert "neither a run nor a checkpoint folder" in fails(capsys, "eval", str(tmp_path))
 
 
 def test_a_used_run_folder_is_never_written_over(capsys, tmp_path):

@@ -14,7 +14,8 @@ from seekling.data import Packed
 from seekling.errors import CheckpointError, DataError, MachineError, RecipeError
 from seekling.recipe import Recipe
 from seekling.train import pretrain as room
-from seekling.train.evaluate import byte_lengths, evaluate, evaluate_run
+from seekling.train.evaluate import byte_lengths, evaluate
+from seekling.train.heldout import bits_per_byte, heldout_texts
 from seekling.train.log import TIMES, read_log
 from seekling.train.loop import Interrupted, Loop
 from seekling.train.pretrain import measure_step_rate, pretrain, resume
@@ -286,8 +287,9 @@ def test_a_run_on_the_user_s_own_folder_survives_a_stop_from_text_to_checkpoint(
     assert log_of(tmp_path / "cut") == log_of(whole)
     manifest = json.loads((whole / "data_manifest.json").read_text())
     assert manifest["train"]["documents"] + manifest["heldout"]["documents"] == 60
-    scores = evaluate_run(whole, tokens=100)
-    assert set(scores) == {"text", "total"} and scores["total"] > 0
+    texts = heldout_texts(whole, tokens=100)
+    scores = bits_per_byte(seekling.load(whole), texts)
+    assert set(scores) == {"text", ""} and scores[""]["bits_per_byte"] > 0
 
 
 def test_a_vocabulary_larger_than_the_text_allows_is_refused_before_training(tmp_path, monkeypatch):

@@ -10,7 +10,6 @@ Shapes: B rows, T positions, N tokens, L routers, E experts.
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -155,21 +154,3 @@ def cut(stream: TokenStream, tokens: int | None) -> TokenStream:
     documents = int(np.searchsorted(stream.offsets, n, side="left"))
     offsets = np.append(stream.offsets[:documents], n)
     return TokenStream(stream.tokens[:n], offsets, stream.text_bytes[:documents], stream.source_of[:documents], stream.names)
-
-
-def evaluate_run(run: Path, tokens: int | None = None) -> dict[str, float]:
-    """Bits per byte of a run's newest checkpoint on its own held-out text, by source, and ``total``.
-
-    Raises:
-        CheckpointError, DataError: no complete checkpoint, or the run's text is gone and cannot be had again.
-    """
-    from seekling.lm import load
-    from seekling.recipe import Recipe
-    from seekling.train.pretrain import prepare_data
-
-    recipe = Recipe.load(run / "recipe.toml")
-    lm = load(run)
-    prepared = prepare_data(recipe, run)
-    result = evaluate(lm.model, prepared.heldout, recipe.data.seq_len, byte_lengths(prepared.tokenizer), tokens)
-    scores = {name: score.bits_per_byte for name, score in result.sources.items()}
-    return scores | {"total": result.total.bits_per_byte}
