@@ -1,8 +1,10 @@
 """The real thing: SmolLM2 through the command, asked by OpenAI's client."""
 
+import json
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import openai
 import pytest
@@ -36,8 +38,6 @@ def test_a_stream_equals_the_answer_in_one_piece(client):
 
 
 def test_json_is_json(client):
-    import json
-
     schema = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 12}}, "required": ["name"]}
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema | {"additionalProperties": False}}}
     question = [{"role": "user", "content": "A name for a cat, as JSON"}]
@@ -67,3 +67,14 @@ def test_a_conversation_on_the_page(client):
         assert "Paris" in page.locator(".body").first.inner_text()
         ask(page, "And of Italy?", answers=3)
         assert int(page.locator(".figures").nth(2).inner_text().split(" of ")[0].split()[-1]) > 30  # the cache knew the talk
+
+
+def test_the_load_benchmark_finds_no_error_and_no_page_left(tmp_path):
+    if find("smollm2") is None:
+        pytest.skip("seekling pull smollm2 fetches the model")
+    script = Path(__file__).parent.parent / "benchmarks" / "load.py"
+    command = [sys.executable, str(script), "--streams", "8", "--seconds", "8", "--warm", "4", "--folder", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
+    cell = json.loads(done.stdout.splitlines()[-1])["8"]["seekling"]
+    assert cell["errors"] == 0 and cell["tokens"] > 0 and cell["pages_in_use_at_end"] == 0
+    assert cell["tokens_a_piece"] < 1.2  # nearly every token is a piece of its own
