@@ -13,6 +13,8 @@ import pytest
 from engine_tiny import one_thread  # noqa: F401
 from serve_tiny import random_engine, serving, until
 
+from seekling.serve.state import Limits
+
 HI = [{"role": "user", "content": "hi"}]
 NEVER_ENDS = {"1": -100}  # the end token is forbidden
 VALID = {
@@ -138,6 +140,14 @@ def test_a_body_that_never_comes_holds_nobody_up(served):
     assert answer.status_code == 200
     for line in lines:
         line.close()
+
+
+def test_a_body_that_comes_too_slowly_is_a_408():
+    with serving(limits=Limits(body_seconds=0.2)) as served:
+        place = urlsplit(served.url)
+        with socket.create_connection((place.hostname, place.port), timeout=10) as line:
+            line.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n{")
+            assert line.recv(200).startswith(b"HTTP/1.1 408")
 
 
 def test_a_reader_who_does_not_read_holds_nobody_up():

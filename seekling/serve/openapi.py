@@ -108,7 +108,14 @@ STREAMED = {"/chat/completions": STREAM, "/completions": STREAM, "/responses": S
 STREAMED |= {"/api/chat": LINES, "/api/generate": LINES}
 PLAIN = {"/": ("The page", "text/html"), "/metrics": ("Counters for Prometheus", "text/plain")}
 WORDS = {400: "what is wrong, by its name", 401: "a key is needed", 403: "not from here, or not with this key"}
-WORDS |= {404: "not here", 405: "not with this method", 413: "too large", 429: "too much for now", 503: "too many wait"}
+WORDS |= {
+    404: "not here",
+    405: "not with this method",
+    408: "too slow",
+    413: "too large",
+    429: "too much for now",
+    503: "too many wait",
+}
 
 
 async def openapi(server: Server, request: Request) -> Response:

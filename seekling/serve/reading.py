@@ -1,5 +1,6 @@
 """Reading a request: its body within the cap, its JSON, its fields; and who sent it."""
 
+import asyncio
 import json
 from collections.abc import Hashable
 from typing import Any, TypeVar
@@ -13,14 +14,18 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 async def read_json(request: Request) -> Any:
-    """The body as JSON. Raises ApiError: too large (413), or no JSON (400)."""
-    most = request.app.state.server.limits.body_bytes
-    raw = bytearray()
+    """The body as JSON. Raises ApiError: too large (413), too slow (408), or no JSON (400)."""
+    limits = request.app.state.server.limits
+    most, raw = limits.body_bytes, bytearray()
     try:
-        async for piece in request.stream():
-            raw += piece
-            if len(raw) > most:
-                raise ApiError(413, f"the body is larger than {most} bytes", headers={"Connection": "close"})
+        async with asyncio.timeout(limits.body_seconds):
+            async for piece in request.stream():
+                raw += piece
+                if len(raw) > most:
+                    raise ApiError(413, f"the body is larger than {most} bytes", headers={"Connection": "close"})
+    except TimeoutError:
+        message = f"the body was not complete after {limits.body_seconds:g} seconds"
+        raise ApiError(408, message, headers={"Connection": "close"}) from None
     except ClientDisconnect:
         raise ApiError(499, "the client has gone") from None
     try:

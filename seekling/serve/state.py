@@ -21,10 +21,12 @@ class Limits:
     """The most a single request may ask for; beyond it is a 400 (413 for the body) that names the number.
 
     Attributes:
+        body_seconds: a body must have arrived by then (408).
         rpm, concurrent, daily_tokens: of one key that has no limits of its own; 0 is no limit.
     """
 
     body_bytes: int = 4 << 20
+    body_seconds: float = 60.0
     messages: int = 2048
     max_tokens: int | None = None
     n: int = 16
