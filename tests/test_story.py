@@ -10,14 +10,15 @@ from pretrain_tiny import made_text, recipe  # noqa: F401  made_text is a fixtur
 import seekling
 from seekling import cli
 from seekling.errors import RecipeError
+from seekling.recipe import Recipe
 from seekling.release.report import write_report
 from seekling.tasks import task_at
-from seekling.tasks.base import is_unseen
+from seekling.tasks.base import Reward, is_unseen
 from seekling.train import grpo as grpo_room
 from seekling.train.log import read_log
 from seekling.train.loop import Interrupted
 from seekling.train.pretrain import pretrain
-from seekling.train.story import check_tasks, plan_lessons, teach
+from seekling.train.story import check_tasks, lessons_stage, plan_lessons, teach
 from seekling.train.story_recipe import StoryRecipe
 
 SMALL = dict(
@@ -101,6 +102,28 @@ def test_a_stopped_practice_goes_on_to_the_very_same_model(run, made_text, tmp_p
     a, b = (seekling.load(folder / "grpo").model.state_dict() for folder in (run, again))
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert len([r for r in read_log(again / "grpo/log.jsonl") if r["kind"] == "step"]) == 2
+
+
+def test_lessons_end_once_enough_comes_out_right_and_stay_ended(run, made_text, tmp_path):  # noqa: F811
+    base = tmp_path / "easy"
+    shutil.copytree(run, base)
+    for place in ("sft", "grpo"):
+        shutil.rmtree(base / place)
+    recipe_of_story = StoryRecipe.load(base / "story.toml").override(dict(until=1e-9, sft_steps=40, lessons=6))
+    (base / "story.toml").write_text(recipe_of_story.to_toml())
+    story, whole = recipe_of_story.story, Recipe.load(base)
+
+    class Right(Reward):
+        pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("seekling.train.rollout.judged", lambda problem, reply, practice: Right(1.0, 1.0, 1.0))
+        patch.setattr("seekling.train.rollout.spoken", lambda text, think: text)
+        lessons_stage(base, whole, story, None)
+    steps = [r["step"] for r in read_log(base / "sft/log.jsonl") if r["kind"] == "step"]
+    assert steps[-1] == 5 and [p.name for p in (base / "sft/checkpoints").glob("step-*")] == ["step-000005"]
+    lessons_stage(base, whole, story, None)  # nothing more is learned when it is asked to go on
+    assert [r["step"] for r in read_log(base / "sft/log.jsonl") if r["kind"] == "step"] == steps
 
 
 def test_short_runs_get_short_lessons_and_given_numbers_stay():

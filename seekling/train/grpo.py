@@ -24,12 +24,12 @@ def grpo(recipe: GrpoRecipe, console: Any = None) -> Path:
         RecipeError, CheckpointError: everything that is wrong with recipe or model, before training.
         Interrupted: SIGINT or SIGTERM came; the run is saved.
     """
-    return begin(recipe, _train, console)
+    return begin(recipe, train, console)
 
 
 def resume(run: Path | str, console: Any = None) -> Path:
     """Go on where the newest intact checkpoint of a run is. Raises CheckpointError."""
-    return go_on(GrpoRecipe, run, _train, console)
+    return go_on(GrpoRecipe, run, train, console)
 
 
 def resolved(recipe: GrpoRecipe) -> GrpoRecipe:
@@ -53,7 +53,7 @@ def resolved(recipe: GrpoRecipe) -> GrpoRecipe:
     return recipe.override(values)
 
 
-def _train(recipe: GrpoRecipe, run: Path, saved: Saved | None, console: Any) -> Path:
+def train(recipe: GrpoRecipe, run: Path, saved: Saved | None, console: Any) -> Path:
     recipe, say = resolved(recipe), say_to(console)
     learn = recipe.learn
     if not (run / "recipe.toml").exists():

@@ -60,7 +60,10 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Hook:
-    """Something done every ``every`` steps, not after the last one: ``run(step)`` returns what the log line holds."""
+    """Something done every ``every`` steps, not after the last one: ``run(step)`` returns what the log line holds.
+
+    A run ends early, as if this were its last step, where ``enough`` is true in it.
+    """
 
     kind: str
     every: int
@@ -137,6 +140,7 @@ class Loop:
         self.hooks_done = True  # whether evaluations and samples due after this step have run
         self.saved_step: int | None = None
         self._last_tick: float | None = None
+        self.enough = False
         self._outside: dict[str, float] = {}  # seconds spent saving, evaluating … since the last step line
 
     # ---- running -------------------------------------------------------------------------------------------------
@@ -154,7 +158,7 @@ class Loop:
             try:
                 if self.step > 0 and not self.hooks_done:  # the stop came before them
                     self._run_hooks()
-                while self.step < self.settings.steps and not asked:
+                while self.step < self.settings.steps and not asked and not self.enough:
                     self.one_step()
                     if asked:
                         break
@@ -164,7 +168,7 @@ class Loop:
                 self.save()
             finally:
                 self.progress.close()
-            if asked and self.step < self.settings.steps:
+            if asked and self.step < self.settings.steps and not self.enough:
                 run = self.checkpoints.folder.parent if self.checkpoints else "the run"
                 where = f"saved at step {self.step} of {self.settings.steps}" if self.checkpoints else "nothing was saved"
                 raise Interrupted(asked[0], f"stopped: {where}; go on with: seekling {self.settings.verb} --resume {run}")
@@ -248,6 +252,7 @@ class Loop:
                 continue
             began = time.monotonic()
             values = hook.run(self.step)
+            self.enough |= bool(values.get("enough"))
             if self.log is not None:
                 self.log.write(hook.kind, self.step, **values)
             self._outside[hook.kind] = self._outside.get(hook.kind, 0.0) + time.monotonic() - began

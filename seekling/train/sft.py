@@ -156,6 +156,7 @@ def fit(
     )
     if saved is not None:
         loop.restore(saved)
+        loop.enough = any(line.get("enough") for line in read_log(run / "log.jsonl"))  # it had ended early
     elif event:
         log.write("event", 0, **event)
     say(opening(student, lessons, recipe))

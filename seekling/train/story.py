@@ -9,6 +9,7 @@
 Every stage resumes bit for bit, and what is finished is not done again, so ``teach`` may be called as often as one likes.
 """
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,22 @@ from typing import Any
 from seekling.errors import RecipeError
 from seekling.lm import LM, load
 from seekling.recipe import Recipe
+from seekling.train import grpo
 from seekling.train.grpo_recipe import GrpoRecipe
 from seekling.train.log import say_to
-from seekling.train.loop import Interrupted
+from seekling.train.loop import Hook, Interrupted
+from seekling.train.rollout import Roller
 from seekling.train.rundir import check_fresh
+from seekling.train.sft import fit
 from seekling.train.sft_recipe import SftRecipe
-from seekling.train.state import replace_text
+from seekling.train.state import Saved, replace_text
 from seekling.train.story_recipe import LessonsPart, StoryRecipe
+from seekling.train.teaching import Train, begin, go_on, open_student
 
 STORY, LESSONS, EVALUATION = "story.toml", "lessons.jsonl", "evaluation.json"
 STAGES = {"base": "", "sft": "sft", "grpo": "grpo"}  # stage -> folder in the run
 EVAL_TOKENS = 8192  # of each held-out source
+CHECK_EVERY, CHECK_SEED, CHECKED = 5, 2**31 - 2, 40  # steps of lessons between checks, on so many problems of each task
 SHORTEST_ROW = 96  # tokens, so that a worked problem fits
 
 
@@ -68,27 +74,53 @@ def teach(run: Path, console: Any = None) -> Path:
     evaluate_stage(run, "base", recipe, story, console)
     write_lessons(run, story, recipe.run.seed)
     say("\nFirst lessons: worked problems and ordinary talk (SFT)")
-    _stage(run / "sft", sft_recipe(run, recipe, story), console)
+    lessons_stage(run, recipe, story, console)
     evaluate_stage(run, "sft", recipe, story, console)
     say("\nPractice: answers drawn, judged exactly, the better ones made likelier (GRPO)")
-    _stage(run / "grpo", grpo_recipe(run, recipe, story), console)
+    _stage(run / "grpo", grpo_recipe(run, recipe, story), console, grpo.train)
     evaluate_stage(run, "grpo", recipe, story, console)
     return run / "grpo"
 
 
-def _stage(folder: Path, recipe: Any, console: Any) -> None:
-    """Begin a stage, go on with it, or leave it where it is finished."""
-    from seekling.train import grpo, sft
+def lessons_stage(run: Path, recipe: Recipe, story: LessonsPart, console: Any) -> None:
+    """RUN/sft, to its end."""
+    train = functools.partial(_lessons, grpo_recipe(run, recipe, story), story)
+    _stage(run / "sft", sft_recipe(run, recipe, story), console, train)
 
-    room: Any = sft if recipe.verb() == "sft" else grpo
+
+def _stage(folder: Path, recipe: Any, console: Any, train: Train) -> None:
+    """Begin a stage, go on with it, or leave it where it is finished."""
     try:
         if (folder / "recipe.toml").exists():
-            room.resume(folder, console)
+            go_on(type(recipe), folder, train, console)
         else:
-            getattr(room, recipe.verb())(recipe, console)
+            begin(recipe, train, console)
     except Interrupted as stop:
         stop.message = f"{stop.message.split(';')[0]} of {folder.name}; go on with: seekling run --resume {folder.parent}"
         raise
+
+
+def _lessons(practice: GrpoRecipe, story: LessonsPart, recipe: SftRecipe, run: Path, saved: Saved | None, console: Any) -> Path:
+    """SFT that ends as soon as enough problems of practice come out right: from there trying teaches more than telling, while
+    groups of answers still differ."""
+    student, say = open_student(recipe, saved), say_to(console)
+    roller = Roller(student.lm, practice)
+    problems = [
+        (name, task.problems(CHECK_SEED, CHECKED, level, unseen=False))
+        for name, (task, level) in zip(story.tasks, roller.tasks, strict=True)
+    ]
+
+    def check(step: int) -> dict[str, Any]:
+        student.model.eval()
+        answers = iter(roller.answers([p for _, part in problems for p in part], 1, 0.0, seed=0))
+        tasks = {name: sum(next(answers).reward.accuracy for _ in part) / len(part) for name, part in problems}
+        share = sum(tasks.values()) / len(tasks)
+        enough = share >= story.until
+        if enough:
+            say(f"step {step}: {share:.0%} of the problems of practice come out right, which is enough to go on by trying")
+        return {"accuracy": share, "tasks": tasks, "enough": enough}
+
+    return fit(recipe, run, saved, console, student, hooks=[Hook("check", CHECK_EVERY, check)])
 
 
 def sft_recipe(run: Path, recipe: Recipe, story: LessonsPart) -> SftRecipe:

@@ -211,6 +211,7 @@ def run_between(loop: Loop, hooks: Sequence[Hook], log: RunLog, steps: int) -> N
         if loop.step == 0 and (hook.kind, 0) not in log.seen:
             log.write(hook.kind, 0, **hook.run(0))
     loop.run()
+    last = loop.step if loop.enough else steps
     for hook in hooks:
-        if (hook.kind, steps) not in log.seen:
-            log.write(hook.kind, steps, final=True, **hook.run(steps))
+        if (hook.kind, last) not in log.seen:
+            log.write(hook.kind, last, final=True, **hook.run(last))
