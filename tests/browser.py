@@ -1,5 +1,6 @@
-"""A headless Chromium for tests of the page: one a session, a fresh profile for every test."""
+"""A headless Chromium for tests of the page: one a module, its storage empty for every test."""
 
+import json
 import os
 import shutil
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ ARGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
-AXE = os.environ.get("SEEKLING_AXE")  # the path of axe-core's axe.min.js (npm)
+AXE = os.environ.get("SEEKLING_AXE", "")  # the path of axe-core's axe.min.js (npm)
+with_axe = pytest.mark.skipif(not AXE, reason="needs axe-core: npm install axe-core, then SEEKLING_AXE=…/axe-core/axe.min.js")
 
 
 def missing():
@@ -39,12 +41,12 @@ def chromium():
 
 @contextmanager
 def tab(browser, url, **options):
-    """A page of a fresh profile that has found its server; ``asked`` are the addresses it asked, ``sent`` its chat requests.
+    """A page with empty storage that has found its server; ``asked`` are the addresses it asked, ``sent`` its chat requests.
 
     Errors in its scripts and breaches of its policy fail the test.
     """
-    options = {"viewport": {"width": 1200, "height": 800}, "locale": "en-GB", **options}
-    context = browser.new_context(**options)
+    options = {"viewport": {"width": 1200, "height": 800}, "locale": "en-GB", "reduced_motion": "reduce", **options}
+    context = _context(browser, options)  # one for all tests with the same options: it keeps the page's files
     page, problems = context.new_page(), []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda m: problems.append(m.text) if "Content Security Policy" in m.text else None)
@@ -57,7 +59,18 @@ def tab(browser, url, **options):
         yield page
         assert problems == []
     finally:
-        context.close()
+        tools = context.new_cdp_session(page)
+        page.goto("about:blank")
+        tools.send("Storage.clearDataForOrigin", {"origin": url, "storageTypes": "indexeddb,local_storage"})
+        page.close()
+
+
+def _context(browser, options):
+    kept = browser.__dict__.setdefault("seekling_contexts", {})
+    name = json.dumps(options, sort_keys=True)
+    if name not in kept:
+        kept[name] = browser.new_context(**options)
+    return kept[name]
 
 
 def ask(page, text, answers=1):
@@ -75,8 +88,6 @@ def complete(page):
 
 def violations(page):
     """What axe finds wrong with what is shown now."""
-    if AXE is None:
-        pytest.skip("needs axe-core: npm install axe-core, then SEEKLING_AXE=…/axe-core/axe.min.js")
     tools = page.context.new_cdp_session(page)
     with open(AXE, encoding="utf-8") as file:
         tools.send("Runtime.evaluate", {"expression": file.read()})

@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from browser import ask, chromium, complete, missing, tab, violations
+from browser import ask, chromium, complete, missing, tab, violations, with_axe
 from engine_tiny import TOKENIZER, one_thread  # noqa: F401
 from serve_tiny import Scripted, scripted_engine, serving, until
 
@@ -155,6 +155,7 @@ def test_two_answers_are_compared_and_the_chosen_one_is_gone_on_from(browser, to
         assert page.locator(".side.chosen .letter").inner_text() == "B"
 
 
+@pytest.mark.slow
 def test_history_is_searched_deleted_brought_back_exported_and_imported(browser, told, tmp_path):
     with tab(browser, told.url) as page:
         for question in ("about whales", "about trees"):
@@ -337,6 +338,7 @@ def test_tokens_show_their_alternatives_and_the_experts_that_computed_them(brows
             assert tokens.nth(tokens.count() - 2).get_attribute("aria-pressed") == "true"
 
 
+@pytest.mark.slow
 def test_what_an_answer_cost_by_ones_own_prices(browser, told):
     with tab(browser, told.url) as page:
         settings(page, "Cost")
@@ -351,13 +353,18 @@ def test_what_an_answer_cost_by_ones_own_prices(browser, told):
 # ---- what goes wrong -------------------------------------------------------------------------------------------------
 
 
-def test_errors_come_in_the_servers_words_and_a_429_counts_down_to_a_retry(browser):
-    with serving(limits=Limits(rpm=20)) as limited, tab(browser, limited.url) as page:
-        short(page)
+def test_a_refusal_comes_in_the_servers_words(browser, served):
+    with tab(browser, served.url) as page:
         ask(page, "x " * 800)
         assert "shorten the prompt" in page.locator(".problem").inner_text() and not page.locator(".ai-mark").is_visible()
-        page.evaluate("() => Promise.all(Array.from({length: 25}, () => fetch('/tokenize', {method: 'POST', body: '{}'})))")
-        page.get_by_role("button", name="New conversation").first.click()
+        assert page.get_by_role("button", name="Try again").is_enabled()
+
+
+@pytest.mark.slow
+def test_a_429_counts_down_to_a_retry(browser):
+    with serving(limits=Limits(rpm=40)) as limited, tab(browser, limited.url) as page:
+        short(page)
+        page.evaluate("() => Promise.all(Array.from({length: 45}, () => fetch('/tokenize', {method: 'POST', body: '{}'})))")
         ask(page, "hi")
         problem = page.locator(".problem")
         assert "Too many requests" in problem.inner_text() and "requests a minute" in problem.inner_text()
@@ -379,6 +386,7 @@ def test_a_server_that_is_away_is_told_and_asked_again(browser, told):
         page.locator("#banner").wait_for(state="hidden")
 
 
+@pytest.mark.slow
 def test_a_key_is_asked_for_and_kept_in_this_tab_only(browser, tmp_path):
     keys = Keys(tmp_path / "keys.json")
     secret = keys.add("anna")[1]
@@ -446,6 +454,7 @@ def test_the_keyboard_alone_is_enough(browser, told):
         assert page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
+@with_axe
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(browser, served, scheme):
     with tab(browser, served.url, color_scheme=scheme) as page:

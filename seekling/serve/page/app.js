@@ -99,7 +99,7 @@ function changed(talk, node) {
     const bad = node.error;
     announce(bad ? bad.message : t("The answer is complete."));
     if (bad?.status === 401) askKey();
-    if (bad?.kind === "offline") connect();
+    if (bad?.kind === "offline" || (!bad && !$("banner").hidden)) connect();
   }
 }
 
