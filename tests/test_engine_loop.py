@@ -116,6 +116,17 @@ def test_a_cancelled_answer_ends_within_a_step_and_keeps_its_text(lm):
         assert pages_left(engine) == 0
 
 
+def test_one_of_several_answers_is_cancelled_and_the_others_go_on(lm):
+    s = Sampling(max_tokens=12, n=3, seed=5, ignore_eos=True)
+    with Engine(lm) as engine:
+        whole = engine.generate([1, 2, 3], s)
+        handle = engine.submit([1, 2, 3], s)
+        handle.cancel(1)
+        cut = handle.results()
+    assert [a.finish_reason for a in cut] == ["length", "cancelled", "length"]
+    assert [cut[i].token_ids for i in (0, 2)] == [whole[i].token_ids for i in (0, 2)] and len(cut[1].token_ids) < 12
+
+
 def test_a_cancelled_prompt_that_still_waits_never_runs(lm):
     with Engine(lm, max_rows=1) as engine:
         Slow(engine)

@@ -340,3 +340,19 @@ def test_a_dense_model_refuses_to_tell_experts():
         body = {"messages": HI, "logprobs": True, "return_experts": True}
         answer = httpx.post(f"{served.url}/v1/chat/completions", json=body)
     assert answer.status_code == 400 and "dense" in answer.json()["error"]["message"]
+
+
+def test_of_several_answers_one_that_has_stopped_is_not_computed_on():
+    """Both begin alike; the bias lets the seeds part, and a stop string ends whichever says it first."""
+    with serving() as served:
+        engine, url = served.state.engine, f"{served.url}/v1/chat/completions"
+        ask = {"messages": HI, "n": 2, "seed": 3, "temperature": 1.0, "max_tokens": 400, "logit_bias": {"1": -100}}
+        first, second = (c["message"]["content"] for c in httpx.post(url, json=ask | {"max_tokens": 60}).json()["choices"])
+        stop = next(c for c in first if c not in second and c != "\ufffd")
+        before = engine.stats()["tokens"]
+        choices = httpx.post(url, json=ask | {"stop": [stop]}).json()["choices"]
+        assert choices[0]["finish_reason"] == "stop" and len(choices[0]["message"]["content"]) < len(first)
+        ended = {c["index"]: c["finish_reason"] for c in choices}
+        if ended[1] == "length":  # the other went on to its end, alone
+            assert engine.stats()["tokens"] - before < 400 + 80
+        until(lambda: engine.stats()["running"] == 0)

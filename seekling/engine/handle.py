@@ -44,9 +44,9 @@ class Handle:
         """Whether every answer is complete, or has failed."""
         return self._open == 0
 
-    def cancel(self) -> None:
-        """End the answers where they are, within one step, with finish reason "cancelled"."""
-        self._loop.cancel(self)
+    def cancel(self, index: int | None = None) -> None:
+        """End the answers where they are, or one of them, within one step, with finish reason "cancelled"."""
+        self._loop.cancel(self, index)
 
     def __iter__(self) -> Iterator[Delta]:
         """Deltas as they come, of all answers mixed (`Delta.index` tells them apart).

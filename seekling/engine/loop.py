@@ -63,7 +63,7 @@ class Loop:
         self._experts = experts
         self._max_queue, self._version = max_queue, version
         self._inbox: deque[Handle] = deque()
-        self._cancelled: deque[Handle] = deque()
+        self._cancelled: deque[tuple[Handle, list[Request]]] = deque()
         self._handles: dict[Request, Handle] = {}
         self._told: dict[Handle, None] = {}  # got something in this step
         self._stepping = threading.RLock()
@@ -114,9 +114,9 @@ class Loop:
             self._fail(SeeklingError("the engine was closed before this answer was complete"))
             self._wake_told()
 
-    def cancel(self, handle: Handle) -> None:
-        """End a handle's answers at the next step."""
-        self._cancelled.append(handle)
+    def cancel(self, handle: Handle, index: int | None = None) -> None:
+        """End a handle's answers, or one of them, at the next step."""
+        self._cancelled.append((handle, handle.requests if index is None else [handle.requests[index]]))
         with self._wake:
             self._wake.notify_all()
 
@@ -152,12 +152,12 @@ class Loop:
                 self._handles[request] = handle
                 self.scheduler.add(request)
         for _ in range(len(self._cancelled)):
-            handle = self._cancelled.popleft()
-            for request in handle.requests:
+            handle, requests = self._cancelled.popleft()
+            for request in requests:
                 if request in self._handles:
                     self._hand_over(request, request.cancel())
-            if not handle.done:  # it came in after the queue was looked at
-                self._cancelled.append(handle)
+            if not handle.done and any(request.finish_reason is None for request in requests):
+                self._cancelled.append((handle, requests))  # it came in after the queue was looked at
         if not self._handles:
             return False
         if self.scheduler.waiting:

@@ -191,6 +191,8 @@ class Answers:
                     continue
                 if step.finish is not None:
                     self._server.metrics.finished(step.finish)
+                    if delta.finish_reason is None:  # a stop string, which the engine knows nothing of
+                        self.handle.cancel(step.index)
                 yield step
                 if all(choice.finish for choice in self.choices):
                     break
