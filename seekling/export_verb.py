@@ -111,6 +111,7 @@ def loaded_to_folder(path: Path, args: argparse.Namespace) -> dict[str, Any]:
 
     lm = load(path, args.dtype or "bfloat16")
     lm.save(out, max_shard_bytes=SHARD_BYTES if args.shard_gb is None else max(1, int(args.shard_gb * 1e9)))
+    copy_licences(path, out)
     return {"path": str(out), "to": "hf", "bytes": sum(f.stat().st_size for f in out.glob("*.safetensors"))}
 
 
@@ -130,13 +131,37 @@ def to_gguf(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it warns of is returned, and printed below
         if opens_in_memory(path):
-            notes = write_gguf(load(path, "float32"), file, to=kind)
+            notes = write_gguf(load(path, "float32"), file, to=kind, licence=licence_name(path))
         else:
             raw = read_json(path, CONFIG)
             source = open_folder(path, raw)
             plain = {key: value for key, value in raw.items() if key != "quantization_config"}
-            notes = write_gguf_source(source, plain, tokenizer_of(path), file, to=kind)
+            notes = write_gguf_source(source, plain, tokenizer_of(path), file, to=kind, licence=licence_name(path))
+    if out.suffix != ".gguf":
+        copy_licences(path, out)
     return {"path": str(file), "to": "gguf", "bytes": file.stat().st_size, "notes": notes}
+
+
+def licence_name(path: Path) -> str | None:
+    """The licence that a model's file or folder states, to be stated in what is made of it."""
+    from seekling.formats.gguf_file import open_gguf
+    from seekling.inspection.text import licence_of
+
+    inside = open_gguf(path).licence if path.suffix == ".gguf" else None
+    found = licence_of(path.parent if path.is_file() else path)
+    return inside or (found["name"] if found else None)
+
+
+def copy_licences(path: Path, out: Path) -> None:
+    """Put the licence texts and notices that lie with a model beside its copy: most licences ask for that."""
+    import shutil
+
+    from seekling.hub.choose import CARD, matching
+
+    folder = path.parent if path.is_file() else path
+    for name in matching((p.name for p in folder.iterdir() if p.is_file() and not p.is_symlink()), CARD[1:]):
+        if not (out / name).exists():
+            shutil.copyfile(folder / name, out / name)
 
 
 @contextmanager

@@ -123,3 +123,17 @@ def test_a_folder_of_pickles_says_how_to_convert_it(tmp_path, capsys):
     torch.save({}, tmp_path / "a" / "pytorch_model.bin")
     err = fails(capsys, tmp_path / "a", "--to", "hf", "--out", tmp_path / "b")
     assert "pickled weights (pytorch_model.bin)" in err and "python -c" in err
+
+
+def test_licence_and_notice_go_along_into_gguf_and_out_of_it(tmp_path, capsys):
+    from seekling.formats.gguf_file import open_gguf
+
+    saved(tmp_path / "a")
+    (tmp_path / "a" / "LICENSE").write_text("Apache License\nVersion 2.0, January 2004\n")
+    (tmp_path / "a" / "NOTICE").write_text("made for a test\n")
+    file = run(capsys, tmp_path / "a", "--to", "gguf", "--quant", "f16", "--out", tmp_path / "b")["path"]
+    assert open_gguf(file).licence == "apache-2.0"
+    run(capsys, file, "--to", "hf", "--out", tmp_path / "c")
+    for folder in ("b", "c"):
+        assert (tmp_path / folder / "NOTICE").read_text() == "made for a test\n"
+        assert (tmp_path / folder / "LICENSE").read_text().startswith("Apache License")
