@@ -242,22 +242,29 @@ def scores_table(scores: list["Score"]) -> str:
         baselines = list(dict.fromkeys(who for score in held for who, values in score.chance.items() if name in values))
         rows: list[list[object]] = []
         for score in held:
-            beside = [FORMS[name].format(score.chance[b][name]) if name in score.chance.get(b, {}) else "–" for b in baselines]
+            beside = [
+                form_of(name).format(score.chance[b][name]) if name in score.chance.get(b, {}) else "–" for b in baselines
+            ]
             rows.append([score.task, score_text(score, name), *beside, score.what])
         out.append(table(["task", NAMES.get(name, name), *baselines, "measured on"], rows, right=9))
     return "\n\n".join(out)
 
 
+def form_of(name: str) -> str:
+    """How a measure is written; shares of problems are per cents."""
+    return FORMS.get(name, "{:.1%}")
+
+
 def score_text(score: "Score", name: str) -> str:
     """The score with its interval."""
     value, _, low, high = score.metrics[name]
-    form = FORMS[name]
+    form = form_of(name)
     return form.format(value) + ("" if low is None or high is None else f" [{form.format(low)}, {form.format(high)}]")
 
 
 def chance_text(score: "Score", name: str) -> str:
     """The baselines in a line."""
-    found = [f"{who} {FORMS[name].format(values[name])}" for who, values in score.chance.items() if name in values]
+    found = [f"{who} {form_of(name).format(values[name])}" for who, values in score.chance.items() if name in values]
     return ", ".join(found) or "–"
 
 

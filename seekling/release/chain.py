@@ -23,6 +23,8 @@ from seekling.release.runlog import Records, read_records
 from seekling.release.sources import SourceFacts, inherited_sources, sources_of
 from seekling.tree import Tree
 
+STORY = "story.toml"  # of seekling run, whose stages after pretraining are folders in the run's
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -98,6 +100,9 @@ def open_chain(path: str | Path, about: About) -> Chain:
         path = Path("runs", path)
     if (path / MERGE_RECORD).is_file():
         return _merged(path, about)
+    taught = [path / name for name in ("grpo", "sft") if (path / name / "recipe.toml").is_file()]
+    if (path / STORY).is_file() and taught:  # seekling run: the last stage is what it came to
+        path = taught[0]
     return _numbered(_chain_of(path, about, ()))
 
 

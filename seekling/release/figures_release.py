@@ -111,12 +111,12 @@ def scores_figure(release: "Release") -> "Figure | None":
 def stages_figure(release: "Release") -> "Figure | None":
     """For every stage after pretraining: its reward or loss on the way, and the scores before and after."""
     stages = [s for s in release.chain.stages if s.verb != "pretrain"]
-    pairs = [
-        (score.task, score.chance["before this stage"][name], score.metrics[name], name)
-        for score in release.scores
-        for name in score.metrics
-        if name in score.chance.get("before this stage", {}) and name in ("exact_match", "acc")
-    ]
+    pairs = []
+    for score in release.scores:
+        first = next((b for when, b in score.chance.items() if when.startswith(("before", "after"))), {})
+        for name in ("exact_match", "acc"):
+            if name in score.metrics and name in first:
+                pairs.append((score.task, first[name], score.metrics[name], name))
     curves = [(s, key, s.log.series(key)) for s in stages for key in _shown(s)[:1]]
     if not curves and not pairs:
         return None

@@ -115,7 +115,7 @@ def gather(run: str | Path, options: Options, say: Callable[[str], None]) -> Rel
     raise_all(LicenceError, [*problems_of(options.licence, "--licence"), *problems_of(options.documents, "--documents")])
     say(f"reading {run} and what it was made from")
     chain = open_chain(run, about)
-    name = options.name or (chain.last.run.name if chain.stages else Path(run).name)
+    name = options.name or Path(run).resolve().name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}", name):
         raise RecipeError(f"--name {name!r}: letters, digits, '.', '_' and '-' only, as model hubs take it")
     evaluated(chain)

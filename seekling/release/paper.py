@@ -369,7 +369,8 @@ def did_not_work(release: "Release", figures: dict[str, str]) -> list[str]:
             )
     for score in release.scores:
         for name, (value, _, low, _) in score.metrics.items():
-            before = score.chance.get("before this stage", {}).get(name)
+            earlier = (b for when, b in score.chance.items() if when.startswith(("before", "after")))
+            before = next(earlier, {}).get(name)
             if (
                 before is not None
                 and name in ("acc", "exact_match")

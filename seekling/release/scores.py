@@ -7,10 +7,12 @@ their frequency in the training text, and what a compressor (xz) makes of the sa
 Shapes: B rows, T positions, M documents, V vocabulary.
 """
 
+import json
 import lzma
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,7 +73,8 @@ def heldout_scores(
     if not streams:
         raise DataError("no held-out text: a release needs an evaluation; repeat the run with --heldout above 0")
     sums = {name: document_sums(model, stream, seq_len, lengths_V) for name, stream in streams.items()}
-    text = {name: b"".join(tokenizer.token_bytes(int(i)) for i in s.tokens if lengths_V[i]) for name, s in streams.items()}
+    pieces = [tokenizer.token_bytes(i) if n else b"" for i, n in enumerate(lengths_V)]
+    text = {name: b"".join(map(pieces.__getitem__, s.tokens.tolist())) for name, s in streams.items()}
     out = [score_of(ALL, list(sums.values()), chance(list(streams.values()), list(text.values()), lengths_V, frequency_V))]
     for name, stream in streams.items():
         out.append(score_of(f"{ALL}_{name}", [sums[name]], chance([stream], [text[name]], lengths_V, frequency_V)))
@@ -156,8 +159,11 @@ def chance(
 def stage_scores(stage: "Stage") -> list[Score]:
     """What a stage after pretraining evaluated last: tasks with exact answers, or held-out conversations.
 
-    Chance is the same model before the stage.
+    Chance is the same model before the stage; where ``seekling run`` asked every stage the same problems, after each of them.
     """
+    asked = _same_problems(stage.run)
+    if asked:
+        return asked
     final = stage.final
     if final is None:
         return []
@@ -174,6 +180,45 @@ def stage_scores(stage: "Stage") -> list[Score]:
     start = {"ce": float(before["ce"]), "acc": float(before.get("accuracy", 0))} if "ce" in before else {}
     what = f"{n:,} tokens that the assistant says in held-out conversations"
     return [Score(f"{stage.verb}_heldout", metrics, n, what, {"before this stage": start} if start else {})]
+
+
+EVALUATION = "evaluation.json"  # of seekling run, in the folder of each stage
+
+
+def _same_problems(run: Path) -> list[Score]:
+    """The scores that ``seekling run`` took of this stage, with those of the stages before it beside them."""
+    found = _read(run / EVALUATION)
+    if not found:
+        return []
+    before = {"after pretraining": _read(run.parent / EVALUATION), "after sft": _read(run.parent / "sft" / EVALUATION)}
+    out = []
+    for name, values in found.items():
+        n = int(values["problems"])
+        metrics: dict[str, tuple[float, float | None, float | None, float | None]] = {}
+        for key in ("accuracy", *(k for k in values if "@" in k and not k.endswith("_interval"))):
+            low, high = values.get(f"{key}_interval", (None, None))
+            share = float(values[key])
+            metrics["exact_match" if key == "accuracy" else key] = (share, math.sqrt(share * (1 - share) / n), low, high)
+        beside = {
+            when: {
+                "exact_match" if k == "accuracy" else k: float(v)
+                for k, v in tasks[name].items()
+                if k == "accuracy" or ("@" in k and not k.endswith("_interval"))
+            }
+            for when, tasks in before.items()
+            if name in tasks and tasks is not found
+        }
+        if run.name == "sft":
+            beside.pop("after sft", None)
+        out.append(Score(name, metrics, n, f"{n:,} unseen problems", beside))
+    return out
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text("utf-8"))["tasks"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _task_score(stage: "Stage", name: str, values: Mapping[str, Any], before: Mapping[str, Any]) -> Score:

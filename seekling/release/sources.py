@@ -71,7 +71,7 @@ def sources_of(recipe: Any, run: Path, stage: str, about: About) -> list[SourceF
         tasks = [replace(t, generator=str(values["teacher"]), generator_is_model=True) for t in tasks]
     read = _listed(run, stage) if stage == "pretrain" or (values.get("data") and not (asked and tasks)) else []
     unchanged(read, values.get("data") or ())
-    return [_with_about(source, about) for source in (*tasks, *read)]
+    return [_with_about(own_lessons(source, run), about) for source in (*tasks, *read)]
 
 
 def unchanged(sources: list[SourceFacts], files: tuple[str, ...]) -> None:
@@ -99,6 +99,22 @@ def task_sources(values: Mapping[str, Any], stage: str) -> list[SourceFacts]:
         )
         for task in values.get("tasks", ())
     ]
+
+
+def own_lessons(source: SourceFacts, run: Path) -> SourceFacts:
+    """The lessons that ``seekling run`` wrote itself are no files of the user's."""
+    if source.where != "lessons.jsonl" or not (run.parent / "story.toml").is_file():
+        return source
+    return replace(
+        source,
+        kind="generated",
+        licence=OWN_LICENCE,
+        attribution="Seekling's own generator",
+        about="worked problems of the tasks, and ordinary talk",
+        language="en",
+        synthetic=True,
+        generator="seekling/tasks/lessons.py, seeded",
+    )
 
 
 def _listed(run: Path, stage: str) -> list[SourceFacts]:

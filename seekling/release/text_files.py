@@ -97,10 +97,11 @@ def documents(stream: "TokenStream", tokenizer: "Tokenizer", source: str | None)
     """A JSON line a document, as it was read: source, text, and how often in a row it stands there."""
     last: tuple[str, bytes] | None = None
     times = 0
+    marks = (tokenizer.bos_id, tokenizer.eos_id)
+    pieces = [b"" if i in marks else tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
     for number in range(stream.documents):
-        ids = [int(i) for i in stream.document(number)]
         name = source or stream.names[int(stream.source_of[number])]
-        found = (name, b"".join(tokenizer.token_bytes(i) for i in ids if i not in (tokenizer.bos_id, tokenizer.eos_id)))
+        found = (name, b"".join(map(pieces.__getitem__, stream.document(number).tolist())))
         if last is not None and found != last:
             yield _line(last, times)
             times = 0
