@@ -262,3 +262,23 @@ def test_shaped_rewards_keep_their_parts():
 
 def test_the_split_is_a_third():
     assert 0.3 < sum(is_unseen(f"question {i}") for i in range(3000)) / 3000 < 0.37
+
+
+# ---- examples ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_examples_are_recipes_and_conversations_that_are_accepted(tmp_path):
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    from seekling.data.conversations import read_conversations
+    from seekling.train.grpo_recipe import GrpoRecipe
+
+    folder = Path(__file__).parents[1] / "examples"
+    for path in sorted(folder.glob("*.toml")):
+        recipe = GrpoRecipe.load(path)
+        assert all(task_at(name, recipe.practice.level) for name in recipe.practice.tasks), path
+    made = subprocess.run([sys.executable, folder / "shop_talks.py"], capture_output=True, text=True, check=True).stdout
+    (tmp_path / "talks.jsonl").write_text(made)
+    assert len(read_conversations([tmp_path / "talks.jsonl"])) == 300
