@@ -77,12 +77,12 @@ def talks(tmp_path_factory):
 def right_with_e(monkeypatch):
     """Any reply that holds an e is right, so that a random model gets something right."""
     from seekling.tasks.base import Reward
-    from seekling.train import rollout
+    from seekling.train import judging
 
     def pays(task, problem, reply, **_):
         return Reward(float("e" in reply), 1.0, float("e" in reply))
 
-    monkeypatch.setattr(rollout, "reward_of", pays)
+    monkeypatch.setattr(judging, "reward_of", pays)
 
 
 def recipe(models, out, **more):
@@ -243,9 +243,9 @@ def test_problems_are_named_before_anything_starts(models, talks, tmp_path, monk
     with pytest.raises(DataError, match="--tasks"):
         distill(recipe(models, tmp_path / "run"))
     from seekling.tasks.base import Reward
-    from seekling.train import rollout
+    from seekling.train import judging
 
-    monkeypatch.setattr(rollout, "reward_of", lambda *a, **k: Reward(0.0, 0.0, 0.0))
+    monkeypatch.setattr(judging, "reward_of", lambda *a, **k: Reward(0.0, 0.0, 0.0))
     with pytest.raises(DataError, match="take another teacher"):
         distill(recipe(models, tmp_path / "run", tasks=["letters"]))
 

@@ -141,12 +141,12 @@ def weights(folder):
 def pays_for_e(monkeypatch):
     """Any reply that holds an e is paid, so that a random model earns something."""
     from seekling.tasks.base import Reward
-    from seekling.train import rollout
+    from seekling.train import judging
 
     def pays(task, problem, reply, **_):
         return Reward(float("e" in reply), 1.0, float("e" in reply))
 
-    monkeypatch.setattr(rollout, "reward_of", pays)
+    monkeypatch.setattr(judging, "reward_of", pays)
 
 
 @pytest.mark.usefixtures("pays_for_e")
@@ -240,3 +240,134 @@ def test_wilson_intervals_hold_the_share_and_stay_inside():
     assert wilson(0, 10)[0] == 0.0 and wilson(10, 10)[1] == 1.0
     low, high = wilson(30, 100)
     assert low == pytest.approx(0.2189, abs=1e-3) and high == pytest.approx(0.3958, abs=1e-3)
+
+
+# ---- roll-outs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("targets", [None, ("experts", "q_proj", "kv_b_proj")])
+@pytest.mark.parametrize("quant", ["f32", "int8"])
+def test_weights_packed_anew_in_place_equal_those_of_a_fresh_engine(base, targets, quant):
+    from seekling.engine.native_runner import NativeRunner
+    from seekling.engine.packed import PackedWeights
+    from seekling.engine.runner import Chunk
+    from seekling.train.rollout import EffectiveParts
+
+    model = seekling.load(base).model.eval()
+    if targets:
+        add_lora(model, LoraSettings(2, targets=targets))
+    held = NativeRunner(PackedWeights(EffectiveParts(model), quant))
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if not targets or "lora_" in name:
+                p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(len(name))) * 0.05)
+    parts = EffectiveParts(model)
+    held.refresh(parts, parts.adapted() or None)
+    new = NativeRunner(PackedWeights(EffectiveParts(model), quant))
+    for runner in (held, new):
+        runner.allocate(1)
+    chunk = [Chunk([5, 6, 7, 8], 0, [0], "all")]
+    assert torch.equal(held.step(chunk), new.step(chunk))
+    if quant == "f32":
+        assert torch.allclose(new.step(chunk), plain_model(model)(torch.tensor([[5, 6, 7, 8]]))[0], atol=2e-2)
+
+
+def answered(base, **more):
+    from seekling.train.rollout import Roller
+
+    lm = seekling.load(base)
+    return lm, Roller(lm, recipe(base, "x", **more)).draw(0)
+
+
+@pytest.mark.parametrize("rollout", ["native", "torch"])
+def test_the_trainer_takes_the_samplers_experts_where_asked(base, rollout):
+    from seekling.model import Trace
+    from seekling.train.rows import agreement
+
+    lm, answers = answered(base, rollout=rollout)
+    rows = micro_batches([(a, 1.0) for a in answers], 4096, "cpu")[0]
+    known = rows.experts_NLK[:, 0, 0] >= 0
+    assert int(known.sum()) == len(rows.place_AT[rows.mask_AT].unique())
+    trace = Trace()
+    plain = drawn_states(lm.model, rows, trace)[0]
+    same, count = agreement(rows, trace)
+    assert count == int(known.sum()) and same / count > 0.95
+    trace = Trace(given=rows.experts_NLK.unbind(1))
+    replayed = drawn_states(lm.model, rows, trace)[0]
+    assert torch.equal(trace.routings[0].indices_NK[known], rows.experts_NLK[known, 0])
+    assert torch.allclose(plain, replayed, atol=1e-2) or same < count
+    other = Trace(given=[torch.zeros_like(rows.experts_NLK[:, 0]) + torch.arange(2)])  # others than it would choose
+    assert not torch.allclose(drawn_states(lm.model, rows, other)[0], plain, atol=1e-4)
+
+
+@pytest.mark.usefixtures("pays_for_e")
+@pytest.mark.parametrize("more", [{"replay": True}, {"replay": True, "rollout": "torch"}, {"refill": 2, "group": 2}])
+def test_further_ways_of_rolling_out_resume_bit_for_bit(base, tmp_path, more):
+    run = grpo(recipe(base, tmp_path / "run", **more))
+    final = run / "checkpoints" / "step-000004"
+    want = weights(final)
+    shutil.rmtree(final)
+    resume(run)
+    assert weights(final) == want
+    lines = [line for line in read_log(run / "log.jsonl") if line["kind"] == "step"]
+    assert all(0 <= line["router_agreement"] <= 1 for line in lines if "router_agreement" in line)
+    assert any("ratio_variance" in line for line in lines)
+
+
+def test_a_teacher_moves_tokens_even_where_all_rewards_are_equal(base, tmp_path):
+    teacher = tmp_path / "teacher"
+    lm = seekling.load(base)
+    sure = Decoder.build(lm.config, seed=7)
+    sure.lm_head.weight.data *= 40
+    LM(sure, lm.tokenizer).save(teacher)
+    more = dict(teacher=str(teacher), steps=12, lr=2e-2, group=8, schedule="constant")
+    run = grpo(recipe(base, tmp_path / "run", **more))
+    gaps = [line["teacher_gap"] for line in read_log(run / "log.jsonl") if line["kind"] == "step"]
+    assert sum(gaps[-3:]) < 0.9 * sum(gaps[:3])
+
+
+# ---- what can go wrong ---------------------------------------------------------------------------------------------------
+
+
+def test_a_reward_that_raises_or_hangs_or_is_no_number_counts_as_nothing(monkeypatch):
+    from seekling.tasks import get_task
+    from seekling.tasks.base import Reward
+    from seekling.train import judging
+
+    told = []
+    practice = GrpoRecipe.of(reward_seconds=0.2).practice
+    judge, problem = judging.Judge(practice, told.append), get_task("addition").problem(0, 0, 1)
+
+    def reward(task, problem, reply, **_):
+        if reply == "raise":
+            raise KeyError("oh")
+        while reply == "hang":
+            try:
+                sum(range(1000))
+            except Exception:
+                continue
+        return Reward(1.0, 1.0, math.nan if reply == "nan" else 1.0)
+
+    monkeypatch.setattr(judging, "reward_of", reward)
+    assert judge(problem, "fine").total == 1.0
+    assert [judge(problem, reply).total for reply in ("raise", "raise", "hang", "nan")] == [0.0] * 4
+    assert judge.faults == {"raised": 2, "hung": 1, "not a number": 1}
+    assert len(told) == 3 and "KeyError" in told[0] and "--reward-seconds" in told[1]
+
+
+def test_runs_that_cannot_learn_say_what_to_do(base, tmp_path, capsys):
+    from rich.console import Console
+
+    grpo(recipe(base, tmp_path / "run", max_tokens=2, tasks=["countdown"]), Console(soft_wrap=True))
+    said = capsys.readouterr().out
+    assert "lower --level" in said and "--max-tokens 2" in said
+
+
+def test_replay_without_experts_is_refused(tmp_path, base):
+    lm = seekling.load(base)
+    folder = tmp_path / "dense"
+    from seekling.formats.families import read_config
+
+    LM(Decoder.build(read_config(LLAMA | {"vocab_size": 290}), seed=1), lm.tokenizer).save(folder)
+    with pytest.raises(RecipeError, match="--replay"):
+        grpo(recipe(folder, tmp_path / "run", replay=True))

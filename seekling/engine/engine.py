@@ -269,6 +269,15 @@ class Engine:
         """Forget the prefix cache. Only needed after a change of weights that torch does not count, as through ``.data``."""
         self._loop.cache.version = object()  # equal to no version there is
 
+    def repack(self, parts: Any, targets: Any = None) -> bool:
+        """Give a native engine over a model in memory new weights in place (`NativeRunner.refresh`); False where it is none."""
+        runner = self._backend.runner
+        if not hasattr(runner, "refresh"):
+            return False
+        runner.refresh(parts, targets)
+        self.weights_changed()
+        return True
+
     def close(self) -> None:
         """End the engine's thread; answers still open fail. Also at the end of a ``with`` block."""
         self._loop.close()

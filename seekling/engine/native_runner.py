@@ -11,14 +11,14 @@ step, however its prompt is cut into chunks, and for any number of threads.
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from seekling.engine.packed import DecoderParts, PackedQuant, PackedWeights, StoreParts
+from seekling.engine.packed import DecoderParts, PackedQuant, PackedWeights, Parts, StoreParts
 from seekling.engine.runner import PAGE, Chosen, Chunk
 from seekling.errors import MachineError, SeeklingError
 from seekling.kernels import infer, native
@@ -82,6 +82,13 @@ class NativeRunner:
         self._pool: Tensor | None = None
         self._pages = 0
         self._describe(weights)
+        self._weights = weights if isinstance(weights.parts, DecoderParts) else None
+
+    def refresh(self, parts: Parts, targets: Container[str] | None = None) -> None:
+        """Pack tensors of a model in memory anew in place: those of ``targets``, or all. What was cached is stale then."""
+        if self._weights is None:
+            raise SeeklingError("only a runner made from a model in memory can take new weights")
+        self._weights.refresh(parts, targets)
 
     @classmethod
     def from_gguf(cls, path: str | os.PathLike, quant: PackedQuant = "gguf", threads: int | None = None) -> "NativeRunner":

@@ -11,6 +11,7 @@ Shapes: O outputs, I inputs, E experts, H heads, N nope dim, V value dim, L kv l
 """
 
 from collections import defaultdict
+from collections.abc import Callable, Container
 from typing import Literal, Protocol
 
 import torch
@@ -124,13 +125,27 @@ class PackedWeights:
     def __init__(self, parts: Parts, quant: PackedQuant):
         self.parts, self.quant, self.config = parts, quant, parts.config
         self._memory = infer.Memory()
+        self._made: list[tuple[tuple[str, ...], Callable[[], object]]] = []  # targets -> how to write them again, in place
+
+    def refresh(self, parts: Parts, targets: Container[str] | None = None) -> None:
+        """Write what was made of these targets (None: of all) again from other values, where it lies."""
+        self.parts = parts
+        for made_of, again in self._made:
+            if targets is None or any(target in targets for target in made_of):
+                again()
 
     def vector(self, target: str) -> Tensor | None:
         """A norm or bias in float32, zeros up to a multiple of 32; None where the model has none."""
         if not self.parts.has(target):
             return None
-        vector = self.parts.tensor(target).detach().float().flatten()
-        return torch.nn.functional.pad(vector, (0, -vector.numel() % infer.GROUP)).contiguous()
+
+        def made() -> Tensor:
+            vector = self.parts.tensor(target).detach().float().flatten()
+            return torch.nn.functional.pad(vector, (0, -vector.numel() % infer.GROUP)).contiguous()
+
+        held = made()
+        self._made.append(((target,), lambda: held.copy_(made())))
+        return held
 
     def matrix(self, target: str, format: str | None = None) -> Packed | None:
         """A matrix (O, I) with its bias; None where the model has none."""
@@ -138,7 +153,7 @@ class PackedWeights:
             return None
         content, own = (self.parts.tensor(target), format) if format else self._content(target)
         packed = infer.empty(own, _shape(content), self._memory, self._bias(target))
-        self._put(packed, content)
+        self._keep_putting(packed, content, target, format)
         return packed
 
     def pair(self, gate: str, up: str) -> tuple[Packed | None, Packed | None]:
@@ -149,8 +164,8 @@ class PackedWeights:
         if first[1] != second[1]:
             return self.matrix(gate), self.matrix(up)
         both = infer.empty_pair(first[1], _shape(first[0]), self._memory, (self._bias(gate), self._bias(up)))
-        self._put(both[0], first[0])
-        self._put(both[1], second[0])
+        self._keep_putting(both[0], first[0], gate)
+        self._keep_putting(both[1], second[0], up)
         return both
 
     def experts(self, gate_up: str, down: str) -> tuple[Packed, Packed, Packed]:
@@ -162,27 +177,41 @@ class PackedWeights:
         gates, ups = infer.empty_pair(self._content(gate_up, 0, halves[0])[1], (E, M, D), self._memory, biases)
         down_bias = self.parts.tensor(down + "_bias") if self.parts.has(down + "_bias") else None
         downs = infer.empty(self._content(down, 0)[1], (E, D, M), self._memory, down_bias)
-        for e in range(E):
-            for packed, rows in zip((gates, ups), halves, strict=True):
-                self._put(packed, self._content(gate_up, e, rows)[0], e)
-            self._put(downs, self._content(down, e)[0], e)
+
+        def put() -> None:
+            for e in range(E):
+                for packed, rows in zip((gates, ups), halves, strict=True):
+                    self._put(packed, self._content(gate_up, e, rows)[0], e)
+                self._put(downs, self._content(down, e)[0], e)
+            for packed, name, rows in ((gates, gate_up, halves[0]), (ups, gate_up, halves[1]), (downs, down, (0, D))):
+                if packed.bias is not None:
+                    packed.bias.copy_(infer.padded_bias(self.parts.tensor(name + "_bias")[:, slice(*rows)]))  # type: ignore[arg-type]
+
+        put()
+        self._made.append(((gate_up, down), put))
         return gates, ups, downs
 
     def absorbed(self, target: str) -> tuple[Packed, Packed]:
         """``kv_b_proj`` as the two stacks of absorbed attention: queries into the latent space (H, L, N), sums out of it
         (H, V, L)."""
         config = self.config
-        w = self.parts.tensor(target).view(config.num_attention_heads, -1, config.kv_lora_rank)
-        uk_HNL, uv_HVL = w.split([config.qk_nope_head_dim, config.v_head_dim], 1)
+
+        def halves() -> tuple[Tensor, Tensor]:
+            w = self.parts.tensor(target).view(config.num_attention_heads, -1, config.kv_lora_rank)
+            uk_HNL, uv_HVL = w.split([config.qk_nope_head_dim, config.v_head_dim], 1)
+            return uk_HNL.transpose(1, 2), uv_HVL
+
+        def put() -> None:
+            for packed, stack in zip(stacks, halves(), strict=True):
+                for h, matrix in enumerate(stack):
+                    infer.fill(packed, matrix, h)
+
         content, format = self._content(target)
         if isinstance(content, tuple):  # the order of its numbers changes, so its blocks cannot be kept
             format = "q8_0"
-        stacks = []
-        for stack in (uk_HNL.transpose(1, 2), uv_HVL):
-            packed = infer.empty(format, tuple(stack.shape), self._memory)
-            for h, matrix in enumerate(stack):
-                infer.fill(packed, matrix, h)
-            stacks.append(packed)
+        stacks = [infer.empty(format, tuple(stack.shape), self._memory) for stack in halves()]
+        put()
+        self._made.append(((target,), put))
         return stacks[0], stacks[1]
 
     def _content(
@@ -200,6 +229,19 @@ class PackedWeights:
     def _bias(self, target: str) -> Tensor | None:
         name = target.removesuffix("weight") + "bias"
         return self.parts.tensor(name) if self.parts.has(name) else None
+
+    def _keep_putting(self, packed: Packed, content: Blocks | Tensor, target: str, format: str | None = None) -> None:
+        """Fill it now, and be able to do so again."""
+        self._put(packed, content)
+        read = (lambda: self.parts.tensor(target)) if format else (lambda: self._content(target)[0])
+
+        def again() -> None:
+            self._put(packed, read())
+            bias = self._bias(target)
+            if packed.bias is not None and bias is not None:
+                packed.bias.copy_(infer.padded_bias(bias))  # type: ignore[arg-type]
+
+        self._made.append(((target,), again))
 
     def _put(self, packed: Packed, content: Blocks | Tensor, index: int = 0) -> None:
         if isinstance(content, tuple):

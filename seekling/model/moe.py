@@ -3,6 +3,7 @@
 Shapes: N tokens, D hidden, E routed experts, K experts a token, G groups, M expert width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,13 +21,22 @@ class Routing:
     weights_NK: Tensor
     indices_NK: Tensor
     scores_NE: Tensor
+    own_NK: Tensor | None = None  # what the router would have chosen, where others were given
 
 
 @dataclass
 class Trace:
-    """Collects what the routers did during one forward pass, in layer order, MTP layers last."""
+    """Collects what the routers did during one forward pass, in layer order, MTP layers last.
+
+    ``given``: experts for each router in that order, (N, K) each; the router's own choice counts where they are -1.
+    """
 
     routings: list[Routing] = field(default_factory=list)
+    given: Sequence[Tensor] | None = None
+
+    def next_given(self) -> Tensor | None:
+        """What is given to the next router."""
+        return None if self.given is None else self.given[len(self.routings)]
 
 
 class Router(nn.Module):
@@ -45,7 +55,8 @@ class Router(nn.Module):
         if config.topk_method in ("noaux_tc", "bias"):
             self.register_buffer("e_score_correction_bias", torch.empty(config.n_routed_experts, dtype=torch.float32))
 
-    def forward(self, x_ND: Tensor) -> Routing:
+    def forward(self, x_ND: Tensor, given_NK: Tensor | None = None) -> Routing:
+        """``given_NK``: see `Trace`."""
         config, K = self.config, self.config.num_experts_per_tok
         if config.router_float32:
             logits_NE = nn.functional.linear(x_ND.float(), self.weight.float())
@@ -53,8 +64,9 @@ class Router(nn.Module):
             logits_NE = nn.functional.linear(x_ND.to(self.weight.dtype), self.weight, self.bias)  # float32 where it trains
         if config.topk_method == "topk_first":  # gpt-oss: only the chosen logits take part in the softmax
             logits_NE = logits_NE.to(torch.promote_types(logits_NE.dtype, torch.float32))
-            top_NK, indices_NK = logits_NE.topk(K, dim=-1)
-            return Routing(top_NK.softmax(-1), indices_NK, logits_NE.softmax(-1))
+            own_NK = logits_NE.topk(K, dim=-1)[1]
+            indices_NK = own_NK if given_NK is None else torch.where(given_NK >= 0, given_NK, own_NK)
+            return Routing(logits_NE.gather(1, indices_NK).softmax(-1), indices_NK, logits_NE.softmax(-1), own_NK)
         logits_NE = logits_NE.float()
         scores_NE = logits_NE.sigmoid() if config.scoring_func == "sigmoid" else logits_NE.softmax(-1)
         choice_NE = scores_NE.detach()
@@ -62,14 +74,15 @@ class Router(nn.Module):
             choice_NE = group_limit(choice_NE + self.e_score_correction_bias, config, best=2)
         elif config.topk_method == "group_limited_greedy":
             choice_NE = group_limit(choice_NE, config, best=1)
-        indices_NK = choice_NE.topk(K, dim=-1, sorted=config.scoring_func == "softmax")[1]  # the sum below rounds in this order
+        own_NK = choice_NE.topk(K, dim=-1, sorted=config.scoring_func == "softmax")[1]  # the sum below rounds in this order
+        indices_NK = own_NK if given_NK is None else torch.where(given_NK >= 0, given_NK, own_NK)
         weights_NK = scores_NE.gather(1, indices_NK)
         if config.renormalises:
             total = weights_NK.sum(-1, keepdim=True)
             weights_NK = weights_NK / (
                 total + 1e-20 if config.router_norm_min is None else total.clamp(min=config.router_norm_min)
             )
-        return Routing(weights_NK * config.routed_scaling_factor, indices_NK, scores_NE)
+        return Routing(weights_NK * config.routed_scaling_factor, indices_NK, scores_NE, own_NK)
 
     @torch.no_grad()
     def update_bias(self, load_E: Tensor, speed: float) -> None:
@@ -149,7 +162,7 @@ class MoE(nn.Module):
 
     def forward(self, x: Tensor, trace: Trace | None = None) -> Tensor:
         x_ND = x.reshape(-1, x.shape[-1])
-        routing = self.gate(x_ND)
+        routing = self.gate(x_ND, None if trace is None else trace.next_given())
         if trace is not None:
             trace.routings.append(routing)
         out_ND = self.experts(x_ND, routing)

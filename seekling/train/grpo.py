@@ -59,7 +59,7 @@ def train(recipe: GrpoRecipe, run: Path, saved: Saved | None, console: Any) -> P
     if not (run / "recipe.toml").exists():
         replace_text(run / "recipe.toml", recipe.to_toml())
     student = open_student(recipe, saved)
-    policy = Policy(student, Roller(student.lm, recipe), recipe, say)
+    policy = Policy(student, Roller(student.lm, recipe, say), recipe, say)
     log = RunLog.of_run(run, saved, learn.trackers)
     loop = build_loop(
         student,

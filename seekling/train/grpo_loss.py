@@ -68,6 +68,7 @@ def policy_loss(
     tokens: int,
     answers: int,
     ref_AT: Tensor | None = None,
+    bonus_AT: Tensor | None = None,
 ) -> PolicyTerms:
     """The share of these answers in the step's loss.
 
@@ -76,6 +77,7 @@ def policy_loss(
         old_AT: under the weights that the roll-out began with, by the trainer's own arithmetic.
         sampler_AT: as the engine reported them when it drew the tokens.
         ref_AT: under the reference model; needed where ``kl`` is not 0.
+        bonus_AT: added to each token's advantage (on-policy distillation: weight · (teacher − old)).
         tokens, answers: of the whole step, to divide by.
     """
     mask = mask_AT.float()
@@ -87,7 +89,7 @@ def policy_loss(
         log_ratio = mean[:, None].expand_as(log_ratio)
     ratio = log_ratio.exp()
     up, down = 1 + (settings.clip_high or settings.clip), 1 - settings.clip
-    gain = advantage_A[:, None]
+    gain = advantage_A[:, None] if bonus_AT is None else advantage_A[:, None] + bonus_AT
     objective = torch.minimum(ratio * gain, ratio.clamp(down, up) * gain)
     clipped = ((ratio > up) & (gain > 0) | (ratio < down) & (gain < 0)) & mask_AT
     if settings.truncate:

@@ -25,6 +25,7 @@ class ProblemsPart:
     language_weight: float = knob(0.1, "what a reply all in that language earns", low=0, high=1)
     overlong: int = knob(0, "take reward from answers within so many tokens of --max-tokens; 0 = none", low=0)
     system: str = knob("", "system message of every prompt")
+    reward_seconds: float = knob(5.0, "longest time a reward may take; then it is stopped and counts as 0", above=0)
     eval_problems: int = knob(100, "unseen problems of each task in an evaluation", low=1)
 
 
@@ -35,6 +36,10 @@ class RolloutPart:
     max_tokens: int = knob(64, "longest answer", low=1)
     temperature: float = knob(1.0, "of the draws", above=0, high=5)
     rollout: str = knob("auto", "who draws: native kernels or torch", choices=("auto", "native", "torch"))
+    refill: int = knob(
+        0, "most further draws of a step while fewer groups than --problems differ in reward (DAPO's dynamic sampling)", low=0
+    )
+    replay: bool = knob(False, "MoE: the trainer uses the experts that the sampler chose (router replay)")
     rollout_quant: str = knob(
         "", "draw with quantised weights, which the importance weight corrects", choices=("", "int8", "int4")
     )
@@ -54,6 +59,8 @@ class PolicyPart:
     kl_kind: str = knob("k3", "its estimator", choices=("k3", "unbiased"))
     off_policy: float = knob(0.0, "δ of the off-policy mask; 0 = none", low=0)
     truncate: float = knob(2.0, "cap of the importance weight for sampler against trainer; 0 = none", low=0)
+    teacher: str = knob("", "a model whose log-probabilities are a further reward of every token (on-policy distillation)")
+    teacher_weight: float = knob(1.0, "weight of that reward", above=0)
     refresh: int = knob(0, "steps after which the reference becomes the current model; 0 = never", low=0)
 
 

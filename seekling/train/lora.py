@@ -27,6 +27,7 @@ from seekling.model.moe import Experts, Routing
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
 ALL = "all-linear"
+HALVES = ("gate_up", "down")
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,12 @@ class LoRAExperts(nn.Module):
             setattr(self, f"{name}_lora_A", nn.Parameter(a))
             setattr(self, f"{name}_lora_B", nn.Parameter(weight.new_zeros(E, O, r)))
 
-    def delta(self, name: str) -> Tensor:
-        """s · B A (E, O, I) of ``gate_up`` or ``down``, float32."""
-        return self.scale * (getattr(self, f"{name}_lora_B").float() @ getattr(self, f"{name}_lora_A").float())
+    def delta(self, name: str, expert: int | None = None) -> Tensor:
+        """s · B A of ``gate_up`` or ``down``, float32: (E, O, I), or one expert's (O, I)."""
+        a, b = getattr(self, f"{name}_lora_A"), getattr(self, f"{name}_lora_B")
+        if expert is not None:
+            a, b = a if a.dim() == 2 else a[expert], b[expert]
+        return self.scale * (b.float() @ a.float())
 
     def merged(self, name: str) -> Tensor:
         """The effective stack ``gate_up`` or ``down``, with gradient to A and B."""

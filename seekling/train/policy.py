@@ -9,22 +9,23 @@ Shapes: A answers, G answers a problem, T tokens of an answer (padded), S tokens
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from seekling.errors import RecipeError
 from seekling.kernels import ops
 from seekling.lm import load
-from seekling.model import Decoder
+from seekling.model import Decoder, Trace
 from seekling.train.grpo_loss import GrpoSettings, advantages, policy_loss
 from seekling.train.grpo_recipe import GrpoRecipe
 from seekling.train.loop import Terms
 from seekling.train.lora import base_alone
 from seekling.train.loss import head_inputs
 from seekling.train.rollout import Answer, Roller, plain_model
-from seekling.train.rows import Rows, drawn_states, micro_batches
+from seekling.train.rows import Rows, agreement, drawn_states, micro_batches
 from seekling.train.teaching import MICRO_TOKENS, Student
 
 
@@ -51,6 +52,20 @@ class Policy:
         self.held: tuple[int, list[Rows], Whole] | None = None
         self.last: list[Answer] = []
         self.dull = 0
+        self.clipped: tuple[float, int] = (0.0, 0)  # clipped tokens and all, since the last roll-out
+        self.teacher = self._open_teacher() if p.teacher else None
+        if recipe.draw.replay and not roller.routed:
+            raise RecipeError("--replay reuses a router's choices, and this model has no router it can do that with: drop it")
+
+    def _open_teacher(self) -> Decoder:
+        from seekling.train.distill import check_vocabulary
+
+        name, own = self.recipe.policy.teacher, self.student.lm
+        teacher = load(name, dtype=own.model.lm_head.weight.dtype)
+        if teacher.tokenizer is None:
+            raise RecipeError(f"{name} has no tokenizer; give a model folder with tokenizer.json")
+        check_vocabulary(own, teacher, name)
+        return teacher.model.to(self.recipe.start.device).eval().requires_grad_(False)
 
     # ---- roll-outs -----------------------------------------------------------------------------------------------
 
@@ -67,12 +82,21 @@ class Policy:
             self._move_reference(step)
         model.eval()
         began, before = time.monotonic(), self.roller.tokens
-        answers = self.last = self.roller.draw(number)
+        faults = self.roller.judge.faults.total()
+        answers: list[Answer] = []
+        useful: list[tuple[Answer, float]] = []
+        rewards: list[Tensor] = []
+        for again in range(1 + recipe.draw.refill):
+            fresh = self.roller.draw(number, again) if again else self.roller.draw(number)
+            kept, rewards_PG = self._worth_learning(fresh)
+            room = recipe.practice.problems * recipe.practice.group - len(useful)
+            answers += fresh
+            useful += [(replace(a, group=a.group + again * recipe.practice.problems), gain) for a, gain in kept[:room]]
+            rewards.append(rewards_PG)
+            if len(useful) >= recipe.practice.problems * recipe.practice.group:
+                break
+        self.last, rewards_PG = answers, torch.cat(rewards)
         seconds = max(1e-9, time.monotonic() - began)
-        group = recipe.practice.group
-        rewards_PG = torch.tensor([a.reward.total for a in answers]).view(-1, group)
-        gain_A = advantages(rewards_PG, recipe.policy.advantage).flatten().tolist()
-        useful = [(a, g) for a, g in zip(answers, gain_A, strict=True) if g != 0.0]
         n = len(answers)
         means = {
             "reward": (sum(a.reward.total for a in answers), n),
@@ -82,6 +106,8 @@ class Policy:
             "cut": (sum(a.cut for a in answers), n),
             "zero_variance": (float((rewards_PG.std(1, correction=0) < 1e-6).sum()), len(rewards_PG)),
             "rollout_tokens_per_second": (self.roller.tokens - before, seconds),
+            "reward_faults": (float(self.roller.judge.faults.total() - faults), 1.0),
+            "left_out_groups": (float(n - len(useful)), float(n)),
         }
         self._warn(step, means)
         rows = micro_batches(useful, MICRO_TOKENS, model.lm_head.weight.device)
@@ -91,8 +117,18 @@ class Policy:
                     part.old_AT = self._log_probs(model, part)[0]
                 if recipe.policy.kl:
                     part.ref_AT = self._reference_log_probs(part)
+                if self.teacher is not None:
+                    part.teacher_AT = self._log_probs(self.teacher, part, told=False)[0]
         tokens = sum(int(part.mask_AT.sum()) for part in rows)
         return rows, Whole(max(1, tokens), max(1, len(useful)), means)
+
+    def _worth_learning(self, answers: list[Answer]) -> tuple[list[tuple[Answer, float]], Tensor]:
+        """Answers with their advantages, groups of equal rewards left out (a teacher has something to say on those too);
+        and the rewards (P, G)."""
+        rewards_PG = torch.tensor([a.reward.total for a in answers]).view(-1, self.recipe.practice.group)
+        gain_A = advantages(rewards_PG, self.recipe.policy.advantage).flatten().tolist()
+        pairs = list(zip(answers, gain_A, strict=True))
+        return pairs if self.teacher is not None else [(a, g) for a, g in pairs if g != 0.0], rewards_PG
 
     def _warn(self, step: int, means: dict[str, tuple[float, float]]) -> None:
         """Say what keeps a run from learning, and what to do about it."""
@@ -107,12 +143,26 @@ class Policy:
             self.say(
                 f"step {step}: {share['cut']:.0%} of the answers end at --max-tokens {self.recipe.draw.max_tokens}; raise it"
             )
+        if self.clipped[1] and self.clipped[0] > 0.5 * self.clipped[1]:
+            self.say(
+                f"step {step}: {self.clipped[0] / self.clipped[1]:.0%} of the tokens were clipped, which learn nothing; lower "
+                "--lr or --updates, or widen --clip-low and --clip-high"
+            )
+        self.clipped = (0.0, 0)
 
     # ---- log-probabilities ---------------------------------------------------------------------------------------
 
-    def _log_probs(self, model: Decoder, rows: Rows) -> tuple[Tensor, Tensor]:
-        """(A, T) log-probabilities of the drawn tokens and entropies, 0 outside the mask."""
-        h_ND, at = drawn_states(model, rows)
+    def _log_probs(
+        self, model: Decoder, rows: Rows, trace: Trace | None = None, told: bool = True
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """(A, T) log-probabilities of the drawn tokens and entropies, 0 outside the mask.
+
+        ``told``: the experts the sampler chose are used, where it is asked for.
+        """
+        if told and self.recipe.draw.replay and rows.experts_NLK is not None:
+            trace = trace or Trace()
+            trace.given = rows.experts_NLK.unbind(1)
+        h_ND, at = drawn_states(model, rows, trace)
         h_ND, weight_VD = head_inputs(model, h_ND)
         target_N = rows.token_AT[at]
         logp_N, entropy_N = ops.linear_log_prob(
@@ -143,18 +193,25 @@ class Policy:
 
     def terms(self, micro: tuple[Rows, Whole, bool], step: int) -> Terms:
         rows, whole, first = micro
-        logp_AT, entropy_AT = self._log_probs(self.student.model, rows)
+        trace = Trace() if rows.experts_NLK is not None else None
+        logp_AT, entropy_AT = self._log_probs(self.student.model, rows, trace)
         old_AT = logp_AT.detach() if rows.old_AT is None else rows.old_AT
         out = policy_loss(
             logp_AT, old_AT, rows.sampler_AT, rows.advantage_A, rows.mask_AT, self.settings,
-            tokens=whole.tokens, answers=whole.answers, ref_AT=rows.ref_AT,
+            tokens=whole.tokens, answers=whole.answers, ref_AT=rows.ref_AT, bonus_AT=self._bonus(rows, old_AT),
         )  # fmt: skip
-        gap_AT = ((old_AT - rows.sampler_AT).abs() * rows.mask_AT).detach()
+        away_AT = ((old_AT - rows.sampler_AT) * rows.mask_AT).detach()
+        self.clipped = (self.clipped[0] + out.clipped, self.clipped[1] + out.tokens)
         means: dict[str, tuple[float, float]] = {
             "entropy": (float(entropy_AT.sum()), out.tokens),
             "clipped": (out.clipped, out.tokens),
-            "sampler_gap": (float(gap_AT.sum()), out.tokens),
+            "sampler_gap": (float(away_AT.abs().sum()), out.tokens),
+            "ratio_variance": (float((away_AT.exp() - 1).square().sum()), out.tokens),
         }
+        if trace is not None:
+            means["router_agreement"] = agreement(rows, trace)
+        if rows.teacher_AT is not None:
+            means["teacher_gap"] = (float(((old_AT - rows.teacher_AT) * rows.mask_AT).sum()), out.tokens)
         if self.settings.kl:
             means["kl"] = (out.kl, out.tokens)
         if self.settings.off_policy:
@@ -162,6 +219,12 @@ class Policy:
         if first:
             means |= whole.means
         return Terms(out.loss, out.tokens, rows.ids_N.numel(), means)
+
+    def _bonus(self, rows: Rows, old_AT: Tensor) -> Tensor | None:
+        """What a teacher adds to each token's advantage: how much likelier it finds it."""
+        if rows.teacher_AT is None:
+            return None
+        return self.recipe.policy.teacher_weight * (rows.teacher_AT - old_AT) * rows.mask_AT
 
     # ---- what people look at -------------------------------------------------------------------------------------
 

@@ -6,22 +6,33 @@ work); nothing goes through the disk.
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from seekling.engine.packed import DecoderParts
 from seekling.errors import SeeklingError
 from seekling.lm import LM
 from seekling.model import Decoder
 from seekling.model.layers import weight_of
+<<<<<<< HEAD
 from seekling.tasks import Problem, get_task, reward_of, task_at
 from seekling.tasks.base import Reward
 from seekling.tasks.lessons import question_of
 from seekling.tasks.shaping import shaped
 from seekling.train.grpo_recipe import ProblemsPart
 from seekling.train.lora import LoRAExperts, LoRALinear
+=======
+from seekling.tasks import Problem, Task, get_task
+from seekling.tasks.base import Reward
+from seekling.train.judging import Judge
+from seekling.train.lora import HALVES, LoRAExperts, LoRALinear
+
+if TYPE_CHECKING:
+    from seekling.engine.runner import Experts
+>>>>>>> 07c68f5 (GRPO: weights packed anew in place, router replay, further draws for dull groups, a teacher's reward a token, rewards that fail are counted; benchmarks against TRL)
 
 EVAL_SEED = 2**31 - 1  # problems of evaluations: never those of a run's own seed
 TAGS = "Give only the final answer between <answer> and </answer>."
@@ -37,6 +48,7 @@ class Drawn:
     logprobs: tuple[float, ...]
     text: str
     cut: bool
+    experts: Any = field(default=None, kw_only=True, compare=False, repr=False)  # (tokens, MoE layers, K) the sampler's choices
 
 
 @dataclass(frozen=True)
@@ -71,9 +83,30 @@ def plain_model(model: Decoder) -> Decoder:
     return out.eval().requires_grad_(False)
 
 
-def judged(problem: Problem, reply: str, practice: ProblemsPart) -> Reward:
-    """What a reply, its thinking put aside, earns."""
-    return reward_of(get_task(problem.task), problem, reply, tagged=practice.tagged, format_weight=practice.format_weight)
+class EffectiveParts(DecoderParts):
+    """The tensors of a model in training as the native runner packs them: adapters added up, one matrix at a time."""
+
+    def __init__(self, model: Decoder):
+        self.config = model.config
+        self._adapted = {n: m for n, m in model.named_modules() if isinstance(m, LoRALinear | LoRAExperts)}
+        self._state = {n.replace(".experts.base.", ".experts."): t for n, t in model.state_dict().items() if ".lora_" not in n}
+
+    def adapted(self) -> set[str]:
+        """Names of the tensors that adapters change."""
+        linear = {f"{n}.weight" for n, m in self._adapted.items() if isinstance(m, LoRALinear)}
+        stacks = {f"{n}.{part}_proj" for n, m in self._adapted.items() if isinstance(m, LoRAExperts) for part in HALVES}
+        return linear | stacks
+
+    @torch.no_grad()
+    def tensor(self, target: str, expert: int | None = None, rows: tuple[int, int] | None = None) -> torch.Tensor:
+        weight = super().tensor(target, expert)
+        module = self._adapted.get(target.rpartition(".")[0])
+        if isinstance(module, LoRALinear) and target.endswith(".weight"):
+            a, b = module.lora_A.to(weight.dtype), module.lora_B.to(weight.dtype)
+            weight = torch.addmm(weight, b, a, alpha=module.scale)
+        elif isinstance(module, LoRAExperts) and target.endswith("_proj"):
+            weight = weight + module.delta(target.rpartition(".")[2].removesuffix("_proj"), expert).to(weight.dtype)
+        return weight if rows is None else weight[rows[0] : rows[1]]
 
 
 def spoken(text: str, think: bool) -> str | None:
@@ -85,15 +118,28 @@ def spoken(text: str, think: bool) -> str | None:
 class Roller:
     """Draws and judges answers for a recipe with the sections start, practice and draw."""
 
-    def __init__(self, lm: LM, recipe: Any):
+    def __init__(self, lm: LM, recipe: Any, say: Callable[[str], None] = lambda line: None):
         self.lm, self.recipe = lm, recipe
         self.tasks = [task_at(name, recipe.practice.level) for name in recipe.practice.tasks]
         self.seconds = 0.0
         self.tokens = 0
+        self.judge = Judge(recipe.practice, say)
+        self.routed = lm.config.v4 is None and any(map(lm.config.is_moe, range(lm.config.num_hidden_layers)))
+        self._engine: Any = None
 
     def engine(self) -> Any:
-        """An engine over the weights as they are now."""
+        """An engine over the weights as they are now: native ones are packed again in place, only what training changes."""
         from seekling.engine import Engine
+
+        fresh = self._engine is None
+        if self._engine is None:
+            self._engine = self._fresh_engine(Engine)
+        parts = EffectiveParts(self.lm.model)  # also the first time: a resumed run packs the same bits
+        if not self._engine.repack(parts, parts.adapted() or None) and not fresh:
+            self._engine = self._fresh_engine(Engine)
+        return self._engine
+
+    def _fresh_engine(self, Engine: Any) -> Any:
 
         draw, practice = self.recipe.draw, self.recipe.practice
         rows = min(64, practice.problems * practice.group)
@@ -122,17 +168,19 @@ class Roller:
             out.append(task.problem(seed, i, level, unseen=False))
         return out
 
-    def draw(self, step: int) -> list[Answer]:
-        """The answers of a roll-out; equal step numbers and weights give equal answers."""
+    def draw(self, step: int, again: int = 0) -> list[Answer]:
+        """The answers of a roll-out; equal step numbers and weights give equal answers. ``again``: of further problems."""
         recipe = self.recipe
         practice = recipe.practice
-        problems = self.problems(recipe.start.seed, step * practice.problems, practice.problems)
-        return self.answers(problems, practice.group, recipe.draw.temperature, seed=(step + 1) * 1_000_003 + recipe.start.seed)
+        problems = self.problems(recipe.start.seed + (again << 32), step * practice.problems, practice.problems)
+        seed = (step + 1) * 1_000_003 + recipe.start.seed + (again << 40)
+        return self.answers(problems, practice.group, recipe.draw.temperature, seed)
 
     def answers(self, problems: Sequence[Problem], group: int, temperature: float, seed: int) -> list[Answer]:
         """``group`` answers to each problem, a problem's together, judged."""
-        practice, out = self.recipe.practice, []
+        out = []
         for drawn in self.draw_talks([self.messages(p) for p in problems], group, temperature, seed):
+<<<<<<< HEAD
             problem, reply = problems[drawn.group], spoken(drawn.text, practice.think)
             reward = Reward(0.0, 0.0, 0.0) if reply is None else judged(problem, reply, practice)
             if practice.language or practice.overlong:
@@ -141,6 +189,10 @@ class Roller:
                     limit=self.recipe.draw.max_tokens, margin=practice.overlong,
                 )  # fmt: skip
             out.append(Answer(**vars(drawn), problem=problem, reward=reward))
+=======
+            problem, reply = problems[drawn.group], drawn.text.split("</think>")[-1]
+            out.append(Answer(**vars(drawn), problem=problem, reward=self.judge(problem, reply)))
+>>>>>>> 07c68f5 (GRPO: weights packed anew in place, router replay, further draws for dull groups, a teacher's reward a token, rewards that fail are counted; benchmarks against TRL)
         return out
 
     def draw_talks(
@@ -152,14 +204,14 @@ class Roller:
 
         began = time.monotonic()
         settings = [
-            Sampling(self.recipe.draw.max_tokens, temperature, n=group, seed=(seed + 131 * i) % 2**62)
+            Sampling(self.recipe.draw.max_tokens, temperature, n=group, seed=(seed + 131 * i) % 2**62, experts=self.routed)
             for i in range(len(talks))
         ]
         prompts = encode_prompts(talks, self.lm.tokenizer, self.lm.config, thinking=self.recipe.practice.think)
         found = self.engine().generate(prompts, settings)
         out = [
             Drawn(i // group, tuple(prompts[i // group]), tuple(c.token_ids), tuple(c.logprobs or ()), c.text,
-                  c.finish_reason == "length")
+                  c.finish_reason == "length", experts=experts_of(c.experts))
             for i, c in enumerate(found)
         ]  # fmt: skip
         self.seconds += time.monotonic() - began
@@ -188,7 +240,18 @@ def told(evaluation: dict[str, Any]) -> str:
     )
 
 
+<<<<<<< HEAD
 def wilson(right: float, count: int, z: float = 1.96) -> tuple[float, float]:
+=======
+def experts_of(told: "list[Experts] | None") -> torch.Tensor | None:
+    """(tokens, MoE layers, K) expert numbers of an answer's tokens, int16."""
+    if not told:
+        return None
+    return torch.tensor([[[expert for expert, _ in layer] for layer in token] for token in told], dtype=torch.int16)
+
+
+def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
+>>>>>>> 07c68f5 (GRPO: weights packed anew in place, router replay, further draws for dull groups, a teacher's reward a token, rewards that fail are counted; benchmarks against TRL)
     """95 % interval of a share (Wilson 1927)."""
     share, spread = right / count, z * math.sqrt(right * (count - right) / count**3 + z * z / (4 * count * count))
     middle, width = share + z * z / (2 * count), 1 + z * z / count

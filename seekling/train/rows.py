@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from seekling.kernels.tree_attention import TokenTree
-from seekling.model import Decoder
+from seekling.model import Decoder, Trace
 from seekling.train.rollout import Drawn
 
 Pairs = Sequence[tuple[Drawn, float]]  # answers with their advantages
@@ -31,6 +31,8 @@ class Rows:
     advantage_A: Tensor
     old_AT: Tensor | None = None
     ref_AT: Tensor | None = None
+    teacher_AT: Tensor | None = None
+    experts_NLK: Tensor | None = None  # the sampler's choices where it told them, else -1
 
 
 def questions(pairs: Iterable[tuple[Drawn, float]]) -> list[Pairs]:
@@ -66,7 +68,13 @@ def rows_of(pairs: Pairs, device: Any) -> Rows:
         sampler[i, :n] = torch.tensor(answer.logprobs)
     gains = torch.tensor([gain for _, gain in ordered])
     stream, tree = torch.tensor(ids, dtype=torch.int64), TokenTree.of(lengths)
-    return Rows(stream.to(device), tree, *(t.to(device) for t in (place, token, mask, sampler, gains)))
+    out = Rows(stream.to(device), tree, *(t.to(device) for t in (place, token, mask, sampler, gains)))
+    if ordered[0][0].experts is not None:
+        experts = torch.full((len(ids), *ordered[0][0].experts.shape[1:]), -1, dtype=torch.int64)
+        for at, (answer, _) in zip(places, ordered, strict=True):
+            experts[at] = answer.experts.long()
+        out.experts_NLK = experts.to(device)
+    return out
 
 
 def micro_batches(pairs: Pairs, tokens: int, device: Any) -> list[Rows]:
@@ -86,8 +94,20 @@ def micro_batches(pairs: Pairs, tokens: int, device: Any) -> list[Rows]:
     return [rows_of(part, device) for part in parts]
 
 
-def drawn_states(model: Decoder, rows: Rows) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def agreement(rows: Rows, trace: Trace) -> tuple[float, float]:
+    """(Σ, count) over tokens and MoE layers of the share of the sampler's experts that the trainer would choose too."""
+    assert rows.experts_NLK is not None
+    known = rows.experts_NLK[:, 0, 0] >= 0
+    total, count = 0.0, 0
+    for layer, routing in enumerate(trace.routings):
+        own = routing.indices_NK if routing.own_NK is None else routing.own_NK
+        same = (own[known][:, :, None] == rows.experts_NLK[known, layer][:, None]).any(-1).float().mean(-1)
+        total, count = total + float(same.sum()), count + len(same)
+    return total, float(count)
+
+
+def drawn_states(model: Decoder, rows: Rows, trace: Trace | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """(K, D) final states that predict the drawn tokens, and the tokens' places (answer, number) in the rows."""
-    h_ND = model.stream_hidden(rows.ids_N, rows.tree)
+    h_ND = model.stream_hidden(rows.ids_N, rows.tree, trace)
     row_K, col_K = rows.mask_AT.nonzero(as_tuple=True)
     return h_ND[rows.place_AT[row_K, col_K]], (row_K, col_K)

@@ -15,7 +15,7 @@ from seekling.data.conversations import read_conversations
 from seekling.errors import DataError
 from seekling.train.distill_recipe import DistillRecipe
 from seekling.train.log import Progress, read_log, say_to
-from seekling.train.rollout import Roller, judged
+from seekling.train.rollout import Roller
 from seekling.train.state import replace_text
 from seekling.train.teacher import Reply, Teacher, open_teacher
 
@@ -96,13 +96,13 @@ def _ask(teacher: Teacher, questions: Sequence[Question], recipe: DistillRecipe,
         draw: dict[str, Any] = {"number": question["number"], "messages": question["messages"]}
         if problem is not None:
             draw |= {"task": problem.task, "level": problem.level, "answer": problem.answer}
-        draw["replies"] = [_judged(reply, problem, recipe) for reply in replies]
+        draw["replies"] = [_judged(reply, problem, roller) for reply in replies]
         out.append(draw)
     return out
 
 
-def _judged(reply: Reply, problem: Any, recipe: DistillRecipe) -> dict[str, Any]:
-    right = not reply.cut if problem is None else judged(problem, reply.content, recipe.practice).accuracy == 1.0
+def _judged(reply: Reply, problem: Any, roller: Roller) -> dict[str, Any]:
+    right = not reply.cut if problem is None else roller.judge(problem, reply.content).accuracy == 1.0
     return {
         "content": reply.content, "reasoning": reply.reasoning, "right": right, "cut": reply.cut, "tokens": reply.tokens,
     }  # fmt: skip

@@ -1,0 +1,68 @@
+"""Rewards that cannot stop a run: one that raises, gives no number or hangs counts as 0, is told once, and is counted.
+
+A hanging reward is stopped by the process's alarm clock, which exists on POSIX systems and reaches Python code of the main
+thread; elsewhere nothing stops it.
+"""
+
+import math
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from seekling.tasks import Problem, get_task, reward_of
+from seekling.tasks.base import Reward
+from seekling.train.grpo_recipe import ProblemsPart
+
+
+class Judge:
+    """Called with a problem and a reply, its thinking put aside: what it earns. ``faults`` counts what went wrong, by kind."""
+
+    def __init__(self, practice: ProblemsPart, say: Callable[[str], None] = lambda line: None):
+        self.practice, self.say = practice, say
+        self.faults: Counter[str] = Counter()
+
+    def __call__(self, problem: Problem, reply: str) -> Reward:
+        practice, seconds = self.practice, self.practice.reward_seconds
+        try:
+            with at_most(seconds):
+                reward = reward_of(
+                    get_task(problem.task), problem, reply, tagged=practice.tagged, format_weight=practice.format_weight
+                )
+        except TookTooLong:
+            return self._fault("hung", problem, f"took longer than {seconds:g} s (--reward-seconds) and was stopped")
+        except Exception as error:  # whatever a user's reward raises
+            return self._fault("raised", problem, f"raised {type(error).__name__}: {error}")
+        if not math.isfinite(reward.total):
+            return self._fault("not a number", problem, f"is {reward.total}")
+        return reward
+
+    def _fault(self, kind: str, problem: Problem, what: str) -> Reward:
+        if not self.faults[kind]:
+            self.say(f"the reward of {problem.task} {what}; it counts as 0 (told once, counted in the log as reward_faults)")
+        self.faults[kind] += 1
+        return Reward(0.0, 0.0, 0.0)
+
+
+class TookTooLong(BaseException):
+    """Not an Exception, so that a reward's own handlers do not swallow it."""
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raise TookTooLong inside the block once the time is over."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        raise TookTooLong
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
