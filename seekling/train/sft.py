@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from seekling.data.conversations import read_conversations
+from seekling.data.conversations import SHOWN, read_conversations
 from seekling.data.packed_conversations import Example, PackedConversations, examples_of
-from seekling.errors import DataError, RecipeError
+from seekling.errors import DataError, RecipeError, raise_all
 from seekling.train.log import RunLog, read_log, say_to
 from seekling.train.loop import Hook
 from seekling.train.loss import IGNORE, targets_of, token_losses
@@ -73,6 +73,8 @@ def lessons_of(recipe: Any, tokenizer: "Tokenizer", config: Any) -> Lessons:
     """
     talks = read_conversations(recipe.talks.data)
     encoded = [examples_of(tokenizer, talk) for talk in talks]
+    empty = [parts[0].where for parts in encoded if not any(e.targets.any() for e in parts)]
+    raise_all(DataError, empty[:SHOWN], "conversations in which nothing is learned (the template leaves out every reply)")
     longest = max(len(e) for parts in encoded for e in parts) - 1
     room = min(config.max_position_embeddings, max(longest, min(LONGEST_ROW, 4 * longest)))
     seq_len = recipe.talks.seq_len or max(8, room)
@@ -152,7 +154,7 @@ def fit(
         log,
         console,
         hooks=hooks,
-        pinned={"data": lessons.fingerprint},
+        pinned={"data": lessons.fingerprint, "template": student.lm.tokenizer.template_hash or "built in"},
     )
     if saved is not None:
         loop.restore(saved)
