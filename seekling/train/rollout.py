@@ -17,22 +17,15 @@ from seekling.errors import SeeklingError
 from seekling.lm import LM
 from seekling.model import Decoder
 from seekling.model.layers import weight_of
-<<<<<<< HEAD
-from seekling.tasks import Problem, get_task, reward_of, task_at
+from seekling.tasks import Problem, get_task, task_at
 from seekling.tasks.base import Reward
 from seekling.tasks.lessons import question_of
 from seekling.tasks.shaping import shaped
-from seekling.train.grpo_recipe import ProblemsPart
-from seekling.train.lora import LoRAExperts, LoRALinear
-=======
-from seekling.tasks import Problem, Task, get_task
-from seekling.tasks.base import Reward
 from seekling.train.judging import Judge
 from seekling.train.lora import HALVES, LoRAExperts, LoRALinear
 
 if TYPE_CHECKING:
     from seekling.engine.runner import Experts
->>>>>>> 07c68f5 (GRPO: weights packed anew in place, router replay, further draws for dull groups, a teacher's reward a token, rewards that fail are counted; benchmarks against TRL)
 
 EVAL_SEED = 2**31 - 1  # problems of evaluations: never those of a run's own seed
 TAGS = "Give only the final answer between <answer> and </answer>."
@@ -140,7 +133,6 @@ class Roller:
         return self._engine
 
     def _fresh_engine(self, Engine: Any) -> Any:
-
         draw, practice = self.recipe.draw, self.recipe.practice
         rows = min(64, practice.problems * practice.group)
         lm = LM(plain_model(self.lm.model), self.lm.tokenizer)
@@ -178,21 +170,16 @@ class Roller:
 
     def answers(self, problems: Sequence[Problem], group: int, temperature: float, seed: int) -> list[Answer]:
         """``group`` answers to each problem, a problem's together, judged."""
-        out = []
+        practice, out = self.recipe.practice, []
         for drawn in self.draw_talks([self.messages(p) for p in problems], group, temperature, seed):
-<<<<<<< HEAD
             problem, reply = problems[drawn.group], spoken(drawn.text, practice.think)
-            reward = Reward(0.0, 0.0, 0.0) if reply is None else judged(problem, reply, practice)
+            reward = Reward(0.0, 0.0, 0.0) if reply is None else self.judge(problem, reply)
             if practice.language or practice.overlong:
                 reward = shaped(
                     reward, drawn.text, len(drawn.token_ids), language=practice.language, weight=practice.language_weight,
                     limit=self.recipe.draw.max_tokens, margin=practice.overlong,
                 )  # fmt: skip
             out.append(Answer(**vars(drawn), problem=problem, reward=reward))
-=======
-            problem, reply = problems[drawn.group], drawn.text.split("</think>")[-1]
-            out.append(Answer(**vars(drawn), problem=problem, reward=self.judge(problem, reply)))
->>>>>>> 07c68f5 (GRPO: weights packed anew in place, router replay, further draws for dull groups, a teacher's reward a token, rewards that fail are counted; benchmarks against TRL)
         return out
 
     def draw_talks(
@@ -240,9 +227,6 @@ def told(evaluation: dict[str, Any]) -> str:
     )
 
 
-<<<<<<< HEAD
-def wilson(right: float, count: int, z: float = 1.96) -> tuple[float, float]:
-=======
 def experts_of(told: "list[Experts] | None") -> torch.Tensor | None:
     """(tokens, MoE layers, K) expert numbers of an answer's tokens, int16."""
     if not told:
@@ -250,8 +234,7 @@ def experts_of(told: "list[Experts] | None") -> torch.Tensor | None:
     return torch.tensor([[[expert for expert, _ in layer] for layer in token] for token in told], dtype=torch.int16)
 
 
-def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
->>>>>>> 07c68f5 (GRPO: weights packed anew in place, router replay, further draws for dull groups, a teacher's reward a token, rewards that fail are counted; benchmarks against TRL)
+def wilson(right: float, count: int, z: float = 1.96) -> tuple[float, float]:
     """95 % interval of a share (Wilson 1927)."""
     share, spread = right / count, z * math.sqrt(right * (count - right) / count**3 + z * z / (4 * count * count))
     middle, width = share + z * z / (2 * count), 1 + z * z / count
