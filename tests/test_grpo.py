@@ -320,10 +320,22 @@ def test_a_teacher_moves_tokens_even_where_all_rewards_are_equal(base, tmp_path)
     sure = Decoder.build(lm.config, seed=7)
     sure.lm_head.weight.data *= 40
     LM(sure, lm.tokenizer).save(teacher)
-    more = dict(teacher=str(teacher), steps=16, lr=2e-2, group=8, schedule="constant", tasks=["countdown"])
-    run = grpo(recipe(base, tmp_path / "run", **more))
-    gaps = [line["teacher_gap"] for line in read_log(run / "log.jsonl") if line["kind"] == "step"]
-    assert sum(gaps[-3:]) < 0.95 * sum(gaps[:3])
+    taught = grpo(recipe(base, tmp_path / "run", teacher=str(teacher), tasks=["countdown"]))
+    alone = grpo(recipe(base, tmp_path / "alone", tasks=["countdown"]))
+    lines = {run: [r for r in read_log(run / "log.jsonl") if r["kind"] == "step"] for run in (taught, alone)}
+    assert all(line["zero_variance"] == 1.0 for some in lines.values() for line in some)
+    assert all(line["teacher_gap"] > 0 and line["grad_norm"] > 0 for line in lines[taught])
+    assert weights(taught / "checkpoints" / "step-000004") != weights(taught / "checkpoints" / "step-000002")
+    assert weights(alone / "checkpoints" / "step-000004") == weights(alone / "checkpoints" / "step-000002")
+
+
+def test_a_bonus_adds_to_the_advantage_of_each_token():
+    logp, old, sampler, _, gain, mask = drawn(2)
+    s, bonus = GrpoSettings(truncate=0.0), torch.randn(logp.shape, generator=torch.Generator().manual_seed(9), dtype=logp.dtype)
+    got = policy_loss(logp, old, sampler, gain, mask, s, tokens=10, answers=5, bonus_AT=bonus)
+    ratio, each = (logp - old).exp(), gain[:, None] + bonus
+    want = torch.minimum(ratio * each, ratio.clamp(1 - s.clip, 1 + s.clip_high) * each)
+    assert float(got.loss) == pytest.approx(-float((want * mask).sum()) / 10, rel=1e-5)
 
 
 # ---- what can go wrong ---------------------------------------------------------------------------------------------------

@@ -69,11 +69,13 @@ class Policy:
 
     # ---- roll-outs -----------------------------------------------------------------------------------------------
 
-    def load(self, step: int) -> Sequence[tuple[Rows, Whole, bool]]:
+    def load(self, step: int) -> Sequence[tuple[Rows | None, Whole, bool]]:
         number = step // self.recipe.policy.updates
         if self.held is None or self.held[0] != number:
             self.held = (number, *self._roll(number, step))
         _, rows, whole = self.held
+        if not rows:  # nothing to learn, yet something to log
+            return [(None, whole, True)]
         return [(part, whole, i == 0) for i, part in enumerate(rows)]
 
     def _roll(self, number: int, step: int) -> tuple[list[Rows], Whole]:
@@ -191,8 +193,10 @@ class Policy:
 
     # ---- the loss ------------------------------------------------------------------------------------------------
 
-    def terms(self, micro: tuple[Rows, Whole, bool], step: int) -> Terms:
+    def terms(self, micro: tuple[Rows | None, Whole, bool], step: int) -> Terms:
         rows, whole, first = micro
+        if rows is None:
+            return Terms(torch.zeros(()), 0, 0, whole.means)
         trace = Trace() if rows.experts_NLK is not None else None
         logp_AT, entropy_AT = self._log_probs(self.student.model, rows, trace)
         old_AT = logp_AT.detach() if rows.old_AT is None else rows.old_AT
