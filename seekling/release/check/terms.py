@@ -12,6 +12,7 @@ from typing import Any
 from seekling.release.check.finding import FAIL, NOTE, PASS, PERSON, Finding
 from seekling.release.check.place import Place, Trouble, texts
 from seekling.release.licence_match import BINDING, Match, identify
+from seekling.release.licence_template import words_of
 from seekling.release.licences import (
     PUBLIC_DOMAIN,
     Expression,
@@ -20,7 +21,9 @@ from seekling.release.licences import (
     expression,
     is_open,
     is_osi_approved,
+    known,
     templates,
+    text_of,
 )
 
 _FILE = re.compile(r"(licen[sc]e|copying|unlicense|model[-_]licen[sc]e|licen[sc]e[-_]model)([-_. ].*)?", re.IGNORECASE)
@@ -41,6 +44,7 @@ LIMITS = (
      "passing on needs a permission (OSD 1)"),
 )  # fmt: skip
 MOST_TEXTS = 80
+_RULER = re.compile(r"^[-=]{20,}\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,6 @@ class Text:
     path: str
     match: Match
     limits: tuple[str, ...] = ()
-    characters: int = 0
 
     @property
     def binds(self) -> bool:
@@ -212,8 +215,27 @@ def _read_text(place: Place, path: str, findings: list[Finding]) -> Iterator[Tex
         findings.append(Finding("licence.unreadable", FAIL, str(trouble), path))
         return
     match = identify(text)
+    parts = [identify(part) for part in _RULER.split(text)[:6]]
+    if not match.exact and len(parts) > 1 and all(part.exact for part in parts):  # several licences, one after the other
+        for part in parts:
+            yield Text(path, part)
+        return
+    if not match.exact and (id := _by_name(path, text)):
+        match = Match(id, True, (), 1.0)
     limits = () if match.exact else tuple(limits_in(text, path))
-    yield Text(path, match, limits, len(text))
+    yield Text(path, match, limits)
+
+
+def _by_name(path: str, text: str) -> str | None:
+    """The licence that a file is named after, where its whole text is at hand, no template, and the words are the same."""
+    id = canonical(path.rsplit("/", 1)[-1].removesuffix(".txt"))
+    if id is None or id not in known() or id in templates():
+        return None
+    try:
+        same = [w.word for w in words_of(text_of(id))] == [w.word for w in words_of(text)]
+    except LicenceError:
+        return None
+    return id if same else None
 
 
 def limits_in(text: str, path: str) -> Iterator[str]:
@@ -253,8 +275,8 @@ def _text_findings(terms: Terms) -> Iterator[Finding]:
             yield Finding("licence.text", PASS, f"{text.path} states the public domain", text.path)
         else:
             verdict = FAIL if text.limits and "/" not in text.path else PERSON
-            known = f"none of the {len(templates())} licences whose text is known here"
-            yield Finding("licence.text", verdict, f"{text.path} is {known}", text.path, text.limits, "a person must read it")
+            what = f"{text.path} is none of the {len(templates())} licences whose text is known here"
+            yield Finding("licence.text", verdict, what, text.path, text.limits, "a person must read it")
 
 
 def _agreement(terms: Terms) -> Iterator[Finding]:
