@@ -351,9 +351,8 @@ def did_not_work(release: "Release", figures: dict[str, str]) -> list[str]:
         share = report["training"]["utilisation"]
         if share is not None and share < 0.5:
             lines.append(
-                f"Training used {share:.0%} of what the machine's matrix products reach: at this size most of the time goes "
-                f"into everything "
-                "around them."
+                f"Training used {share:.0%} of what the machine's matrix products reached as the run began: the rest went into "
+                "everything around them, or to other work on the machine."
             )
         load = report["expert_load"]
         if load:

@@ -354,6 +354,7 @@ class Setter:
         page.set_font(TEXT, "", SMALL)
         page.set_text_color(*INK)
         page.set_draw_color(*RULE)
+        page.set_fill_color(255, 255, 255)
         page.set_line_width(0.2)
         layout = TableBordersLayout.HORIZONTAL_LINES
         with page.table(
