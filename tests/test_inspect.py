@@ -399,3 +399,13 @@ def test_dtype_of_a_bfloat16_copy(tmp_path):
     save_model(Decoder.build(TINY), tmp_path, "bfloat16")
     dtypes = inspect(tmp_path).weights["dtypes"]
     assert dtypes["BF16"]["numbers"] > dtypes["F32"]["numbers"]  # router biases stay float32
+
+
+def test_a_licence_with_a_clause_of_its_own_is_not_called_mit(tmp_path):
+    from seekling.inspection.text import licence_of
+    from seekling.release.licences import text_of
+
+    (tmp_path / "LICENSE").write_text(text_of("MIT", holder="X", year=2026))
+    assert licence_of(tmp_path) == {"name": "mit", "source": "LICENSE"}
+    (tmp_path / "LICENSE").write_text(text_of("MIT", holder="X", year=2026) + "\nYou shall display our name in your product.\n")
+    assert licence_of(tmp_path) == {"name": "mit with other words in it", "source": "LICENSE"}

@@ -62,6 +62,7 @@ def licence_of(place: Path) -> dict[str, str] | None:
     """The licence that the card, the pull's record or a LICENSE file states."""
     from seekling.hub.names import read_record
     from seekling.hub.repository import card_licence
+    from seekling.release.licence_match import identify
 
     stated = card_licence(place)
     if stated:
@@ -72,7 +73,11 @@ def licence_of(place: Path) -> dict[str, str] | None:
     for path in sorted([*place.glob("LICEN[SC]E*"), *place.glob("licen[sc]e*")]):
         if path.is_file():
             with open(path, encoding="utf-8", errors="replace") as file:
-                text = file.read(1 << 16)
+                text = file.read(1 << 17)
+            match = identify(text)
+            if match.id is not None and (match.exact or match.changes):
+                name = match.id.lower()
+                return {"name": name if match.exact else f"{name} with other words in it", "source": path.name}
             for name, pattern in _KNOWN_LICENCES:
                 if re.search(pattern, text, re.IGNORECASE | re.DOTALL):
                     return {"name": name, "source": path.name}
