@@ -32,7 +32,7 @@ def push(folder: Path, to: str, *, endpoint: str | None, private: bool, say: Cal
         done = api.upload_folder(
             repo_id=to, folder_path=folder, commit_message=f"Release {name}", ignore_patterns=[f"{GIT[0]}/**", *GIT[1:]]
         )
-    except (HfHubHTTPError, OSError) as error:
+    except (HfHubHTTPError, ValueError, OSError) as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MachineError(
             f"the hub did not take it: {line}; check the token (HF_TOKEN), the name and the connection"
