@@ -319,7 +319,10 @@ def draw_next(request: Request, x_V: Array) -> int:
     """The token a request goes on with after these logits."""
     s, forced = request.sampling, request.forced()
     x_V = adjusted(x_V, s, request.seen_V, request.counts_V, request.allowed_V())
-    return draw(x_V, s, 0.0 if s.greedy else request.uniform()) if forced is None else forced
+    if forced is not None:
+        return forced
+    marked = None if s.watermark is None or s.greedy else s.watermark.weights(x_V, s, request.ids, request.contexts)
+    return draw(x_V, s, 0.0 if s.greedy else request.uniform(), marked)
 
 
 def report(request: Request, x_V: Array, token: int) -> tuple[float | None, Top | None]:

@@ -87,6 +87,7 @@ class Request:
         self.finish_reason: FinishReason | None = None
         self.guard, self.matcher = guard, matcher
         self.cached_tokens = self.drafted = self.accepted = 0
+        self.contexts: set[tuple[int, ...]] = set()  # the watermark's, each marked once
         # penalties
         self.seen_V: Tensor | None = None
         if sampling.repetition_penalty != 1:

@@ -56,11 +56,11 @@ def sample(
     return torch.tensor([draw(adjusted(x, s, *more), s, u) for x, s, u, *more in rows])
 
 
-def draw(x_V: Array, s: Sampling, u: float) -> int:
-    """One token of an adjusted row."""
+def draw(x_V: Array, s: Sampling, u: float, weighed: tuple[Array | None, Array] | None = None) -> int:
+    """One token of an adjusted row; ``weighed`` in place of what `kept` gives (a watermark's)."""
     if s.greedy:
         return int(x_V.argmax())
-    ids_K, weights_K = kept(x_V, s)
+    ids_K, weights_K = kept(x_V, s) if weighed is None else weighed
     if ids_K is None:  # all: find the block first, then the token in it
         padded = np.zeros(-(-len(weights_K) // _BLOCK) * _BLOCK, weights_K.dtype)
         padded[: len(weights_K)] = weights_K

@@ -15,6 +15,7 @@ from seekling.errors import SeeklingError, raise_all
 if TYPE_CHECKING:
     from seekling.engine.constrain import Constraint
     from seekling.engine.runner import Experts
+    from seekling.engine.watermark import Watermark
 
 FinishReason = Literal["stop", "length", "cancelled", "loop"]
 MAX_TOP = 100  # most alternatives reported for a token
@@ -52,6 +53,7 @@ class Sampling:
         thinking_budget: most tokens of reasoning. Near it the reasoning is closed at the end of a sentence, at it at once.
         stop_loops: end an answer that only repeats itself, with finish reason "loop"; reasoning in a loop is closed.
         experts: report which experts computed each token (`Completion.experts`); only models that have some.
+        watermark: a keyed mark in what is drawn (`seekling.engine.watermark`); greedy answers bear none.
     """
 
     max_tokens: int = 256
@@ -75,6 +77,7 @@ class Sampling:
     thinking_budget: int | None = None
     stop_loops: bool = False
     experts: bool = False
+    watermark: "Watermark | None" = None
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop
@@ -126,6 +129,8 @@ class Sampling:
         for name in ("ignore_eos", "logprobs", "prompt_logprobs", "stop_loops", "experts"):
             if not isinstance(getattr(self, name), bool):
                 yield f"{name} is {getattr(self, name)!r}: give True or False"
+        if self.watermark is not None and not hasattr(self.watermark, "weights"):
+            yield f"watermark is a {type(self.watermark).__name__}: make one with seekling.engine.watermark.Watermark"
         if self.constraint is not None and not hasattr(self.constraint, "grammar"):
             yield f"constraint is a {type(self.constraint).__name__}: make one with seekling.engine.constrain.Constraint"
 
