@@ -149,6 +149,15 @@ def _serve_arguments(parser: Parser) -> None:
     parser.add_argument("--keys", default=None, metavar="FILE", help="the keys' file [~/.config/seekling/keys.json]")
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a host name to answer for")
     parser.add_argument("--allow-origin", action="append", default=[], metavar="URL", help="an origin whose pages may ask")
+    policy = "policy file, default or off [off; default with --public]"
+    parser.add_argument("--moderation", default=None, metavar="FILE", help=policy)
+    parser.add_argument("--label", choices=("eu", "cn", "none"), default="none", help="mark answers as made by a machine")
+    parser.add_argument("--label-producer", default="seekling", metavar="NAME", help="who answers for the content [seekling]")
+    parser.add_argument("--watermark", default=None, metavar="FILE", help="mark drawn answers with this key [no mark]")
+    log = "folder of the audit log, or off [off; ~/.local/state/seekling/audit with --public]"
+    parser.add_argument("--audit", default=None, metavar="DIR", help=log)
+    parser.add_argument("--audit-days", type=int, default=180, metavar="N", help="days the audit log is kept [180]")
+    parser.add_argument("--audit-texts", action="store_true", help="keep answers' texts in the audit log, not only hashes")
     parser.add_argument("--drain", type=int, default=60, metavar="S", help="seconds open answers get when told to stop [60]")
     parser.add_argument("--speculate", choices=("ngram", "mtp"), default=None, help="draft tokens ahead; same answers, sooner")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=None, help="compute type [as stored]")
@@ -191,6 +200,16 @@ def _conformance_arguments(parser: Parser) -> None:
     parser.add_argument("--key", default=None, metavar="KEY", help="sent as Bearer and as x-api-key")
     only = "chat, tools, errors, completions, embeddings, responses, anthropic, ollama, doors; may be repeated [all]"
     parser.add_argument("--only", action="append", default=[], metavar="SURFACE", help=only)
+    parser.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds one answer may take [120]")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _redteam_arguments(parser: Parser) -> None:
+    parser.add_argument("url", metavar="URL", help="a server of yours, such as http://127.0.0.1:8000")
+    parser.add_argument("--model", default=None, metavar="NAME", help="the model to ask [the first of /v1/models]")
+    parser.add_argument("--key", default=None, metavar="KEY", help="sent as Bearer and as x-api-key")
+    only = "a category, such as 'auth bypass'; may be repeated [all]"
+    parser.add_argument("--only", action="append", default=[], metavar="CATEGORY", help=only)
     parser.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds one answer may take [120]")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -368,6 +387,31 @@ def _push_arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def _watermark_arguments(parser: Parser) -> None:
+    parser.add_argument("action", choices=("key", "detect"), metavar="ACTION", help="key makes one, detect looks for it")
+    parser.add_argument("file", metavar="FILE", help="the key's file to make; or the text (- reads stdin)")
+    parser.add_argument("--key", default=None, metavar="FILE", help="the key to look for")
+    parser.add_argument("--model", default=None, metavar="MODEL", help="what wrote the text: run, folder, pulled name")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _audit_arguments(parser: Parser) -> None:
+    parser.add_argument("action", choices=("verify", "find"), metavar="ACTION", help="verify the chain, or find a text in it")
+    parser.add_argument("file", nargs="?", default=None, metavar="FILE", help="find: the text of an answer (- reads stdin)")
+    parser.add_argument("--audit", default=None, metavar="DIR", help="folder of the log [~/.local/state/seekling/audit]")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _label_arguments(parser: Parser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a .md, .html, .json, .jsonl or .txt file that a model wrote")
+    parser.add_argument("--label", choices=("eu", "cn"), required=True, help="which mark")
+    parser.add_argument("--out", required=True, metavar="FILE", help="where the marked file goes")
+    parser.add_argument("--id", default=None, metavar="ID", help="the response's id [a fresh one]")
+    parser.add_argument("--producer", default="seekling", metavar="NAME", help="who answers for the content [seekling]")
+    parser.add_argument("--model", default="", metavar="NAME", help="which model wrote it")
+    parser.add_argument("--language", choices=("zh", "en"), default="zh", help="of the words to read [zh]")
+
+
 # fmt: off
 VERBS: dict[str, Verb] = {
     "run": Verb("the whole story: text to a model that reasons, and its report", _run_arguments, "seekling.verbs:run"),
@@ -376,6 +420,7 @@ VERBS: dict[str, Verb] = {
     "serve": Verb("answer over HTTP as OpenAI, DeepSeek, Anthropic, Ollama do", _serve_arguments, "seekling.serve_verb:serve"),
     "keys": Verb("make, list and revoke the keys of a server", _keys_arguments, "seekling.keys_verb:keys"),
     "conformance": Verb("what clients need of a server, checked", _conformance_arguments, "seekling.conformance_verb:run"),
+    "redteam": Verb("attacks on a server, and which got through", _redteam_arguments, "seekling.redteam_verb:run"),
     "pull": Verb("fetch a model: smollm2, or owner/name of a model hub", _pull_arguments, "seekling.pull_verb:pull"),
     "sft": Verb("fine-tune a model on conversations, full or LoRA", _sft_arguments, "seekling.verbs:sft"),
     "grpo": Verb("teach by reward: problems with exact answers", _grpo_arguments, "seekling.verbs:grpo"),
@@ -396,6 +441,9 @@ VERBS: dict[str, Verb] = {
     "reproduce": Verb("run a release again and compare", _reproduce_arguments, "seekling.reproduce_verb:run"),
     "release": Verb("a complete open release: weights, code, data", _release_arguments, "seekling.release_verb:release"),
     "release push": Verb("upload a release to a model hub", _push_arguments, "seekling.release_verb:push"),
+    "watermark": Verb("make a watermark key, or look for its mark", _watermark_arguments, "seekling.barriers_verb:watermark"),
+    "audit": Verb("check a server's audit log, or find an answer in it", _audit_arguments, "seekling.barriers_verb:audit"),
+    "label": Verb("mark a file as made by a machine (EU, GB 45438-2025)", _label_arguments, "seekling.barriers_verb:label"),
     "doctor": Verb("what this machine offers and what Seekling will use", _doctor_arguments, "seekling.verbs:doctor"),
 }
 # fmt: on
@@ -423,6 +471,7 @@ def usage(name: str) -> str:
         "serve": " [MODEL]",
         "keys": " add|list|revoke [NAME]",
         "conformance": " URL",
+        "redteam": " URL",
         "pull": " [MODEL]",
         "inspect": " PATH",
         "export": " MODEL",
@@ -432,6 +481,9 @@ def usage(name: str) -> str:
         "bench": " MODEL",
         "sandbox": " [FILE]",
         "eval": " MODEL",
+        "watermark": " key|detect FILE",
+        "audit": " verify|find [FILE]",
+        "label": " FILE",
         "report": " RUN",
         "release check": " DIR",
         "reproduce": " DIR",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from seekling.errors import MachineError, RecipeError
 
 if TYPE_CHECKING:
+    from seekling.serve.barriers import Barriers
     from seekling.serve.guard import Doors
 
 
@@ -28,6 +29,7 @@ def serve(args: argparse.Namespace) -> int:
     from seekling.pull_verb import default_model
 
     path, adapters = args.path or default_model(), adapters_of(args.adapter)
+    barriers = barriers_of(args, args.name or model_name(path))
     engine = Engine(
         path,
         quant=args.quant,
@@ -43,12 +45,64 @@ def serve(args: argparse.Namespace) -> int:
     if len(set(names)) < len(names):
         raise RecipeError(f"the names {', '.join(names)} are not all different: give --name, --alias or other adapters' names")
     limits = Limits(max_tokens=args.max_tokens, rpm=args.rpm, concurrent=args.concurrent, daily_tokens=args.daily_tokens)
-    return run(
-        Server(engine, names, limits, ledger=ledger, adapters=frozenset(adapters)),
-        args,
-        doors,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
-    )
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    server = Server(engine, names, limits, ledger=ledger, adapters=frozenset(adapters), barriers=barriers)
+    for line in told(barriers):
+        say(line)
+    try:
+        return run(server, args, doors, say)
+    finally:
+        if barriers.audit is not None:
+            barriers.audit.close()
+
+
+def barriers_of(args: argparse.Namespace, model: str) -> "Barriers":
+    """Moderation, labels, audit log and watermark, all checked before the model is loaded.
+
+    Raises:
+        RecipeError, DataError, MachineError: what is wrong with them.
+    """
+    from seekling.serve.audit import AuditLog, default_folder
+    from seekling.serve.barriers import Barriers
+    from seekling.serve.labels import Labels
+
+    labels = Labels(args.label, args.label_producer, model)
+    wanted = args.moderation or ("default" if args.public else "off")
+    audit = args.audit or (str(default_folder()) if args.public else "off")
+    if args.label == "cn" and audit != "off" and args.audit_days < 180:
+        raise RecipeError(f"--audit-days is {args.audit_days}: the labelling measures ask for six months, give at least 180")
+    if audit == "off" and args.audit_texts:
+        raise RecipeError("--audit-texts without an audit log: give --audit DIR")
+    moderator = watermark = None
+    if wanted != "off":
+        from seekling.serve.moderation.moderator import Moderator
+        from seekling.serve.moderation.policy import load
+
+        moderator = Moderator(load(wanted))
+    if args.watermark is not None:
+        from seekling.engine.watermark import read_key
+
+        watermark = read_key(Path(args.watermark))
+    log = None if audit == "off" else AuditLog(Path(audit), args.audit_days, args.audit_texts)
+    return Barriers(moderator, labels, log, watermark)
+
+
+def told(barriers: "Barriers") -> list[str]:
+    """What stands around the answers, for whoever starts the server."""
+    lines = []
+    if barriers.moderator is not None:
+        lines.append(f"moderation by the policy {barriers.moderator.policy.name!r}")
+    if barriers.labels.on:
+        lines.append(f"answers are labelled ({barriers.labels.mode}), producer {barriers.labels.producer!r}")
+    if barriers.watermark is not None:
+        lines.append(f"drawn answers bear the watermark of key {barriers.watermark.name}; greedy ones bear none")
+    if barriers.audit is not None:
+        what = "with their texts" if barriers.audit.texts else "as hashes"
+        lines.append(f"answers are logged {what} for {barriers.audit.days} days in {barriers.audit.folder}")
+    return lines
 
 
 def doors_of(args: argparse.Namespace) -> "Doors":

@@ -39,7 +39,7 @@ def scripted_engine(**options):
 @contextmanager
 def serving(engine=None, limits=None, **options):
     """The server's state and its URL while it runs."""
-    more = {name: options.pop(name) for name in ("ledger", "adapters") if name in options}
+    more = {name: options.pop(name) for name in ("ledger", "adapters", "barriers") if name in options}
     state = Server(
         engine or random_engine(),
         options.pop("names", ["tiny", "gpt-tiny"]),

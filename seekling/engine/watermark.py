@@ -13,8 +13,11 @@ likeliest `CANDIDATES` change places among each other: their sum stays.
 import hashlib
 import hmac
 import math
+import os
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -85,6 +88,38 @@ class Watermark:
             p_K *= 1.0 + g_K - (p_K @ g_K)
         weights_K[places] = p_K * total
         return ids_K, weights_K
+
+
+# ---- its file ---------------------------------------------------------------------------------------------------------
+
+
+def make_key(path: Path) -> Watermark:
+    """A new random key in a file of mode 0600. Raises SeeklingError where there is a file already."""
+    key = secrets.token_bytes(32)
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        raise SeeklingError(f"{path} exists: a key that is lost cannot be made again, so give another name") from None
+    with os.fdopen(handle, "w") as file:
+        file.write(key.hex() + "\n")
+        file.flush()
+        os.fsync(handle)
+    return Watermark(key)
+
+
+def read_key(path: Path) -> Watermark:
+    """The key of a file. Raises SeeklingError for a missing file, one that others may read, or no key."""
+    make = "seekling watermark key FILE makes one"
+    try:
+        mode, text = path.stat().st_mode, path.read_text("ascii").strip()
+        key = bytes.fromhex(text)
+    except OSError as error:
+        raise SeeklingError(f"the watermark key {path} cannot be read ({error.strerror}): {make}") from None
+    except ValueError:
+        raise SeeklingError(f"{path} is no watermark key: {make}") from None
+    if mode & 0o077:
+        raise SeeklingError(f"others may read the watermark key {path}: chmod 600 it")
+    return Watermark(key)
 
 
 # ---- finding it ------------------------------------------------------------------------------------------------------

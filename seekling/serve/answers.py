@@ -14,6 +14,7 @@ from seekling.engine.runner import Experts
 from seekling.engine.sampling import Delta, Sampling
 from seekling.engine.stop import StopFilter
 from seekling.errors import DataError
+from seekling.serve.barriers import Record
 from seekling.serve.clock import Clock
 from seekling.serve.state import Server
 from seekling.text.events import CallEnd, CallStart, Content, Event, Note, Reasoning
@@ -28,6 +29,7 @@ class Job:
         tools: what the prompt declared, for the reader of the answer.
         adapter: one of the engine's, None for the base.
         early_calls: tell tool calls as they come; only where a grammar keeps them whole.
+        asker: the key's id; notes: what the input was flagged for; system: its system messages.
     """
 
     prompt_ids: list[int]
@@ -37,6 +39,9 @@ class Job:
     early_calls: bool = False
     tenant: Hashable = None
     adapter: str | None = None
+    asker: Hashable = None
+    notes: tuple[str, ...] = ()
+    system: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -177,33 +182,68 @@ class Answers:
     def __init__(self, server: Server, job: Job):
         self._server = server
         self.choices = [Choice(server, job, index) for index in range(job.sampling.n)]
+        self.record = Record(
+            server.barriers,
+            prompts=[job.prompt_ids],
+            choices=job.sampling.n,
+            greedy=job.sampling.greedy,
+            asker=job.asker,
+            model=server.name,
+            notes=job.notes,
+            system=job.system,
+        )
+        self._said: list[list[Said]] = [[] for _ in self.choices]
         self.handle: Handle = server.engine.submit(job.prompt_ids, job.sampling, tenant=job.tenant, adapter=job.adapter)
         self.clock = Clock(server, self.handle, job.tenant)
 
     async def steps(self) -> AsyncIterator[Step]:
         """What is said, as it comes."""
         try:
+            await self.record.began()
             async for delta in self.handle:
                 self.clock.count(delta)
                 choice = self.choices[delta.index]
                 step = choice.push(delta)
+                step = step and self._moderated(choice, step)
                 if step is None:
                     continue
                 if step.finish is not None:
                     self._server.metrics.finished(step.finish)
-                    if delta.finish_reason is None:  # a stop string, which the engine knows nothing of
+                    if delta.finish_reason is None:  # a stop string or the policy, which the engine knows nothing of
                         self.handle.cancel(step.index)
+                if self.over:
+                    await self.record.ended([choice.finish for choice in self.choices], self.usage.completion)
                 yield step
-                if all(choice.finish for choice in self.choices):
+                if self.over:
                     break
         finally:
             self.close()
+
+    @property
+    def over(self) -> bool:
+        """Whether all answers have ended."""
+        return all(choice.finish for choice in self.choices)
+
+    def _moderated(self, choice: Choice, step: Step) -> Step | None:
+        """A step after the policy; log-probabilities, which name the tokens, wait until all of the answer may be shown."""
+        watched, kept = self.record.choices[choice.index], self._said[choice.index]
+        events = watched.events(step.events, step.finish is not None)
+        if not watched.moderated:
+            return step
+        kept += step.said
+        if watched.blocked is not None:
+            choice.finish = "content_filter"
+            return Step(step.index, events, [], choice.finish)
+        if step.finish is None:
+            return Step(step.index, events, []) if events else None
+        return Step(step.index, events, [] if watched.masked else kept, step.finish)
 
     def close(self) -> None:
         """Cancel what still runs, count what was said."""
         if not self.handle.done:
             self.handle.cancel()
         self.clock.stop()
+        self.record.gone(self.usage.completion)
 
     @property
     def usage(self) -> Usage:

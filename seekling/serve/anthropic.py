@@ -23,7 +23,7 @@ from seekling.serve.sse import Stream, data, unless_gone
 from seekling.serve.state import Server
 from seekling.text.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
 
-REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 
 
 class OutputConfig(Strict):
@@ -65,8 +65,9 @@ async def messages(server: Server, request: Request) -> Response:
             keep_alive=server.keep_alive,
             quiet=data({"type": "ping"}, "ping"),
             failed=lambda error: data(error.body("/messages"), "error"),
+            headers=answers.record.headers,
         )
-    return reply(await unless_gone(request, _whole(server, answers, body.model, job)))
+    return reply(await unless_gone(request, _whole(server, answers, body.model, job)), headers=answers.record.headers)
 
 
 async def count_tokens(server: Server, request: Request) -> Response:
@@ -249,16 +250,16 @@ class Blocks:
         return block
 
 
-def _message(name: str, content: list[Json], reason: str | None, usage: Json) -> Json:
+def _message(answers: Answers, name: str, content: list[Json], reason: str | None) -> Json:
     return {
-        "id": f"msg_{secrets.token_hex(12)}",
+        "id": f"msg_{answers.record.id}",
         "type": "message",
         "role": "assistant",
         "model": name,
         "content": content,
         "stop_reason": reason,
         "stop_sequence": None,
-        "usage": usage,
+        "usage": _usage(answers),
     }
 
 
@@ -285,7 +286,7 @@ async def _whole(server: Server, answers: Answers, name: str, job: Job) -> Json:
             list(blocks.push(event))
     blocks.remember(server, job)
     reason, stop = _reason(answers)
-    return _message(name, blocks.finished(), reason, _usage(answers)) | {"stop_sequence": stop}
+    return _message(answers, name, blocks.finished(), reason) | {"stop_sequence": stop} | answers.record.fields()
 
 
 async def _stream(server: Server, answers: Answers, name: str, job: Job) -> AsyncIterator[bytes]:
@@ -295,7 +296,7 @@ async def _stream(server: Server, answers: Answers, name: str, job: Job) -> Asyn
         return data(event, event["type"])
 
     try:
-        yield told({"type": "message_start", "message": _message(name, [], None, _usage(answers))})
+        yield told({"type": "message_start", "message": _message(answers, name, [], None)})
         async for step in steps:
             for event in step.events:
                 for part in blocks.push(event):
@@ -306,7 +307,7 @@ async def _stream(server: Server, answers: Answers, name: str, job: Job) -> Asyn
         reason, stop = _reason(answers)
         usage = _usage(answers)
         yield told({"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": stop}, "usage": usage})
-        yield told({"type": "message_stop"})
+        yield told({"type": "message_stop", **answers.record.fields()})
     finally:
         await steps.aclose()  # type: ignore[attr-defined]
         answers.close()

@@ -15,7 +15,7 @@ from seekling.serve import ollama
 from seekling.serve.anthropic import count_tokens, messages
 from seekling.serve.chat import chat_completions
 from seekling.serve.completions import completions
-from seekling.serve.extras import detokenize, embeddings, explain, metrics, tokenize
+from seekling.serve.extras import about, detect_watermark, detokenize, embeddings, explain, metrics, tokenize
 from seekling.serve.failures import ApiError, as_api_error, reply
 from seekling.serve.openapi import openapi
 from seekling.serve.page import PAGE, page, part
@@ -57,6 +57,8 @@ def make_app(server: Server) -> Starlette:
     add("/metrics", metrics, "GET")
     add("/models", models, "GET", PREFIXES)
     add("/models/{name:path}", one_model, "GET", PREFIXES)
+    add("/about", about, "GET")
+    add("/watermark/detect", detect_watermark)
     add("/health", health, "GET")
     add("/openapi.json", openapi, "GET")
 

@@ -110,7 +110,8 @@ def drawing(server: Server, body: Drawing, room: int, **more: Any) -> Sampling:
     }
     if body.seed is not None:
         given["seed"] = body.seed % (1 << 62)
-    return Sampling(max_tokens=most if wanted is None else wanted, logit_bias=_bias(body.logit_bias), **given, **more)
+    more |= {"logit_bias": _bias(body.logit_bias), "watermark": server.barriers.watermark}
+    return Sampling(max_tokens=most if wanted is None else wanted, **given, **more)
 
 
 def stops(server: Server, body: Drawing) -> tuple[str, ...]:
@@ -150,6 +151,8 @@ def chat_job(server: Server, body: ChatRequest, who: Hashable) -> Job:
     adapter = server.check_model(body.model)
     tenant = tenant_of(who, body.user_id, body.cache_salt)
     messages, prefix = tidy(server, body.messages, tenant)
+    notes: list[str] = []
+    messages = server.barriers.messages(messages, notes, who)
     tools, choice = _tools(server, body)
     if body.top_logprobs and not body.logprobs:
         raise bad("top_logprobs", "only with logprobs=true")
@@ -175,7 +178,8 @@ def chat_job(server: Server, body: ChatRequest, who: Hashable) -> Job:
         constraint=constraint,
         thinking_budget=budget,
     )
-    return Job(ids, sampling, stops(server, body), tools, early, tenant, adapter)
+    system = tuple(m["content"] for m in messages if m["role"] == "system" and isinstance(m.get("content"), str))
+    return Job(ids, sampling, stops(server, body), tools, early, tenant, adapter, who, tuple(notes), system)
 
 
 def encode_chat(

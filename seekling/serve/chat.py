@@ -25,18 +25,18 @@ async def chat_completions(server: Server, request: Request) -> Response:
     body = await read_body(request, ChatRequest)
     job = await run_in_threadpool(partial(chat_job, server, body, who(request)))
     answers = Answers(server, job)
-    head = Head(server, "chatcmpl-", body.model)
+    head, headers = Head(server, "chatcmpl-" + answers.record.id, body.model), answers.record.headers
     if body.stream:
         usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        return Stream(_stream(server, answers, head, job, usage), keep_alive=server.keep_alive)
-    return reply(await unless_gone(request, _whole(server, answers, head, job)))
+        return Stream(_stream(server, answers, head, job, usage), keep_alive=server.keep_alive, headers=headers)
+    return reply(await unless_gone(request, _whole(server, answers, head, job)), headers=headers)
 
 
 class Head:
     """What every piece of one response repeats."""
 
-    def __init__(self, server: Server, prefix: str, model: str | None):
-        self.id, self.created = prefix + secrets.token_hex(12), int(time.time())
+    def __init__(self, server: Server, id: str, model: str | None):
+        self.id, self.created = id, int(time.time())
         self._model, self._server = model or server.name, server
 
     def make(self, kind: str, **fields: Any) -> dict[str, Any]:
@@ -109,16 +109,18 @@ async def _whole(server: Server, answers: Answers, head: Head, job: Job) -> dict
                 "finish_reason": choice.finish,
             }
         )
-    return head.make("chat.completion", choices=choices, usage=answers.usage.openai())
+    return head.make("chat.completion", choices=choices, usage=answers.usage.openai(), **answers.record.fields())
 
 
 async def _stream(server: Server, answers: Answers, head: Head, job: Job, usage: bool) -> AsyncIterator[bytes]:
     more: dict[str, Any] = {"usage": None} if usage else {}
 
-    def chunk(index: int, delta: dict[str, Any], finish: str | None = None, said: list[Said] | None = None) -> bytes:
+    def chunk(
+        index: int, delta: dict[str, Any], finish: str | None = None, said: list[Said] | None = None, **label: Any
+    ) -> bytes:
         logs = logprobs(server, said) if said else None
         choice = {"index": index, "delta": delta, "logprobs": logs, "finish_reason": finish}
-        return data(head.make("chat.completion.chunk", choices=[choice], **more))
+        return data(head.make("chat.completion.chunk", choices=[choice], **more, **label))
 
     talks = [Talk() for _ in answers.choices]
     steps = answers.steps()
@@ -131,9 +133,11 @@ async def _stream(server: Server, answers: Answers, head: Head, job: Job, usage:
                 yield chunk(step.index, part[0], None, part[1])
             if step.finish is not None:
                 talk.remember(server, job)
-                yield chunk(step.index, {}, step.finish, [] if step.events else step.said)
+                label = answers.record.fields() if answers.over and not usage else {}
+                yield chunk(step.index, {}, step.finish, [] if step.events else step.said, **label)
         if usage:
-            yield data(head.make("chat.completion.chunk", choices=[], usage=answers.usage.openai()))
+            label = answers.record.fields()
+            yield data(head.make("chat.completion.chunk", choices=[], usage=answers.usage.openai(), **label))
         yield DONE
     finally:
         await steps.aclose()  # type: ignore[attr-defined]

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Hashable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +13,7 @@ from seekling.engine.prompt import encode_prompts
 from seekling.engine.sampling import Completion, Delta, Sampling
 from seekling.serve.answers import Usage
 from seekling.serve.asking import bad, drawing, room_for, stops, tenant_of
+from seekling.serve.barriers import Record
 from seekling.serve.chat import Head, token_bytes
 from seekling.serve.clock import Clock
 from seekling.serve.failures import reply
@@ -35,13 +35,13 @@ async def completions(server: Server, request: Request) -> Response:
     """The endpoint."""
     body = await read_body(request, CompletionRequest)
     work = await run_in_threadpool(partial(Work, server, body, who(request)))
-    head = Head(server, "cmpl-", body.model)
+    head, headers = Head(server, "cmpl-" + work.record.id, body.model), work.record.headers
     if body.stream:
         usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         work.submit()
-        return Stream(work.stream(head, usage), keep_alive=server.keep_alive)
+        return Stream(work.stream(head, usage), keep_alive=server.keep_alive, headers=headers)
     work.submit()
-    return reply(await unless_gone(request, work.whole(head)))
+    return reply(await unless_gone(request, work.whole(head)), headers=headers)
 
 
 class Work:
@@ -63,10 +63,22 @@ class Work:
             raise bad("max_tokens", "0 only with echo")
         if body.echo and body.stream and body.logprobs is not None:
             raise bad("echo", "with logprobs only without stream")
+        if server.barriers.moderator is not None and body.stream and body.logprobs is not None:
+            raise bad("logprobs", "not in a stream here, where answers are read before they are shown: leave out stream")
+        self.asker, self.notes = asker, list[str]()
         self.ids = self._prompts()
         self.samplings = [self._sampling(ids) for ids in self.ids]
         self.handles: list[Any] = []
         self.clocks: list[Clock] = []
+        self.record = Record(
+            server.barriers,
+            prompts=self.ids,
+            choices=len(self.ids) * self.n,
+            greedy=self.samplings[0].greedy,
+            asker=asker,
+            model=server.name,
+            notes=self.notes,
+        )
 
     def submit(self) -> None:
         """Put all prompts into the queue, or none."""
@@ -85,6 +97,7 @@ class Work:
                 handle.cancel()
         for clock in self.clocks:
             clock.stop()
+        self.record.gone(self._usage().completion)
 
     def _prompts(self) -> list[list[int]]:
         given = self.body.prompt
@@ -97,9 +110,13 @@ class Work:
         if self.body.suffix is not None:
             if len(prompts) != 1 or not isinstance(prompts[0], str) or self.body.echo:
                 raise bad("suffix", "takes one prompt of text, without echo")
-            return [self._fim(prompts[0], self.body.suffix)]
+            return [self._fim(self._read(prompts[0]), self._read(self.body.suffix))]
+        prompts = [self._read(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
         engine = self.server.engine
         return encode_prompts(prompts, self.server.tokenizer, engine.config, thinking=False, must_fit=False)
+
+    def _read(self, text: str) -> str:
+        return self.server.barriers.text(text, self.notes, self.asker, "prompt")
 
     def _fim(self, before: str, after: str) -> list[int]:
         tokenizer = self.server.tokenizer
@@ -126,29 +143,33 @@ class Work:
     async def whole(self, head: Head) -> dict[str, Any]:
         """All answers in one piece."""
         try:
+            await self.record.began()
             for number, handle in enumerate(self.handles):
                 async for delta in handle:
                     self._count(number, delta)
+            choices = []
+            for number, handle in enumerate(self.handles):
+                for answer in [request.completion() for request in handle.requests]:
+                    choices.append(self._choice(number, answer))
+            await self.record.ended([choice["finish_reason"] for choice in choices], self._usage().completion)
         finally:
             self.close()
-        choices = []
-        for number, handle in enumerate(self.handles):
-            for answer in [request.completion() for request in handle.requests]:
-                choices.append(self._choice(number, answer))
-        return head.make("text_completion", choices=choices, usage=self._usage().openai())
+        return head.make("text_completion", choices=choices, usage=self._usage().openai(), **self.record.fields())
 
     async def stream(self, head: Head, usage: bool) -> AsyncIterator[bytes]:
         """Server-sent events; the answers to several prompts come mixed."""
         more: dict[str, Any] = {"usage": None} if usage else {}
 
-        def chunk(index: int, text: str, finish: str | None, logprobs: Any) -> bytes:
+        def chunk(index: int, text: str, finish: str | None, logprobs: Any, **label: Any) -> bytes:
             choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
-            return data(head.make("text_completion", choices=[choice], **more))
+            return data(head.make("text_completion", choices=[choice], **more, **label))
 
         coming: asyncio.Queue[tuple[int, Delta] | Exception | None] = asyncio.Queue(64)
         readers = [asyncio.ensure_future(self._pump(number, coming)) for number in range(len(self.handles))]
         places = dict.fromkeys(range(len(self.handles) * self.n), 0)
+        ended: dict[int, str] = {}
         try:
+            await self.record.began()
             if self.body.echo:
                 for index in places:
                     text = self._prompt_text(index // self.n)
@@ -165,19 +186,37 @@ class Work:
                 number, delta = item
                 index, self_none = number * self.n + delta.index, self.none
                 self._count(number, delta)
-                if delta.text or delta.finish_reason or self.body.logprobs is not None:
+                if index in ended:  # by the policy; what comes after it is not shown
+                    continue
+                text, finish = self._shown(index, delta.text, delta.finish_reason)
+                label: dict[str, Any] = {}
+                if finish is not None:
+                    ended[index] = finish
+                    if len(ended) == len(places):
+                        await self.record.ended([ended[place] for place in places], self._usage().completion)
+                        label = {} if usage else self.record.fields()
+                if text or finish or self.body.logprobs is not None:
                     logs = None
                     if self.body.logprobs is not None and delta.logprobs:
                         logs = self._logprobs(delta.token_ids, list(delta.logprobs), delta.top_logprobs or [[]], places[index])
                     places[index] += len(delta.text)
-                    yield chunk(index, "" if self_none else delta.text, _reason(delta.finish_reason), logs)
+                    yield chunk(index, "" if self_none else text, finish, logs, **label)
+                if finish == "content_filter":
+                    self.handles[number].cancel(delta.index)
             if usage:
-                yield data(head.make("text_completion", choices=[], usage=self._usage().openai()))
+                label = self.record.fields()
+                yield data(head.make("text_completion", choices=[], usage=self._usage().openai(), **label))
             yield DONE
         finally:
             self.close()
             for reader in readers:
                 reader.cancel()
+
+    def _shown(self, index: int, text: str, finish: str | None) -> tuple[str, str | None]:
+        """Text and finish reason after the policy."""
+        watched = self.record.choices[index]
+        text = watched.text(text, finish is not None)
+        return text, "content_filter" if watched.blocked else _reason(finish)
 
     async def _pump(self, number: int, out: "asyncio.Queue[Any]") -> None:
         try:
@@ -201,10 +240,11 @@ class Work:
 
     def _choice(self, number: int, answer: Completion) -> dict[str, Any]:
         ids, logs, tops = list(answer.token_ids), list(answer.logprobs or []), list(answer.top_logprobs or [])
-        text = answer.text
+        index = number * self.n + answer.index
+        text, finish = self._shown(index, answer.text, answer.finish_reason)
         if self.none:
             ids, logs, tops, text = [], [], [], ""
-            answer = replace(answer, finish_reason="length")
+            finish = "length"
         front: list[float | None] = []
         if self.body.echo:
             text = self._prompt_text(number) + text
@@ -212,13 +252,14 @@ class Work:
             front = list(answer.prompt_logprobs or [None] * len(self.ids[number]))
             tops = list(answer.prompt_top_logprobs or [[]] * len(self.ids[number])) + tops
         logprobs = None
-        if self.body.logprobs is not None:
+        watched = self.record.choices[index]
+        if self.body.logprobs is not None and not (watched.masked or watched.blocked):  # they would name the tokens
             logprobs = self._logprobs(ids, front + logs, tops or [[]] * len(ids), 0)
         return {
-            "index": number * self.n + answer.index,
+            "index": index,
             "text": text,
             "logprobs": logprobs,
-            "finish_reason": _reason(answer.finish_reason),
+            "finish_reason": finish,
         }
 
     def _prompt_text(self, number: int) -> str:

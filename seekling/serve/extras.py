@@ -10,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from seekling.engine.prompt import encode_prompts
+from seekling.engine.watermark import Detection, detect
 from seekling.serve.asking import bad, encode_chat, room_for, tenant_of, tidy
-from seekling.serve.failures import reply
-from seekling.serve.fields import DetokenizeRequest, EmbeddingRequest, ExplainRequest, TokenizeRequest
+from seekling.serve.failures import ApiError, reply
+from seekling.serve.fields import DetectRequest, DetokenizeRequest, EmbeddingRequest, ExplainRequest, TokenizeRequest
 from seekling.serve.reading import read_body, who
 from seekling.serve.state import Server
 from seekling.text.messages import read_tools
@@ -107,6 +108,28 @@ async def vectors(server: Server, body: EmbeddingRequest, asker: Hashable) -> tu
     return vectors_ND, tokens
 
 
+async def about(server: Server, request: Request) -> Response:
+    """``/about``: how this server labels, moderates and logs, for pages and people; needs no key."""
+    return reply({"model": server.name, **server.barriers.about()})
+
+
+async def detect_watermark(server: Server, request: Request) -> Response:
+    """``/watermark/detect``: how likely a text came without this server's mark."""
+    body = await read_body(request, DetectRequest)
+    watermark = server.barriers.watermark
+    if watermark is None:
+        raise ApiError(404, "this server marks nothing: start it with --watermark KEYFILE", code="no_watermark")
+    if (body.text is None) == (body.tokens is None):
+        raise bad("text", "give either text or tokens")
+
+    def work() -> Detection:
+        return detect(watermark, server.tokenizer.encode(body.text) if body.tokens is None else body.tokens)
+
+    found = await run_in_threadpool(work)
+    facts = {"tokens": found.tokens, "bits": found.bits, "ones": found.ones, "share": found.share, "p_value": found.p_value}
+    return reply({"key": watermark.name, **facts})
+
+
 async def metrics(server: Server, request: Request) -> Response:
     """Prometheus' text format."""
     return Response(server.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -121,4 +144,4 @@ def _chat_ids(server: Server, messages: list[dict[str, Any]], tools: Any, genera
     return encode_chat(server, tidied, tools, server.tokenizer.chat.thinks == "always", prefix)
 
 
-__all__ = ["detokenize", "embeddings", "explain", "metrics", "tokenize"]
+__all__ = ["about", "detect_watermark", "detokenize", "embeddings", "explain", "metrics", "tokenize"]

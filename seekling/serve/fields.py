@@ -94,6 +94,13 @@ class TokenizeRequest(Strict):
     return_token_strs: bool | None = None
 
 
+class DetectRequest(Strict):
+    """``/watermark/detect``: a text, or the tokens it was made of."""
+
+    text: str | None = None
+    tokens: list[int] | None = None
+
+
 class DetokenizeRequest(Strict):
     model: str | None = None
     tokens: list[int]

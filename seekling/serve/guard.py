@@ -18,7 +18,8 @@ from seekling.serve.page import PAGE
 from seekling.serve.rates import Rates
 from seekling.serve.state import Server
 
-OPEN = {"/health", "/"}  # the page and its files hold no secret; it asks for a key and sends it with its requests
+OPEN = {"/health", "/about", "/"}  # the page and its files hold no secret; it asks for a key and sends it with its requests
+HEADER_BYTES = 64 << 10
 LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -51,6 +52,9 @@ class Guard:
             return
         headers = Headers(scope=scope)
         try:
+            size = sum(len(name) + len(value) for name, value in scope["headers"])
+            if size > HEADER_BYTES:
+                raise ApiError(431, f"the headers have {size} bytes, this server takes {HEADER_BYTES}")
             origin = self._place(headers)
             if origin is not None and scope["method"] == "OPTIONS":
                 await _preflight(origin, send)

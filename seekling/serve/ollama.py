@@ -208,11 +208,12 @@ async def _answer(
 ) -> Response:
     began = time.perf_counter()
     job = await run_in_threadpool(lambda: chat_job(server, as_chat(body, turns, tools), who(request)))
-    told = Told(server, Answers(server, job), job, body.model, chatting, began)
+    answers = Answers(server, job)
+    told, headers = Told(server, answers, job, body.model, chatting, began), answers.record.headers
     if body.stream is not False:
         kind = "application/x-ndjson"
-        return Stream(told.stream(), keep_alive=server.keep_alive, media_type=kind, quiet=None, failed=_failed)
-    return reply(await unless_gone(request, told.whole()))
+        return Stream(told.stream(), keep_alive=server.keep_alive, media_type=kind, quiet=None, failed=_failed, headers=headers)
+    return reply(await unless_gone(request, told.whole()), headers=headers)
 
 
 def _failed(error: ApiError) -> bytes:
@@ -274,7 +275,8 @@ class Told:
     def _end(self) -> Json:
         usage, now = self._answers.usage, time.perf_counter()
         began, first = self._answers.clock.began, self._answers.clock.first or now
-        reason = "length" if self._answers.choices[0].finish == "length" else "stop"
+        finish = self._answers.choices[0].finish
+        reason = finish if finish in ("length", "content_filter") else "stop"
         return {
             "done": True,
             "done_reason": reason,
@@ -284,6 +286,7 @@ class Told:
             "prompt_eval_duration": int((first - began) * 1e9),
             "eval_count": usage.completion,
             "eval_duration": int((now - first) * 1e9),
+            **self._answers.record.fields(),
         }
 
 

@@ -82,8 +82,8 @@ async def responses(server: Server, request: Request) -> Response:
     work = await run_in_threadpool(partial(Work, server, body, who(request)))
     answers = Answers(server, work.job)
     if body.stream:
-        return Stream(work.stream(answers), keep_alive=server.keep_alive)
-    return reply(await unless_gone(request, work.whole(answers)))
+        return Stream(work.stream(answers), keep_alive=server.keep_alive, headers=answers.record.headers)
+    return reply(await unless_gone(request, work.whole(answers)), headers=answers.record.headers)
 
 
 async def retrieve(server: Server, request: Request) -> Response:
@@ -236,6 +236,7 @@ class Work:
                 "output_tokens_details": {"reasoning_tokens": usage.reasoning},
                 "total_tokens": usage.prompt + usage.completion,
             },
+            **answers.record.fields(),
         )
         if self.body.store is not False:
             self.server.kept.put(self.asker, response, self.came)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -39,8 +39,9 @@ class Stream(Response):
         media_type: str = "text/event-stream",
         quiet: bytes | None = KEEP_ALIVE,
         failed: Callable[[ApiError], bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
     ):
-        super().__init__(None, 200, HEADERS, media_type)
+        super().__init__(None, 200, {**HEADERS, **(headers or {})}, media_type)
         if "content-length" in self.headers:
             del self.headers["content-length"]
         self._parts, self._keep_alive, self._quiet = parts, keep_alive, quiet

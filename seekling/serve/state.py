@@ -10,6 +10,7 @@ from typing import Any
 from seekling.engine import Engine
 from seekling.engine.measure import cache_bytes_a_token
 from seekling.errors import SeeklingError
+from seekling.serve.barriers import Barriers
 from seekling.serve.failures import ApiError
 from seekling.serve.kept import Kept
 from seekling.serve.ledger import Ledger
@@ -67,6 +68,7 @@ class Server:
         adapters: those names that choose one of the engine's adapters.
         keep_alive: seconds of silence after which a stream says it is still there.
         ledger: where tokens are written down, by key.
+        barriers: moderation, labels, audit log, watermark.
 
     Raises:
         SeeklingError: the model has no tokenizer.
@@ -78,6 +80,7 @@ class Server:
     keep_alive: float = 10.0
     ledger: Ledger = field(default_factory=Ledger)
     adapters: frozenset[str] = frozenset()
+    barriers: Barriers = field(default_factory=Barriers)
     facts: dict[str, Any] = field(default_factory=dict)
     created: int = field(default_factory=lambda: int(time.time()))
 
