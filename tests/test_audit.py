@@ -119,6 +119,15 @@ def test_a_full_disk_fails_the_append_and_leaves_no_half_line(tmp_path, monkeypa
     assert (verify(tmp_path).entries, verify(tmp_path).problems) == (2, [])
 
 
+def test_one_who_waits_no_longer_does_not_stop_the_log(tmp_path):
+    log = AuditLog(tmp_path)
+    waits = [log.append("answered", id=n) for n in range(50)]
+    gone = [wait.cancel() for wait in waits]
+    log.append("answered", id="last").result(10)
+    log.close()
+    assert any(gone) and (verify(tmp_path).entries, verify(tmp_path).problems) == (52, [])
+
+
 def test_two_processes_cannot_write_one_log_and_bad_days_are_refused(tmp_path):
     log = AuditLog(tmp_path)
     with pytest.raises(MachineError, match="another server"):

@@ -97,13 +97,15 @@ class AuditLog:
                 batch.append(self._waiting.get())
             items = [item for item in batch if item is not None]
             open_ = len(items) == len(batch)
+            # Whoever waits may give up (a client that hangs up); the line is written all the same.
+            waiting = [done for _, done in items if done.set_running_or_notify_cancel()]
             try:
                 self._write([entry for entry, _ in items])
-            except OSError as error:
-                for _, done in items:
+            except Exception as error:  # told to those who wait; the thread lives on
+                for done in waiting:
                     done.set_exception(error)
             else:
-                for _, done in items:
+                for done in waiting:
                     done.set_result(None)
         if self._file >= 0:
             os.close(self._file)
