@@ -6,10 +6,14 @@ from the source distribution of llama-cpp-python). Without it only Seekling is m
 ``--models smollm2,v3-100m,dense-1.5b,mla-5b``: SmolLM2 is the real one (`seekling pull smollm2`), the others are random weights
 of those shapes. llama.cpp gets the weights in each of its formats; Seekling opens the first file as it is, and makes its
 own int8 and int4 of it. Cells: decode of 1 request, prefill of 512 tokens, 16 requests together; ``--depth 8192`` adds
-decode behind so many tokens. A round measures every contestant once, in turn; the medians of ``--rounds`` are compared, the
+decode behind so many tokens; time from the start of a process to its first token and its memory beyond weights and cache.
+``--own RUN`` adds plain decode of a run of your own against prompt look-up and its MTP layer, on the endings of its own
+samples. A round measures every contestant once, in turn; the medians of ``--rounds`` are compared, the
 best format of each. Memory bandwidth is measured between the rounds.
 
-The last line is one JSON object: {model: {cell, cell_vs_llamacpp, cell_bandwidth_share, …}, "machine": {…}}.
+The last line is one JSON object: {model: {cell, cell_vs_llamacpp, cell_bandwidth_share, prefill_gemm_share,
+decode_overhead_us (a token's time less that of reading its weights), first_token_seconds, extra_memory_bytes, …},
+"own": {…, gain}, "machine": {…}}.
 """
 
 import argparse
@@ -29,9 +33,11 @@ from typing import Any
 import torch
 
 from seekling import Engine, Sampling
+from seekling.bench_verb import config_of
+from seekling.engine.measure import fresh
 from seekling.kernels import status
 from seekling.lm import LM, resolve
-from seekling.machine_speed import gemm_gflops, read_bandwidth
+from seekling.machine_speed import best_of, gemm_gflops, read_bandwidth
 from seekling.model import Decoder, ModelConfig
 
 MLA = dict(first_k_dense_replace=1, max_position_embeddings=16384)
@@ -152,6 +158,13 @@ def llama(tools: Path, path: Path, threads: int, depth: int) -> dict[str, float]
     return out
 
 
+def int8_gops(threads: int, size: int = 1024) -> float:
+    """1e9 operations a second of torch's own int8 product, which uses VNNI: the peak that prefill is measured against."""
+    torch.set_num_threads(threads)
+    a, b = (torch.randint(-100, 100, (size, size), dtype=torch.int8) for _ in range(2))
+    return 2 * size**3 / best_of(lambda: torch._int_mm(a, b), 0.3) / 1e9
+
+
 def run(command: list[Any]) -> str:
     # Settings of OpenMP made for Seekling, such as threads that sleep at once, would cost llama.cpp half its speed.
     env = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_", "KMP_"))}
@@ -159,6 +172,38 @@ def run(command: list[Any]) -> str:
     if done.returncode:
         raise SystemExit(f"{command[0]} failed: {done.stderr[-400:]}")
     return done.stdout
+
+
+# ---- a run of one's own ------------------------------------------------------------------------------------------------------
+
+
+def own(path: Path, threads: int, rounds: int) -> dict[str, Any]:
+    """Greedy answers to prompts the model is good at, plain and with each drafter, taking turns."""
+    prompts: list[Any] = ["Once upon a time", [{"role": "user", "content": "Tell me a story."}]]
+    prompts += [[{"role": "user", "content": text}] for text in ("Hello!", "Count from 1 to 20.", "What is 3 plus 4?")]
+    s = Sampling(max_tokens=96, temperature=0, ignore_eos=True, logprobs=False)
+    kinds = {"plain": None, "ngram": "ngram", "mtp": "mtp"}
+    engines: dict[str, Engine] = {}
+    for kind, drafter in kinds.items():
+        try:
+            engines[kind] = Engine(path, threads=threads, prefix_cache=False, speculate=drafter, draft_tokens=3)
+        except Exception as error:
+            print(f"own, {kind}: {error}", file=sys.stderr)
+    speeds: dict[str, list[float]] = defaultdict(list)
+    answers: dict[str, list[list[int]]] = {}
+    for turn in range(rounds + 1):  # the first is slower and not counted
+        for kind, engine in engines.items():
+            start = time.perf_counter()
+            answers[kind] = [engine.generate([prompt], s)[0].token_ids for prompt in prompts]
+            if turn:
+                speeds[kind].append(sum(map(len, answers[kind])) / (time.perf_counter() - start))
+    out: dict[str, Any] = {kind: round(statistics.median(values), 1) for kind, values in speeds.items()}
+    for kind in engines.keys() - {"plain"}:
+        out[f"{kind}_gain"] = round(out[kind] / out["plain"], 2)
+        out[f"{kind}_tokens_per_step"] = round(engines[kind].stats()["tokens_per_step"], 2)
+        out[f"{kind}_runner"] = engines[kind].stats()["runner"]
+    print("own        " + "  ".join(f"{key} {value}" for key, value in out.items()), flush=True)
+    return out
 
 
 # ---- the run ---------------------------------------------------------------------------------------------------------
@@ -186,7 +231,17 @@ def compare(name: str, args: argparse.Namespace, folder: Path, bandwidth: list[f
             if args.llama is not None and file is not None:
                 for cell, value in llama(args.llama, file, args.threads, args.depth).items():
                     theirs[cell][kind].append(value)
-    return table(name, ours, theirs, weights, statistics.median(bandwidth))
+    out = table(name, ours, theirs, weights, statistics.median(bandwidth))
+    config = config_of(path)
+    operations = 2 * (config.parameters().active_matmul - config.vocab_size * config.hidden_size)  # the head runs once
+    out["prefill_gemm_share"] = round(out["prefill"]["tokens_per_second"] * operations / 1e9 / int8_gops(args.threads), 2)
+    best = out["decode"]["format"]
+    start = fresh(path, None if best == "file" else best, "native", args.threads, 16, 512)
+    out["first_token_seconds"], out["extra_memory_bytes"] = round(start.seconds, 2), start.extra
+    print(
+        f"{name:10} first token {start.seconds:.2f} s, {(start.extra or 0) / 1e6:.0f} MB beyond weights and cache", flush=True
+    )
+    return out
 
 
 def table(name: str, ours: Any, theirs: Any, weights: dict[str, float], bandwidth: float) -> dict[str, Any]:
@@ -204,6 +259,7 @@ def table(name: str, ours: Any, theirs: Any, weights: dict[str, float], bandwidt
         if cell.startswith("decode"):
             share = {k: v * weights[k] / 1e9 / bandwidth for k, v in mine.items()}
             out[f"{cell}_bandwidth_share"] = round(share[best], 2)
+            out[f"{cell}_overhead_us"] = round(1e6 * (1 / mine[best] - weights[best] / 1e9 / bandwidth))
         print(f"{name:10} {CELLS.get(cell, cell):22} {text}", flush=True)
     return out
 
@@ -216,18 +272,23 @@ def main() -> None:
     parser.add_argument("--ours", default=",".join(OURS), help="file, int4, int8")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--own", type=Path, help="a run of your own, for speculation")
     parser.add_argument("--depth", type=int, default=0, help="also measure decode behind so many tokens")
     args = parser.parse_args()
     args.formats, args.ours = args.formats.split(","), args.ours.split(",")
     torch.set_num_threads(args.threads)
     bandwidth: list[float] = []
     out: dict[str, Any] = {}
+    if args.own is not None:
+        out["own"] = own(args.own, args.threads, args.rounds)
     with tempfile.TemporaryDirectory() as folder:
-        for name in args.models.split(","):
+        for name in filter(None, args.models.split(",")):
             out[name] = compare(name, args, Path(folder), bandwidth)
+    bandwidth.append(read_bandwidth(args.threads, 0.5, 1 << 30))
     out["machine"] = {
         "threads": args.threads,
         "read_GB_s": round(statistics.median(bandwidth), 1),
+        "int8_GOP_s": round(int8_gops(args.threads)),
         "bf16_GFLOP_s": round(gemm_gflops("bfloat16", args.threads, 0.3)),
         "kernels": status(),
     }

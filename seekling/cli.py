@@ -160,6 +160,7 @@ def _serve_arguments(parser: Parser) -> None:
     parser.add_argument("--audit-texts", action="store_true", help="keep answers' texts in the audit log, not only hashes")
     parser.add_argument("--drain", type=int, default=60, metavar="S", help="seconds open answers get when told to stop [60]")
     parser.add_argument("--speculate", choices=("ngram", "mtp"), default=None, help="draft tokens ahead; same answers, sooner")
+    parser.add_argument("--cache-dtype", choices=("bf16", "int8"), default=None, help="int8: half the cache's memory [bf16]")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=None, help="compute type [as stored]")
     parser.add_argument("--quant", choices=("int8", "int4"), default=None, help="quantise the weights")
     parser.add_argument("--threads", type=int, default=None, metavar="N", help="worker threads [usable cores]")

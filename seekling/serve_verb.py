@@ -38,6 +38,7 @@ def serve(args: argparse.Namespace) -> int:
         max_rows=args.rows,
         max_queue=args.max_queue,
         cache_tokens=args.cache_tokens,
+        cache_dtype=args.cache_dtype,
         speculate=args.speculate,
         adapters=adapters,
     )

@@ -1,14 +1,18 @@
 """Several adapters over one base, chosen by each request: the answers are those of the merged models, the base stays whole."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 from engine_tiny import TOKENIZER, config, one_thread, tiny_lm  # noqa: F401
 
 from seekling import Engine, Sampling, SeeklingError
+from seekling.engine.native_runner import NativeRunner
+from seekling.engine.runner import Chunk
 from seekling.formats.adapters import Adapter, LowRank, merge
 from seekling.formats.peft_write import write_adapter
+from seekling.kernels import infer
 from seekling.lm import LM
 
 GREEDY = Sampling(max_tokens=20, temperature=0, ignore_eos=True)
@@ -96,7 +100,7 @@ def test_an_adapter_is_read_from_its_folder(tmp_path):
     LM(lm.model, TOKENIZER).save(tmp_path / "base")
     one = adapter(lm, 1, *ATTENTION)
     write_adapter(one, tmp_path / "lora", lm.model)
-    engine = Engine(tmp_path / "base", adapters={"a": tmp_path / "lora"})
+    engine = Engine(tmp_path / "base", runner="torch", adapters={"a": tmp_path / "lora"})
     assert engine.generate(PROMPT, GREEDY, adapter="a")[0].token_ids == (
         Engine(lm, adapters={"a": one}).generate(PROMPT, GREEDY, adapter="a")[0].token_ids
     )
@@ -112,5 +116,78 @@ def test_unknown_names_foreign_adapters_and_changes_that_need_merging_are_refuse
         Engine(lm, adapters={"e": adapter(lm, 1, "embed_tokens.weight")})
     with pytest.raises(SeeklingError, match="in the adapter"):
         Engine(lm, adapters={"a": adapter(tiny_lm(hidden_size=48), 1, *ATTENTION)})
-    with pytest.raises(SeeklingError, match="does not compute adapters"):
+    with pytest.raises(SeeklingError, match="does not compute adapters of gate_up_proj, lm_head"):
         Engine(tiny_lm(dtype=torch.float32), runner="native", adapters=both)
+
+
+# ---- beside packed weights -------------------------------------------------------------------------------------------
+
+native = pytest.mark.skipif(not infer.available(), reason="the native kernels are not built")
+GQA = dict(
+    model_type="qwen2", attention="gqa", num_key_value_heads=1, head_dim=16, qkv_bias=True, kv_lora_rank=0, q_lora_rank=None,
+    qk_nope_head_dim=0, qk_rope_head_dim=0, v_head_dim=0, n_routed_experts=0, num_experts_per_tok=0,
+)  # fmt: skip
+LINEAR = (
+    "q_a_proj.weight", "q_b_proj.weight", "kv_a_proj_with_mqa.weight", "kv_b_proj.weight", "o_proj.weight",
+    "self_attn.q_proj.weight",
+    "k_proj.weight", "v_proj.weight", "mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight",
+    "shared_experts.gate_proj.weight", "shared_experts.up_proj.weight", "shared_experts.down_proj.weight",
+)  # fmt: skip
+
+
+@native
+@pytest.mark.parametrize("changes", [{}, {"q_lora_rank": None}, GQA], ids=["mla", "mla without a query latent", "gqa"])
+@pytest.mark.parametrize("quant", ["f32", "int8"])
+def test_the_native_runner_computes_what_the_merged_model_does(changes, quant):
+    lm = tiny_lm(dtype=torch.float32, **changes)
+    one = adapter(lm, 1, *LINEAR)
+    runner = NativeRunner(lm.model, quant)
+    runner.add_adapter("other", adapter(lm, 3, "o_proj.weight"))
+    runner.add_adapter("a", one)
+    base, oracle = NativeRunner(lm.model, quant), NativeRunner(merged(lm, one).model, quant)
+    ids = torch.randint(0, lm.config.vocab_size, (50,), generator=torch.Generator().manual_seed(0)).tolist()
+    out = []
+    for some, name in ((runner, "a"), (oracle, None), (runner, None), (base, None)):
+        some.allocate(2)
+        out.append(torch.cat([some.step([Chunk(ids[a:b], a, [0, 1], "all", name)]) for a, b in ((0, 45), (45, 46), (46, 50))]))
+    adapted, expected, plain, alone = out
+    assert torch.equal(plain, alone)
+    far = (expected - plain).abs().mean()
+    assert (adapted - expected).abs().mean() < (0.02 if quant == "f32" else 0.2) * far
+
+
+@native
+def test_native_adapters_answer_bit_for_bit_the_same_alone_and_in_company():
+    lm = tiny_lm(dtype=torch.float32)
+    some = {"a": adapter(lm, 1, *ATTENTION), "b": adapter(lm, 2, "shared_experts.down_proj.weight", "q_a_proj.weight")}
+    settings = Sampling(max_tokens=16, temperature=1.0, seed=5, ignore_eos=True)
+    alone = {n: Engine(lm, "int4", adapters=some).generate(PROMPT, settings, adapter=n)[0] for n in (None, "a", "b")}
+    assert len({tuple(c.token_ids) for c in alone.values()}) == 3
+    engine = Engine(lm, "int4", adapters=some, step_tokens=24, threads=2)
+    assert "native" in engine.stats()["runner"]
+    with engine:
+        handles = [(name, engine.submit(PROMPT, settings, adapter=name)) for name in (None, "a", "b", "a", None)]
+        assert all(handle.result() == alone[name] for name, handle in handles)
+
+
+@native
+def test_a_folder_with_adapters_opens_natively_and_foreign_ones_are_refused(tmp_path):
+    lm = tiny_lm(dtype=torch.float32)
+    LM(lm.model, TOKENIZER).save(tmp_path / "base")
+    one = adapter(lm, 1, *ATTENTION)
+    write_adapter(one, tmp_path / "lora", lm.model)
+    engine = Engine(tmp_path / "base", adapters={"a": tmp_path / "lora"})
+    assert "native" in engine.stats()["runner"]
+    exact = Engine(lm, adapters={"a": one}).generate(PROMPT, GREEDY, adapter="a")[0].token_ids
+    assert engine.generate(PROMPT, GREEDY, adapter="a")[0].token_ids[:8] == exact[:8]
+    other = dataclasses.replace(one, base_fingerprint="of another model")
+    with pytest.raises(SeeklingError, match="trained on other weights"):
+        Engine(tmp_path / "base", adapters={"a": other})
+
+
+@native
+def test_adapters_of_experts_make_the_engine_compute_in_torch(tmp_path, caplog):
+    lm = tiny_lm(dtype=torch.float32)
+    LM(lm.model, TOKENIZER).save(tmp_path / "base")
+    engine = Engine(tmp_path / "base", adapters={"e": adapter(lm, 1, "experts.down_proj")})
+    assert engine.stats()["runner"] == "torch" and "adapters of down_proj" in caplog.text

@@ -205,6 +205,6 @@ def test_embeddings_are_pooled_final_states_of_length_one(tmp_path, pooling):
         h = MLA.model.hidden(torch.tensor([TOKENIZER.encode(texts[1], bos=True)]))[0]
     expected = h.mean(0) if pooling == "mean" else h[-1]
     assert torch.allclose(out[1], expected / expected.norm(), atol=1e-5)
-    assert torch.allclose(Engine(tmp_path).embed(texts, pooling), out, atol=1e-5)
+    assert torch.allclose(Engine(tmp_path).embed(texts, pooling), out, atol=5e-3)  # natively, over a bfloat16 cache
     with pytest.raises(SeeklingError, match="pooling"):
         Engine(MLA).embed("a", "max")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from seekling.errors import DataError
 from seekling.text import Tokenizer, train_tokenizer
 from seekling.text.special import CONTROL, EOS, STRUCTURE
+from seekling.text.vocabulary import byte_letters, letters_bytes
 
 TEXT = [
     "The little mouse ran to the river. It didn't look back, and it wasn't afraid.\n\nThe river was wide in 1984.",
@@ -242,3 +243,9 @@ def test_an_id_outside_the_vocabulary_is_refused(tokenizer):
 
 def test_eos_text_inside_user_text_is_not_the_end(tokenizer):
     assert tokenizer.eos_id not in tokenizer.encode(f"a{EOS}b", bos=True)
+
+
+@given(st.text(st.characters(max_codepoint=0x180), max_size=20) | anything)
+def test_the_quick_way_from_letters_to_bytes_is_the_slow_one(token):
+    letters = byte_letters()
+    assert letters_bytes(token) == b"".join(letters.get(c) or c.encode() for c in token)

@@ -1,4 +1,4 @@
-"""Several LoRA adapters over one base at run time: each is a view of the model that shares every tensor with it.
+"""Several LoRA adapters over one base in torch: each is a view of the model that shares every tensor with it.
 
 A view costs the memory of A and B only. Linear layers add s · B A x beside W x; a stack of experts is added up anew whenever it
 runs, which is exact and slow: merge an adapter of experts (`seekling merge`) to serve it fast.
@@ -8,16 +8,13 @@ Shapes: r rank, I inputs, O outputs, E experts, N tokens, D hidden.
 
 import copy
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from seekling.engine.backend import Backend
-from seekling.engine.torch_runner import TorchRunner
 from seekling.errors import SeeklingError, raise_all
 from seekling.formats.adapters import Adapter, LowRank, model_fingerprint
-from seekling.model.decoder import Decoder
 from seekling.model.layers import weight_of
 from seekling.model.moe import Experts, Routing
 
@@ -90,17 +87,6 @@ def adapted(model: Any, adapter: Adapter, name: str = "adapter") -> Any:
     for home, some in experts.items():
         view.set_submodule(home, AdaptedExperts(view.get_submodule(home), some))
     return view
-
-
-def add_adapters(backend: Backend, adapters: Mapping[str, Any]) -> None:
-    """Give a torch runner its adapters: folders in peft's form, or `Adapter` objects."""
-    for name, one in adapters.items():
-        if not isinstance(one, Adapter):
-            from seekling.formats.peft import read_adapter
-
-            plain = all(not hasattr(module, "packed") for module in backend.model.modules())
-            one = read_adapter(one, backend.model if plain else Decoder.empty(backend.config))
-        cast(TorchRunner, backend.runner).adapters[name] = adapted(backend.model, one, name)
 
 
 def _can_change(model: Any, home: str) -> bool:

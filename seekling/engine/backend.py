@@ -6,7 +6,7 @@ natively, its weights packed straight from the file.
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,9 @@ from seekling.engine.row_runner import RowRunner
 from seekling.engine.runner import Runner
 from seekling.engine.torch_runner import TorchRunner
 from seekling.errors import MachineError, SeeklingError
+from seekling.formats.adapters import Adapter, fingerprint, model_fingerprint
 from seekling.model.config import ModelConfig
+from seekling.model.decoder import Decoder
 
 Quant = Literal["int8", "int4"]
 Choice = Literal["auto", "native", "torch"]
@@ -51,30 +53,35 @@ def open_backend(
     choice: Choice,
     threads: int | None = None,
     states: bool = False,
-    adapters: bool = False,
+    adapters: Mapping[str, Any] | None = None,
+    cache: Any = None,
 ) -> Backend:
     """A path or a loaded model with the runner it gets.
 
     Args:
         states: a runner that keeps hidden states is needed (MTP): torch.
-        adapters: one that takes adapters: torch.
+        adapters: by name, folders in peft's form or `Adapter` objects, which the runner then has.
+        cache: "int8" for a cache in 8 bits: native.
 
     Raises:
         MachineError: ``choice`` is "native" and something stands against it; CheckpointError: from the files.
     """
+    adapters = adapters or {}
     if hasattr(path_or_lm, "model") and hasattr(path_or_lm, "config"):
-        return _of_model(path_or_lm, quant, choice, threads, states, adapters)
+        return _of_model(path_or_lm, quant, choice, threads, states, adapters, cache)
     from seekling.lm import is_adapter, load, resolve
 
     path = resolve(path_or_lm)
     if is_adapter(path):  # merged into its base as it is opened
-        fits = choice == "auto" and not _against(read_adapted_config(path), states, adapters)
+        base = read_adapted_config(path)
+        fits = choice == "auto" and not _against(base, states, read_adapters(adapters, base))
         choice = "native" if fits else choice
         lm = load(path, dtype=dtype or ("bfloat16" if choice == "native" else "float32"))
-        return dataclasses.replace(_of_model(lm, quant, choice, threads, states, adapters), path=path)
+        return dataclasses.replace(_of_model(lm, quant, choice, threads, states, adapters, cache), path=path)
     if choice != "torch":
         config, tokenizer, source, stored = _open(path)
-        why_not = _against(config, states, adapters)
+        found = read_adapters(adapters, config)
+        why_not = _against(config, states, found)
         if dtype not in (None, *_FLOATS):
             why_not.append(f"dtype {dtype}")
         if not why_not:
@@ -84,29 +91,71 @@ def open_backend(
 
             config = fitted(config, source)
             native: Any = quant or (stored if dtype is None else _FLOATS[dtype])
-            runner = NativeRunner(PackedWeights(StoreParts(config, source), native), threads=threads)
+            _check(found, config, lambda: fingerprint(source.shapes, source.read, config.num_hidden_layers))
+            runner = NativeRunner(PackedWeights(StoreParts(config, source), native), threads=threads, cache=cache or "bf16")
+            for name, adapter in found.items():
+                runner.add_adapter(name, adapter)
             return Backend(config, tokenizer, runner, None, path, lambda: None)
         _refuse_or_tell(choice, why_not)
     lm = load(path_or_lm, dtype=dtype or "float32")
-    return dataclasses.replace(_of_model(lm, quant, "torch", threads, states, adapters), path=path)
+    return dataclasses.replace(_of_model(lm, quant, "torch", threads, states, adapters, cache), path=path)
 
 
-def _of_model(lm: Any, quant: Quant | None, choice: Choice, threads: int | None, states: bool, adapters: bool) -> Backend:
-    model, path = lm.model, getattr(lm, "path", None)
+def _of_model(
+    lm: Any,
+    quant: Quant | None,
+    choice: Choice,
+    threads: int | None,
+    states: bool,
+    adapters: Mapping[str, Any],
+    cache: Any,
+) -> Backend:
+    model, path, found = lm.model, getattr(lm, "path", None), read_adapters(adapters, lm.config)
     weight = next(model.parameters())
     if choice == "native" or (choice == "auto" and quant is not None):
-        why_not = _against(lm.config, states, adapters)
+        why_not = _against(lm.config, states, found)
         if weight.dtype not in (torch.float32, torch.bfloat16) or weight.device.type != "cpu":
             why_not.append(f"weights of {weight.dtype} on {weight.device}")
         if not why_not:
             from seekling.engine.native_runner import NativeRunner
 
             native: Any = quant or ("bf16" if weight.dtype == torch.bfloat16 else "f32")
-            return Backend(lm.config, lm.tokenizer, NativeRunner(model, native, threads), None, path, lambda: None)
+            _check(found, lm.config, lambda: model_fingerprint(model))
+            native_runner = NativeRunner(model, native, threads, cache or "bf16")
+            for name, adapter in found.items():
+                native_runner.add_adapter(name, adapter)
+            return Backend(lm.config, lm.tokenizer, native_runner, None, path, lambda: None)
         _refuse_or_tell(choice, why_not)
+    if cache == "int8" or (cache == "bf16" and weight.dtype != torch.bfloat16):
+        raise MachineError(f"cache_dtype {cache!r} needs the native runner, and this engine computes in torch: leave it out")
     model = model if quant is None else quantised(model, quant)
     kind = TorchRunner if lm.config.v4 is None else RowRunner
-    return Backend(lm.config, lm.tokenizer, kind(model, lm.config, keep_states=states), model, path, Version(model))
+    runner = kind(model, lm.config, keep_states=states)
+    if found:
+        from seekling.engine.adapters import adapted
+
+        runner.adapters.update({name: adapted(model, adapter, name) for name, adapter in found.items()})
+    return Backend(lm.config, lm.tokenizer, runner, model, path, Version(model))
+
+
+def read_adapters(adapters: Mapping[str, Any], config: ModelConfig) -> dict[str, Adapter]:
+    """Adapters by name, those given as folders read for a model of this shape."""
+    if not adapters:
+        return {}
+    from seekling.formats.peft import read_adapter
+
+    empty = Decoder.empty(config)
+    return {name: one if isinstance(one, Adapter) else read_adapter(one, empty) for name, one in adapters.items()}
+
+
+def _check(adapters: Mapping[str, Adapter], config: ModelConfig, weights: Callable[[], str]) -> None:
+    """Refuse adapters that are for another model; ``weights`` gives the fingerprint of this one's."""
+    if not adapters:
+        return
+    shapes = {name: tuple(tensor.shape) for name, tensor in Decoder.empty(config).state_dict().items()}
+    for adapter in adapters.values():
+        own = weights() if adapter.base_fingerprint is not None else None
+        adapter.check(shapes, "the model", own, tied=config.tie_word_embeddings)
 
 
 class Version:
@@ -125,11 +174,12 @@ def runner_path(runner: Runner) -> str:
     return getattr(runner, "path", type(runner).__name__)
 
 
-def _against(config: ModelConfig, states: bool, adapters: bool) -> list[str]:
+def _against(config: ModelConfig, states: bool, adapters: Mapping[str, Adapter]) -> list[str]:
     """What keeps the native runner from this model."""
+    from seekling.engine.native_adapters import changes_by_merging
     from seekling.engine.native_runner import unsupported
 
-    return unsupported(config) + ["drafting with MTP layers"] * states + ["adapters"] * adapters
+    return unsupported(config) + ["drafting with MTP layers"] * states + changes_by_merging(config, adapters)
 
 
 def _refuse_or_tell(choice: Choice, why_not: list[str]) -> None:

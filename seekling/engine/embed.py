@@ -9,9 +9,27 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from seekling.engine.native_runner import NativeRunner
 from seekling.errors import SeeklingError
 
 Pooling = Literal["mean", "last"]
+
+
+def embed_natively(runner: NativeRunner, encoded: Sequence[list[int]], pooling: Pooling) -> Tensor:
+    """The same from packed weights, text by text; nothing may step the runner meanwhile."""
+    _check(pooling)
+    out = torch.empty(len(encoded), runner.config.hidden_size)
+    for number, ids in enumerate(encoded):
+        total = torch.zeros(runner.config.hidden_size, dtype=torch.float64)
+        for states_RD in runner.states_of(ids):
+            total = total + states_RD.double().sum(0) if pooling == "mean" else states_RD[-1].double()
+        out[number] = total
+    return torch.nn.functional.normalize(out, dim=-1)
+
+
+def _check(pooling: str) -> None:
+    if pooling not in ("mean", "last"):
+        raise SeeklingError(f"pooling is {pooling!r}: give 'mean' or 'last'")
 
 
 def embed(model: Any, encoded: Sequence[list[int]], pooling: Pooling) -> Tensor:
@@ -20,8 +38,7 @@ def embed(model: Any, encoded: Sequence[list[int]], pooling: Pooling) -> Tensor:
     Raises:
         SeeklingError: unknown pooling.
     """
-    if pooling not in ("mean", "last"):
-        raise SeeklingError(f"pooling is {pooling!r}: give 'mean' or 'last'")
+    _check(pooling)
     out = torch.empty(len(encoded), model.config.hidden_size)
     groups: dict[int, list[int]] = {}
     for number, ids in enumerate(encoded):

@@ -11,19 +11,18 @@ import weakref
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
-from seekling.engine.adapters import add_adapters
 from seekling.engine.backend import Choice, Quant, open_backend, runner_path
 from seekling.engine.cache import PagedCache
 from seekling.engine.draft_model import ModelDrafter
 from seekling.engine.draft_mtp import MTPDrafter
-from seekling.engine.embed import Pooling, embed
+from seekling.engine.embed import Pooling, embed, embed_natively
 from seekling.engine.fingerprint import fingerprint
 from seekling.engine.handle import Handle
 from seekling.engine.intake import Intake
 from seekling.engine.loop import Loop
+from seekling.engine.native_runner import CacheDtype, NativeRunner
 from seekling.engine.prompt import Prompt, as_prompts, encode_prompts
 from seekling.engine.request import Request
 from seekling.engine.sampling import Completion, Delta, Sampling
@@ -50,13 +49,16 @@ class Engine:
         step_tokens: most tokens of a step; longer prompts are computed in parts, beside the answers being written.
         cache_tokens: size of the cache; default room for ``max_rows`` whole contexts, but no more than 1 GiB. A smaller one
             also bounds the context.
+        cache_dtype: "int8" keeps keys, values and latents in half the memory (native runner only); default bfloat16 there and
+            the weights' own in torch.
         max_queue: most requests of `submit` that may wait before it raises `QueueFull`.
         prefix_cache: keep what was computed for later prompts that begin alike. Models that keep a state of each row (linear
             attention, DeepSeek-V4) cannot.
         speculate: who proposes tokens that one step then checks; answers stay the same, they only come sooner. "ngram": what
             followed the last words before; "mtp": the model's own MTP layer; or a path or loaded model that is smaller.
         draft_tokens: most tokens proposed a step.
-        adapters: LoRA adapters by name, folders or loaded ones, to be chosen by each request; computed in torch.
+        adapters: LoRA adapters by name, folders or loaded ones, to be chosen by each request. Those of linear layers run
+            natively; changes of routed experts or the head make the engine compute in torch.
 
     A request's tokens depend on its own prompt, settings and seed. The native runner's are bit for bit those of the request
     alone. In torch what runs beside it can change the rounding of its logits, because torch picks kernels by shape.
@@ -76,6 +78,7 @@ class Engine:
         max_rows: int = 16,
         step_tokens: int = 512,
         cache_tokens: int | None = None,
+        cache_dtype: CacheDtype | None = None,
         max_queue: int = 1024,
         prefix_cache: bool = True,
         speculate: Any = None,
@@ -95,11 +98,19 @@ class Engine:
         loaded = hasattr(path_or_lm, "model") and hasattr(path_or_lm, "config")
         if loaded and dtype is not None:
             problems.append("dtype is for a path; this model is loaded already: give the dtype to seekling.load")
+        if cache_dtype not in (None, "bf16", "int8"):
+            problems.append(f"cache_dtype is {cache_dtype!r}: give 'bf16' or 'int8'")
         raise_all(SeeklingError, problems, "engine")
         self._backend = backend = open_backend(
-            path_or_lm, quant, dtype, runner, threads, states=speculate == "mtp", adapters=bool(adapters)
+            path_or_lm,
+            quant,
+            dtype,
+            runner,
+            threads,
+            states=speculate == "mtp",
+            adapters=adapters or {},
+            cache=cache_dtype,
         )
-        add_adapters(backend, adapters or {})
         self.config, self.tokenizer, self.model = backend.config, backend.tokenizer, backend.model
         self.quant, self.max_rows = quant, max_rows
         cache = PagedCache(backend.runner, self._pages(cache_tokens), prefix_cache and not self.config.holds_state)
@@ -242,19 +253,16 @@ class Engine:
         return out
 
     def embed(self, texts: Prompt | Sequence[Prompt], pooling: Pooling = "mean") -> Tensor:
-        """Vectors (N, hidden size) of length 1, float32, computed in torch.
+        """Vectors (N, hidden size) of length 1, float32.
 
         Args:
             texts: as the prompts of `generate`.
             pooling: "mean" of all tokens' states or the "last" one's.
         """
         encoded = encode_prompts(as_prompts(texts), self.tokenizer, self.config, thinking=False)
-        if self.model is None:  # the native runner gives no states
-            from seekling.lm import load
-
-            if self._backend.path is None:
-                raise SeeklingError("this engine holds only packed weights: make one with runner='torch' to embed")
-            self.model = load(self._backend.path, dtype="float32").model
+        if isinstance(self._backend.runner, NativeRunner):
+            with self._loop.paused():
+                return embed_natively(self._backend.runner, encoded, pooling)
         return embed(self.model, encoded, pooling)
 
     @property
@@ -293,8 +301,11 @@ class Engine:
     def _pages(self, cache_tokens: int | None) -> int:
         context = self.config.max_position_embeddings
         if cache_tokens is None:
-            weight = torch.bfloat16 if self.model is None else next(self.model.parameters()).dtype
-            a_token = self.config.kv_elements_per_token() * weight.itemsize
+            runner = self._backend.runner
+            if isinstance(runner, NativeRunner):
+                a_token = runner.page_bytes // runner.page_tokens
+            else:
+                a_token = self.config.kv_elements_per_token() * next(self.model.parameters()).element_size()
             cache_tokens = max(min(self.max_rows * context, CACHE_BYTES // max(1, a_token)), context)
         return -(-cache_tokens // self._backend.runner.page_tokens)
 

@@ -5,11 +5,12 @@ along. `start` gives the driving to a background thread, for callers that must n
 caller that waits, as its error.
 """
 
+import contextlib
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -113,6 +114,12 @@ class Loop:
         with self._stepping:
             self._fail(SeeklingError("the engine was closed before this answer was complete"))
             self._wake_told()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """No step runs meanwhile."""
+        with self._stepping:
+            yield
 
     def cancel(self, handle: Handle, index: int | None = None) -> None:
         """End a handle's answers, or one of them, at the next step."""

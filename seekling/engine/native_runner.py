@@ -11,22 +11,25 @@ step, however its prompt is cut into chunks, and for any number of threads.
 
 import ctypes
 import os
-from collections.abc import Container, Sequence
-from typing import Any
+from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from seekling.engine.native_adapters import AdapterTable
 from seekling.engine.packed import DecoderParts, PackedQuant, PackedWeights, Parts, StoreParts
 from seekling.engine.runner import PAGE, Chosen, Chunk
 from seekling.errors import MachineError, SeeklingError
+from seekling.formats.adapters import Adapter
 from seekling.kernels import infer, native
 from seekling.kernels.infer_model import CLayer, CStep, NativeModel
 from seekling.model.config import ModelConfig
 from seekling.model.decoder import Decoder
 from seekling.model.rope import RopeTable
 
+CacheDtype = Literal["bf16", "int8"]
 _MOST_CHANNELS = 1024  # of a head or latent: rows of that size live on the stack
 _ITEM = 32  # outputs of one piece of work; rows of logits are padded to it
 _CHOICE = np.dtype([("expert", np.int32), ("weight", np.float32)])  # struct Chosen
@@ -62,6 +65,7 @@ class NativeRunner:
         model: a `Decoder`, whose weights are copied into packed form (the model itself is not kept), or `PackedWeights`.
         quant: "int8", "int4", "bf16" or "f32".
         threads: default torch's number at each step.
+        cache: "bf16", or "int8" for half the memory: a scale for each token's key and value of a head, or latent and key.
 
     Raises:
         MachineError: the model has a part that the native kernels do not compute, or they are not built.
@@ -70,9 +74,15 @@ class NativeRunner:
     page_tokens = PAGE
     chosen: Chosen | None = None
 
-    def __init__(self, model: Decoder | PackedWeights, quant: PackedQuant = "bf16", threads: int | None = None):
+    def __init__(
+        self,
+        model: Decoder | PackedWeights,
+        quant: PackedQuant = "bf16",
+        threads: int | None = None,
+        cache: CacheDtype = "bf16",
+    ):
         weights = model if isinstance(model, PackedWeights) else PackedWeights(DecoderParts(model), quant)
-        self.config, self.quant, self.threads = weights.config, weights.quant, threads
+        self.config, self.quant, self.threads, self.cache = weights.config, weights.quant, threads, cache
         missing = unsupported(self.config)
         if missing:
             raise MachineError(f"the native runner does not compute {', '.join(missing)}; use the torch runner")
@@ -102,7 +112,7 @@ class NativeRunner:
     @property
     def path(self) -> str:
         """Which code runs, for people."""
-        return f"{native.status()}, {self.quant}"
+        return f"{native.status()}, {self.quant}" + (", int8 cache" if self.cache == "int8" else "")
 
     def weight_bytes(self) -> int:
         """Bytes of the packed weights."""
@@ -120,6 +130,7 @@ class NativeRunner:
 
     def _describe(self, weights: PackedWeights) -> None:
         config, m = self.config, self._native.model
+        m.cache_int8 = int(self.cache == "int8")
         gqa = config.attention == "gqa"
         embedding = weights.matrix("model.embed_tokens.weight")
         head = embedding if config.tie_word_embeddings and not config.head_bias else weights.matrix("lm_head.weight")
@@ -148,6 +159,7 @@ class NativeRunner:
         m.page_bytes = offset
         m.layers = ctypes.addressof(layers)
         self._native.keep.append(layers)
+        self._adapters = AdapterTable(config, layers)
 
     def _describe_router(self) -> None:
         config, m = self.config, self._native.model
@@ -230,6 +242,11 @@ class NativeRunner:
         self._pages = pages
         self._native.model.pool = self._pool.data_ptr()
 
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a page of all layers."""
+        return self._native.model.page_bytes
+
     def copy_page(self, src: int, dst: int) -> None:
         assert self._pool is not None, "allocate() comes first"
         self._pool[dst] = self._pool[src]
@@ -238,10 +255,41 @@ class NativeRunner:
         """Bytes the pool may take."""
         return 0 if self._pool is None else self._pool.nbytes
 
+    # ---- adapters --------------------------------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> Mapping[str, int]:
+        """Names that a chunk may choose."""
+        return self._adapters.numbers
+
+    def add_adapter(self, name: str, adapter: Adapter) -> None:
+        """Let chunks be computed with this adapter; see `seekling.engine.native_adapters`."""
+        self._native.model.adapters = self._adapters.add(name, adapter)
+        self._native.model.most_rank = self._adapters.most_rank
+
     # ---- a step ----------------------------------------------------------------------------------------------------------
 
     def step(self, chunks: Sequence[Chunk]) -> Tensor:
         """Float32 logits (R, V) of the rows asked for, in the order of the chunks."""
+        return self._run(chunks, states=False)
+
+    def states(self, chunks: Sequence[Chunk]) -> Tensor:
+        """A step that gives the final-normed states (R, D) in place of the logits."""
+        return self._run(chunks, states=True)
+
+    def states_of(self, ids: Sequence[int], step_tokens: int = 512) -> Iterator[Tensor]:
+        """Final-normed states of a whole text, piece by piece (R, D), computed in pages of its own."""
+        kept = self._pool, self._pages
+        pages = list(range(-(-len(ids) // PAGE)))
+        self.allocate(len(pages))
+        try:
+            for first in range(0, len(ids), step_tokens):
+                yield self.states([Chunk(list(ids[first : first + step_tokens]), first, pages, "all")])
+        finally:
+            self._pool, self._pages = kept
+            self._native.model.pool = None if self._pool is None else self._pool.data_ptr()
+
+    def _run(self, chunks: Sequence[Chunk], states: bool) -> Tensor:
         ids: list[int] = []
         pages: list[int] = []
         wanted: list[int] = []
@@ -259,21 +307,27 @@ class NativeRunner:
                 raise SeeklingError(f"a chunk of {len(chunk.ids)} tokens up to {chunk.end} came with {len(chunk.pages)} pages")
         self.chosen = None
         if not ids:
-            return torch.empty(0, self.config.vocab_size)
+            return torch.empty(0, self.config.hidden_size if states else self.config.vocab_size)
         self._check(ids, pages, max(chunk.end for chunk in chunks))
         arrays = [np.array(values, dtype=np.int32) for values in (ids, row_ends, starts, offsets, pages, wanted)]
-        width = -(-self.config.vocab_size // _ITEM) * _ITEM
-        logits = torch.empty(len(wanted), width)
+        chosen = [-1 if chunk.adapter is None else self._adapters.numbers[chunk.adapter] for chunk in chunks]
+        which = np.array(chosen, dtype=np.int32) if max(chosen) >= 0 else None
+        size = self.config.hidden_size if states else self.config.vocab_size
+        width = -(-size // _ITEM) * _ITEM
+        out = torch.empty(len(wanted), width)
         routed = None
         if any(chunk.experts for chunk in chunks):
             layers = sum(self.config.is_moe(i) for i in range(self.config.num_hidden_layers))
             routed = np.zeros((len(wanted), layers, self.config.num_experts_per_tok), _CHOICE)
-        step = CStep(*(a.ctypes.data for a in arrays), logits.data_ptr(), None if routed is None else routed.ctypes.data,
-                     width, len(chunks), len(wanted), self.threads or torch.get_num_threads(), 0)  # fmt: skip
+        pointers: list[int | None] = [a.ctypes.data for a in arrays]
+        pointers.insert(5, None if which is None else which.ctypes.data)
+        pointers += [None, out.data_ptr()] if states else [out.data_ptr(), None]
+        step = CStep(*pointers, None if routed is None else routed.ctypes.data, width, len(chunks), len(wanted),
+                     self.threads or torch.get_num_threads(), 0)  # fmt: skip
         self._native.step(step)
         if routed is not None:
             self.chosen = Chosen(routed["expert"], routed["weight"])
-        return logits[:, : self.config.vocab_size]
+        return out[:, :size]
 
     def _check(self, ids: list[int], pages: list[int], end: int) -> None:
         if min(ids) < 0 or max(ids) >= self.config.vocab_size:

@@ -30,7 +30,7 @@ class Chunk:
         start: how many tokens of the sequence its pages hold already.
         pages: the sequence's page table, enough for ``start + len(ids)`` tokens; token t lies in ``pages[t // PAGE]``.
         want: for which tokens the step returns logits: the last, all of them, or none.
-        adapter: which of the runner's adapters the sequence is computed with; None for the base. Only torch's has any.
+        adapter: which of the runner's adapters the sequence is computed with; None for the base.
         experts: what the routers chose for the rows of logits is to be told in the runner's ``chosen``.
     """
 

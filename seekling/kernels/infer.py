@@ -39,6 +39,8 @@ class CMatrix(ctypes.Structure):
         ("outputs", ctypes.c_int32),
         ("inputs", ctypes.c_int32),
         ("step", ctypes.c_int32),
+        ("slot", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
     ]
 
 

@@ -29,19 +29,30 @@ class CLayer(ctypes.Structure):
     ]
 
 
+class CLowRank(ctypes.Structure):
+    """struct LowRank."""
+
+    _fields_ = [
+        *_fields(c_void_p, "a b"),
+        *_fields(c_int64, "a_stride b_stride"),
+        *_fields(c_int32, "rank reserved"),
+    ]
+
+
 class CModel(ctypes.Structure):
     """struct Model."""
 
     _fields_ = [
         *_fields(c_void_p, "layers"),
         *_fields(CMatrix, "embedding head"),
-        *_fields(c_void_p, "final_norm cosines sines pool"),
+        *_fields(c_void_p, "final_norm cosines sines pool adapters"),
         *_fields(c_int64, "page_bytes"),
         *_fields(
             c_int32, "layer_count hidden width_max vocabulary attention heads kv_heads head_dim nope rotary latent q_latent"
         ),
         *_fields(c_int32, "interleaved qk_norm experts experts_per_token expert_width scoring normalise group_count"),
-        *_fields(c_int32, "groups_kept group_best clamped reserved"),
+        *_fields(c_int32, "groups_kept group_best clamped most_rank"),
+        *_fields(c_int32, "cache_int8 reserved0 reserved1 reserved2"),
         *_fields(c_float, "eps qk_eps attention_scale routed_scale norm_min swiglu_alpha swiglu_limit reserved_float"),
     ]
 
@@ -50,7 +61,7 @@ class CStep(ctypes.Structure):
     """struct Step."""
 
     _fields_ = [
-        *_fields(c_void_p, "ids chunk_rows chunk_start page_offset pages wanted logits routed"),
+        *_fields(c_void_p, "ids chunk_rows chunk_start page_offset pages chunk_adapter wanted logits states routed"),
         *_fields(c_int64, "logits_stride"),
         *_fields(c_int32, "chunks wanted_count threads reserved"),
     ]
@@ -64,11 +75,11 @@ class NativeModel:
         self._step = native.symbol("infer_step")
         if self._open is None or self._close is None or self._step is None:
             raise MachineError(f"the native runner is not available here: {native.status()}")
-        sizes = (c_int64 * 4)()
+        sizes = (c_int64 * 5)()
         check = native.symbol("infer_sizes")
         assert check is not None
         check(sizes)
-        if list(sizes) != [ctypes.sizeof(kind) for kind in (CMatrix, CLayer, CModel, CStep)]:
+        if list(sizes) != [ctypes.sizeof(kind) for kind in (CMatrix, CLayer, CModel, CStep, CLowRank)]:
             raise MachineError("the native library is of another version; build it again with `pip install -e .`")
         self._open.restype, self._open.argtypes = c_void_p, []
         self._close.restype, self._close.argtypes = None, [c_void_p]

@@ -118,12 +118,26 @@ def _byte_table(spec: dict[str, Any], added: list[dict[str, Any]]) -> dict[int, 
             f"{', '.join(map(str, kinds)) or 'none'}): use a byte-level BPE, or a SentencePiece-style BPE or Unigram"
         )
     if "ByteLevel" in kinds:
-        letters = byte_letters()
-        table = {i: b"".join(letters.get(c) or c.encode() for c in token) for token, i in vocabulary.items()}
+        table = {i: letters_bytes(token) for token, i in vocabulary.items()}
     else:
         table = {i: _fallback_bytes(token) for token, i in vocabulary.items()}
     table.update((token["id"], token["content"].encode()) for token in added)
     return table
+
+
+def letters_bytes(token: str) -> bytes:
+    """Bytes of a byte-level token; what is no letter of a byte stands for itself."""
+    try:
+        return token.translate(_letter_codes()).encode("latin-1")  # a hundred thousand tokens must not keep a user waiting
+    except UnicodeEncodeError:
+        letters = byte_letters()
+        return b"".join(letters.get(c) or c.encode() for c in token)
+
+
+@functools.cache
+def _letter_codes() -> dict[int, int]:
+    """Letter → byte, and every other character of Latin-1 to one beyond it."""
+    return {**dict.fromkeys(range(256), 0x100), **{ord(letter): byte[0] for letter, byte in byte_letters().items()}}
 
 
 def _fallback_bytes(token: str) -> bytes:

@@ -29,6 +29,12 @@ SK_INLINE int head_channels(int head_dim) { return (head_dim + 15) / 16 * 16; }
 SK_INLINE int64_t gqa_head_bytes(int head_dim) { return (int64_t)head_channels(head_dim) * PAGE * 2 * 2; }
 void gqa_store(uint8_t* head, int slot, const float* k, const float* v, int head_dim);
 
+// The same as 8 bits, for half the memory: numbers + 128 in the order of above, then a float scale for each token's key, and for
+// each token's value.  `gqa_open` makes the bfloat16 form of one head's part of a page.
+SK_INLINE int64_t gqa_head_bytes8(int head_dim) { return (int64_t)head_channels(head_dim) * PAGE * 2 + PAGE * 8; }
+void gqa_store8(uint8_t* head, int slot, const float* k, const float* v, int head_dim);
+void gqa_open(const uint8_t* head, int head_dim, uint8_t* out);
+
 constexpr int QUERIES = 8;  // most queries of one GQA tile
 
 struct Query {
@@ -41,6 +47,10 @@ void gqa_split(const Pages& pages, int head_dim, float scale, const Query* queri
 
 // ---- MLA: a page is PAGE rows of (latent, rotated key) in bfloat16; 16 queries (tokens × heads) at once ---------------------
 SK_INLINE int mla_row(int latent, int rotary) { return padded(latent + rotary); }
+// 8 bits: PAGE rows of numbers + 128, then a float scale for each row's latent and one for its key.
+SK_INLINE int64_t mla_page_bytes8(int latent, int rotary) { return (int64_t)PAGE * (mla_row(latent, rotary) + 8); }
+void mla_store8(uint8_t* page, int slot, const float* latent, const float* key, int size, int rotary);
+void mla_open(const uint8_t* page, int latent, int rotary, uint8_t* out);
 void mla_split(const Pages& pages, int latent, int rotary, float scale, const uint16_t* queries, const int* first, const int* end,
                int count, int from, Partial* out);
 // Queries as mla_split wants them: (row/2, 16 queries, 2) bfloat16.

@@ -32,6 +32,7 @@ struct Matrix {  // mirrored in seekling/kernels/infer.py
     int64_t stride;     // bytes of one matrix of a stack (experts, heads)
     int32_t format, outputs, inputs;
     int32_t step;       // bytes from block to block: more than one block's where two matrices lie interleaved
+    int32_t slot, reserved;  // where adapters keep their change of it (infer_step_adapters.cpp); 0 = they have none
 };
 
 // 32 inputs of one row, quantised: value = scale · q.  What a weight's offset adds to the integer dot product is kept with them.

@@ -36,6 +36,13 @@ struct Layer {  // mirrored in infer.py
     int32_t reserved;
 };
 
+struct LowRank {  // an adapter's change of one matrix, or of a stack; mirrored in infer_model.py
+    const float* a;              // (rank, inputs padded to 32)
+    const float* b;              // (rank, outputs padded to 32): Bᵀ with the scale in it
+    int64_t a_stride, b_stride;  // floats from one matrix of a stack to the next; 0 = all share it
+    int32_t rank, reserved;      // 0 = unchanged
+};
+
 struct Model {
     const Layer* layers;
     Matrix embedding, head;
@@ -43,13 +50,15 @@ struct Model {
     const float* cosines;          // (positions, rotary/2)
     const float* sines;
     uint8_t* pool;
+    const LowRank* const* adapters;  // of each adapter its changes by slot
     int64_t page_bytes;
     int32_t layer_count, hidden, width_max, vocabulary;
     int32_t attention, heads, kv_heads, head_dim;      // head_dim: of GQA; of MLA the value dim
     int32_t nope, rotary, latent, q_latent;            // rotary: channels that turn (GQA: the first of a head)
     int32_t interleaved, qk_norm, experts, experts_per_token;
     int32_t expert_width, scoring, normalise, group_count;
-    int32_t groups_kept, group_best, clamped, reserved;  // clamped: experts have gpt-oss's activation
+    int32_t groups_kept, group_best, clamped, most_rank;  // clamped: experts have gpt-oss's activation
+    int32_t cache_int8, reserved[3];                     // keys, values and latents as 8 bits with a scale a token; else bfloat16
     float eps, qk_eps, attention_scale, routed_scale;
     float norm_min;                                      // least sum of expert weights to divide by; negative = add 1e-20
     float swiglu_alpha, swiglu_limit, reserved_float;
@@ -63,8 +72,10 @@ struct Step {
     const int32_t* chunk_start;    // (chunks): position of its first row
     const int32_t* page_offset;    // (chunks): where its page table begins in `pages`
     const int32_t* pages;
+    const int32_t* chunk_adapter;  // (chunks): number of its adapter or −1; null where nobody has one
     const int32_t* wanted;         // (wanted_count): rows whose logits are asked for
     float* logits;                 // (wanted_count, logits_stride)
+    float* states;                 // (wanted_count, hidden padded to 32) final-normed states in place of logits, or null
     Chosen* routed;                // (wanted_count, MoE layers, experts a token), or null: nobody asks what the routers chose
     int64_t logits_stride;         // at least the vocabulary rounded up to 32
     int32_t chunks, wanted_count, threads, reserved;

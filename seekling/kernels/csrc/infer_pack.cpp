@@ -139,17 +139,26 @@ int blocks_bytes(int format, int inputs) {  // bytes of one GGUF row
     }
 }
 
-template <int F> void repack_small(const uint8_t* row, int groups, int lane, uint8_t* block) {  // Q8_0, Q4_0, Q4_1
-    constexpr int header = F == Q4M ? 4 : 2, size = header + (F == Q8 ? 32 : 16);
-    for (int g = 0; g < groups; g++, row += size) {
-        Code c{};
-        c.scale = half_at(row);
-        if (F == Q4M) c.minimum = half_at(row + 2);
-        for (int i = 0; i < GROUP; i++) {
-            if (F == Q8) c.q[i] = (uint8_t)(row[header + i] ^ 0x80);
-            else c.q[i] = i < 16 ? row[header + i] & 15 : row[header + i - 16] >> 4;
+// Q8_0, Q4_0, Q4_1: four inputs at a time, for a model's start waits for this.
+template <int F> void repack_small(const uint8_t* row, int groups, int lane, uint8_t* block) {
+    constexpr int header = F == Q4M ? 4 : 2, words = F == Q8 ? 8 : 4, size = header + words * 4;
+    constexpr uint32_t low = 0x0f0f0f0fu;
+    uint8_t* at = block + lane / LANES * 64 + lane % LANES * 4;
+    for (int g = 0; g < groups; g++, row += size, at += Layout<F>::group) {
+        uint32_t w[words], lines[words];
+        std::memcpy(w, row + header, sizeof w);
+        if constexpr (F == Q8) {
+            for (int i = 0; i < words; i++) lines[i] = w[i] ^ 0x80808080u;
+        } else {  // inputs 0 .. 15 are the low halves of the 16 bytes, 16 .. 31 the high ones; a line takes 4 and the next 4
+            lines[0] = (w[0] & low) | (w[1] & low) << 4;
+            lines[1] = (w[2] & low) | (w[3] & low) << 4;
+            lines[2] = (w[0] >> 4 & low) | (w[1] & ~low);
+            lines[3] = (w[2] >> 4 & low) | (w[3] & ~low);
         }
-        place<F>(block, lane, g, c);
+        for (int i = 0; i < words; i++) std::memcpy(at + i * 128, lines + i, 4);
+        uint16_t* scales = (uint16_t*)(block + Layout<F>::at(g) + Layout<F>::numbers);
+        scales[lane] = half_at(row);
+        if constexpr (F == Q4M) scales[BLOCK + lane] = half_at(row + 2);
     }
 }
 

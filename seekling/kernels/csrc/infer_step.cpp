@@ -9,11 +9,14 @@ Worker::Worker(Runner& run, const Step& in, Team team) : run(run), m(run.model),
     int64_t widest = std::max(padded(m.width_max), LANES * partial_floats(value_floats()));
     int64_t row = row_bytes(F32, m.width_max) + row_bytes(BF16, m.width_max) + row_bytes(Q8, m.width_max);
     Buffer& own = *run.own[(size_t)team.me];
-    own.ensure(widest * 4 + ALONE * row + 2 * ROW_BLOCK * BLOCK * 4 + 256);
+    int64_t page = m.attention == MLA ? (int64_t)PAGE * mla_row(m.latent, m.rotary) * 2 : gqa_head_bytes(m.head_dim);
+    int64_t rest = widest * 4 + 2 * ROW_BLOCK * BLOCK * 4 + ALONE * row;
+    own.ensure(rest + 256 + (m.cache_int8 ? SPLIT / PAGE * page : 0));
     scratch = own.as<float>();
     std::memset(scratch, 0, (size_t)widest * 4);
     tile = scratch + widest;
     own_rows = (uint8_t*)(tile + 2 * ROW_BLOCK * BLOCK);
+    opened = own.data + (rest + 63) / 64 * 64;
 }
 
 void Worker::step() {
@@ -50,6 +53,8 @@ void Worker::add_product(const Matrix& w, const Prepared& rows) {
 
 void Worker::mlp(const Layer& layer) {
     Prepared rows = normed(layer.mlp_norm, 1u << kind_of(layer.gate));
+    const Matrix* both[2] = {&layer.gate, &layer.up};
+    low_rank(both, 2, rows);
     int kind = kind_of(layer.down);
     int64_t stride = row_bytes(format_of(kind), layer.gate.outputs);
     int blocks = blocks_of(layer.gate.outputs);
@@ -71,6 +76,8 @@ void Worker::glu(const Matrix& gate, const Matrix& up, int index, int block, con
     float* other = tile + ROW_BLOCK * BLOCK;
     multiply(gate, index, block, from, count, tile, BLOCK);
     multiply(up, index, block, from, count, other, BLOCK);
+    add_low_rank(gate, index, 0, first, count, block * BLOCK, tile);
+    add_low_rank(up, index, 1, first, count, block * BLOCK, other);
     auto activation = [&](Floats g, Floats u) {
         if (!clamped) return mul(silu16(g), u);
         Floats limit = all(m.swiglu_limit);
@@ -88,6 +95,11 @@ void Worker::glu(const Matrix& gate, const Matrix& up, int index, int block, con
 
 void Worker::head() {
     if (in.wanted_count == 0) return;
+    if (in.states) {
+        for (int i = team.first(in.wanted_count); i < team.end(in.wanted_count); i++)
+            rms_norm_row(x(in.wanted[i]), m.final_norm, m.hidden, m.eps, in.states + (int64_t)i * padded(m.hidden));
+        return;
+    }
     Prepared rows = prepare(in.wanted_count, m.hidden, 1u << kind_of(m.head), [&](int i, float* out) {
         rms_norm_row(x(in.wanted[i]), m.final_norm, m.hidden, m.eps, out);
     });
@@ -113,6 +125,7 @@ void Runner::ensure(const Step& in) {
     q_latent.ensure((int64_t)M * padded(m.q_latent) * 4);
     if (m.attention == MLA) queries.ensure((int64_t)(M + in.chunks) * (m.heads + LANES) * mla_row(m.latent, m.rotary) * 2);
     else queries.ensure((int64_t)M * m.heads * head_channels(m.head_dim) * 2);
+    if (in.chunk_adapter) low.ensure((int64_t)M * std::max(3, m.heads) * m.most_rank * 4);
     shared_scale.ensure((int64_t)M * 4);
     scores.ensure((int64_t)M * padded(m.experts) * 4);
     chosen.ensure((int64_t)M * m.experts_per_token * 8);
@@ -178,9 +191,12 @@ SK_API void sk_infer_sizes(int64_t* sizes) {  // so that Python can check its mi
     sizes[1] = sizeof(Layer);
     sizes[2] = sizeof(Model);
     sizes[3] = sizeof(Step);
+    sizes[4] = sizeof(LowRank);
 }
 
 SK_API int64_t sk_infer_layer_page_bytes(const Model* m) {
+    if (m->cache_int8)
+        return m->attention == MLA ? mla_page_bytes8(m->latent, m->rotary) : m->kv_heads * gqa_head_bytes8(m->head_dim);
     return m->attention == MLA ? (int64_t)PAGE * mla_row(m->latent, m->rotary) * 2 : m->kv_heads * gqa_head_bytes(m->head_dim);
 }
 

@@ -34,7 +34,7 @@ struct Runner {
     Barrier barrier;
     std::atomic<int> tickets[TICKETS];
     int rows = 0, q_width = 0, k_width = 0;
-    Buffer x, prepared[KINDS], q, k, v, q_latent, attended, queries, head_rows, partials, hidden, shared_hidden, shared_scale, scores, chosen,
+    Buffer x, prepared[KINDS], q, k, v, q_latent, attended, queries, head_rows, low, partials, hidden, shared_hidden, shared_scale, scores, chosen,
         position, chunk_of, first_part;
     std::vector<std::unique_ptr<Buffer>> own;  // a thread's own
     void ensure(const Step& in);
@@ -60,6 +60,7 @@ class Worker {
     float* scratch;      // one row of the widest kind, zero beyond what was written
     uint8_t* own_rows;   // prepared rows of this thread alone
     float* tile;         // (ROW_BLOCK, BLOCK) × 2
+    uint8_t* opened;     // the pages of a split in bfloat16, where the cache has 8 bits
     int loops = 0;       // shared loops so far; equal in all threads
     int moe_layers = 0;  // behind us in this step
     std::vector<Unit> units;
@@ -79,6 +80,11 @@ class Worker {
     template <class Then> void product(const Matrix& w, const Prepared& rows, int M, Then then);
     template <class Then> void head_products(const Matrix& w, int format_inputs, Then then);
     void add_product(const Matrix& w, const Prepared& rows);
+    const LowRank* change(const Matrix& w, int row) const;
+    float* low(int row, int place) const;
+    void low_rank(const Matrix* const* w, int count, const Prepared& rows);
+    void low_rank_of_head(const Matrix& w, int row, int head, const float* x);
+    void add_low_rank(const Matrix& w, int index, int place, int first, int count, int column, float* tile);
     Prepared normed(const float* weight, unsigned kinds);
 
     void embed();
@@ -97,6 +103,8 @@ class Worker {
     int queries_per_row() const { return m.attention == MLA ? m.heads : m.heads / m.kv_heads; }
     int queries_at_once() const { return m.attention == MLA ? LANES : QUERIES; }
     int value_floats() const { return m.attention == MLA ? padded(m.latent) : head_channels(m.head_dim); }
+    int64_t head_bytes() const { return m.cache_int8 ? gqa_head_bytes8(m.head_dim) : gqa_head_bytes(m.head_dim); }
+    Pages open(const Pages& pages, int from, int last);
     Partial partial(int row, int head, int part) const;
 
     void mlp(const Layer& layer);

@@ -47,8 +47,8 @@ void Worker::place_gqa(const Layer& layer, int row, int head) {
         for (int i = 0; i < head_channels(d); i++) q[i] = i < d ? to_bf16(v[i]) : 0;
         return;
     }
-    uint8_t* page = (uint8_t*)pages(chunk_of(row), layer.cache_offset + kv * gqa_head_bytes(d))[(int)pos / PAGE];
-    gqa_store(page, (int)pos % PAGE, v, run.v.as<float>() + (int64_t)row * run.k_width + at, d);
+    uint8_t* page = (uint8_t*)pages(chunk_of(row), layer.cache_offset + kv * head_bytes())[(int)pos / PAGE];
+    (m.cache_int8 ? gqa_store8 : gqa_store)(page, (int)pos % PAGE, v, run.v.as<float>() + (int64_t)row * run.k_width + at, d);
 }
 
 // ---- MLA, absorbed (DeepSeek-V2 §2.1.2): queries go to the latent space, the sums come back from it --------------------------------
@@ -100,7 +100,9 @@ void Worker::place_latent(const Layer& layer, int row) {
     std::memcpy(key, from + m.latent, (size_t)m.rotary * 4);
     rotate_row(key, m.cosines + pos * (m.rotary / 2), m.sines + pos * (m.rotary / 2), m.rotary, m.interleaved);
     rms_norm_row(from, layer.k_norm, m.latent, m.qk_eps, from);  // may clear lanes of the key, which is copied
-    uint16_t* to = (uint16_t*)pages(chunk_of(row), layer.cache_offset)[(int)pos / PAGE] + (pos % PAGE) * mla_row(m.latent, m.rotary);
+    uint8_t* page = (uint8_t*)pages(chunk_of(row), layer.cache_offset)[(int)pos / PAGE];
+    if (m.cache_int8) return mla_store8(page, (int)pos % PAGE, from, key, m.latent, m.rotary);
+    uint16_t* to = (uint16_t*)page + (pos % PAGE) * mla_row(m.latent, m.rotary);
     for (int i = 0; i < m.latent; i++) to[i] = to_bf16(from[i]);
     for (int i = 0; i < m.rotary; i++) to[m.latent + i] = to_bf16(key[i]);
 }
@@ -124,6 +126,7 @@ void Worker::place_mla_query(const Layer& layer, int row, int head) {
     for (int i = 0; i < m.rotary; i++) block[(m.latent + i) / 2 * 32 + lane * 2 + (m.latent + i) % 2] = to_bf16(key[i]);
     std::memcpy(scratch, q, (size_t)m.nope * 4);
     for (int i = m.nope; i < padded(m.nope); i++) scratch[i] = 0;
+    low_rank_of_head(layer.k_b, row, head, scratch);
     quantise_row(layer.k_b.format, scratch, m.nope, run.head_rows.data + ((int64_t)row * m.heads + head) * row_bytes(layer.k_b.format, m.nope));
 }
 
@@ -136,6 +139,7 @@ template <class Then> void Worker::head_products(const Matrix& w, int inputs, Th
         int first = item / all * ROW_BLOCK, n = std::min(ROW_BLOCK, M - first), head = item % all / each, block = item % each;
         for (int r = 0; r < n; r++) from[r] = run.head_rows.data + ((int64_t)(first + r) * m.heads + head) * stride;
         multiply(w, head, block, from, n, tile, BLOCK);
+        add_low_rank(w, head, head, first, n, block * BLOCK, tile);
         then(head, first, n, block * BLOCK, std::min(BLOCK, w.outputs - block * BLOCK), tile);
     });
 }
@@ -156,6 +160,7 @@ void Worker::expand(const Layer& layer) {
     for (int u = team.first(places); u < team.end(places); u++) {
         for (int i = m.latent; i < padded(m.latent); i++) scratch[i] = 0;
         merged(layer, u / m.heads, u % m.heads, scratch);
+        low_rank_of_head(layer.v_b, u / m.heads, u % m.heads, scratch);
         quantise_row(layer.v_b.format, scratch, m.latent, run.head_rows.data + (int64_t)u * stride);
     }
     team.meet();
@@ -218,10 +223,26 @@ void Worker::attend_unit(const Layer& layer, const Unit& unit) {
     }
 }
 
+// The pages that hold tokens from .. last of a split; of an 8-bit cache this thread's copy of them.
+Pages Worker::open(const Pages& pages, int from, int last) {
+    static const int32_t in_order[SPLIT / PAGE] = {0, 1, 2, 3, 4, 5, 6, 7};
+    if (!m.cache_int8) return pages;
+    bool mla = m.attention == MLA;
+    int64_t bytes = mla ? (int64_t)PAGE * mla_row(m.latent, m.rotary) * 2 : gqa_head_bytes(m.head_dim);
+    int count = std::min(SPLIT / PAGE, (last - from + PAGE - 1) / PAGE);
+    for (int i = 0; i < count; i++) {
+        const uint8_t* page = pages[from / PAGE + i];
+        if (mla) mla_open(page, m.latent, m.rotary, opened + i * bytes);
+        else gqa_open(page, m.head_dim, opened + i * bytes);
+    }
+    return {opened, bytes, 0, in_order - from / PAGE};
+}
+
 void Worker::split_unit(const Layer& layer, const Unit& unit, int count, const int* first, const int* end, int from, Partial* out) {
+    int last = *std::max_element(end, end + count);
     if (m.attention == MLA) {
         const uint16_t* queries = query_block(run, in, unit.chunk, unit.first_query);
-        mla_split(pages(unit.chunk, layer.cache_offset), m.latent, m.rotary, m.attention_scale, queries, first, end, count, from, out);
+        mla_split(open(pages(unit.chunk, layer.cache_offset), from, last), m.latent, m.rotary, m.attention_scale, queries, first, end, count, from, out);
         return;
     }
     int per_row = queries_per_row(), channels = head_channels(m.head_dim);
@@ -231,8 +252,8 @@ void Worker::split_unit(const Layer& layer, const Unit& unit, int count, const i
         int head = unit.kv_head * per_row + query % per_row;
         q[i] = {run.queries.as<uint16_t>() + ((int64_t)row * m.heads + head) * channels, first[i], end[i]};
     }
-    Pages at = pages(unit.chunk, layer.cache_offset + unit.kv_head * gqa_head_bytes(m.head_dim));
-    gqa_split(at, m.head_dim, m.attention_scale, q, count, from, out);
+    Pages at = pages(unit.chunk, layer.cache_offset + unit.kv_head * head_bytes());
+    gqa_split(open(at, from, last), m.head_dim, m.attention_scale, q, count, from, out);
 }
 
 // The attention output of one head: its splits merged in order, divided by the sum (with the head's sink in it).

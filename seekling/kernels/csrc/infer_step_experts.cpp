@@ -9,8 +9,16 @@ void Worker::moe(const Layer& layer) {
     if (layer.shared_gate.outputs) kinds |= 1u << kind_of(layer.shared_gate);
     Prepared rows = normed(layer.mlp_norm, kinds);
     route(layer, rows);
+    const Matrix* both[2] = {&layer.gate, &layer.up};
+    if (layer.gate.outputs) low_rank(both, 2, rows);
     expert_hidden(layer, rows);
     team.meet();
+    if (layer.down.outputs) {
+        Prepared hidden;
+        hidden.kinds[kind_of(layer.down)] = {run.shared_hidden.data, row_bytes(layer.down.format, padded(layer.down.inputs))};
+        const Matrix* down = &layer.down;
+        low_rank(&down, 1, hidden);
+    }
     add_experts(layer);
     team.meet();
 }
@@ -73,6 +81,7 @@ void Worker::add_experts(const Layer& layer) {
             int count = std::min(ROW_BLOCK, end - first);
             for (int r = 0; r < count; r++) from[r] = hidden.data + (first + r) * stride;
             multiply(w, index, block, from, count, tile, BLOCK);
+            add_low_rank(w, index, 0, first, count, block * BLOCK, tile);
             for (int r = 0; r < count; r++)
                 for (int i = 0; i < BLOCK; i += LANES) {
                     float* at = x(row_of(first + r)) + block * BLOCK + i;

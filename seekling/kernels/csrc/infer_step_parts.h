@@ -48,6 +48,7 @@ template <class Then> void Worker::products(const Matrix* const* w, int count, i
     for (int i = 0; i < count; i++) all += blocks_of(w[i]->outputs);
     const Rows* held = nullptr;
     const void* from[ROW_BLOCK];
+    low_rank(w, count, rows);
     share((M + ROW_BLOCK - 1) / ROW_BLOCK * all, [&](int item) {
         int first = item / all * ROW_BLOCK, n = std::min(ROW_BLOCK, M - first), block = item % all, which = 0;
         for (; block >= blocks_of(w[which]->outputs); which++) block -= blocks_of(w[which]->outputs);
@@ -58,6 +59,7 @@ template <class Then> void Worker::products(const Matrix* const* w, int count, i
             for (int r = 0; r < n; r++) from[r] = (*held)[first + r];
         }
         multiply(*w[which], index, block, from, n, tile, BLOCK);
+        add_low_rank(*w[which], index, which, first, n, block * BLOCK, tile);
         then(which, first, n, block * BLOCK, tile);
     });
 }
