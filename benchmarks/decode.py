@@ -33,12 +33,12 @@ from typing import Any
 import torch
 
 from seekling import Engine, Sampling
-from seekling.bench_verb import config_of
 from seekling.engine.measure import fresh
 from seekling.kernels import status
 from seekling.lm import LM, resolve
 from seekling.machine_speed import best_of, gemm_gflops, read_bandwidth
 from seekling.model import Decoder, ModelConfig
+from seekling.verbs.bench import config_of
 
 MLA = dict(first_k_dense_replace=1, max_position_embeddings=16384)
 SHAPES: dict[str, dict[str, Any]] = {

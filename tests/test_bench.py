@@ -6,13 +6,14 @@ import pytest
 import torch
 from engine_tiny import TOKENIZER, config, one_thread  # noqa: F401
 
-from seekling import bench_verb, cli
+from seekling import cli
 from seekling.engine import Engine
 from seekling.engine import measure as m
 from seekling.errors import MachineError
 from seekling.kernels import available
 from seekling.lm import LM
 from seekling.model import Decoder
+from seekling.verbs import bench
 
 RUNNERS = ["torch", pytest.param("native", marks=pytest.mark.skipif(not available(), reason="kernels are not built"))]
 SMALL = ("--tokens", "3", "--rows", "2", "1", "--prompt", "8", "--rounds", "2", "--threads", "1")
@@ -173,10 +174,10 @@ def cells(low: float, load: float | None) -> dict:
 
 
 def test_a_busy_machine_and_rounds_that_differ_are_warned_of():
-    assert bench_verb.warnings(cells(9.9, 0.0)) == []
-    assert "1.2 of 2 cores" in bench_verb.warnings(cells(9.9, 1.2))[0]
-    assert "cannot be read" in bench_verb.warnings(cells(9.9, None))[0]
-    assert "decode 1, prefill" in bench_verb.warnings(cells(5.0, 0.0))[0]
+    assert bench.warnings(cells(9.9, 0.0)) == []
+    assert "1.2 of 2 cores" in bench.warnings(cells(9.9, 1.2))[0]
+    assert "cannot be read" in bench.warnings(cells(9.9, None))[0]
+    assert "decode 1, prefill" in bench.warnings(cells(5.0, 0.0))[0]
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------

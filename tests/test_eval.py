@@ -163,7 +163,7 @@ def test_the_json_has_lm_evals_shape(run, capsys, tmp_path):
 
 
 def test_a_stage_is_asked_about_its_runs_text(run, tmp_path):
-    from seekling.eval_verb import run_of
+    from seekling.verbs.eval import run_of
 
     assert run_of(run / "checkpoints") == run and run_of(run / "grpo") == run and run_of(tmp_path) is None
 

@@ -8,9 +8,10 @@ import pytest
 from hub_server import Hub
 from test_hub_package import package  # noqa: F401 - a fixture
 
-from seekling import cli, pull_verb
+from seekling import cli
 from seekling.errors import DataError
 from seekling.hub.names import PACKAGES, Repository, models_folder, repository, wanted
+from seekling.verbs import pull
 
 FILES = {"generation_config.json": b"{}", "README.md": b"no front matter", "model.safetensors": os.urandom(2000)}
 
@@ -102,28 +103,28 @@ def test_chat_without_a_model_talks_to_the_newest_run(tmp_path, monkeypatch, cap
     checkpoint(tmp_path / "runs" / "old", 1000)
     checkpoint(tmp_path / "runs" / "new", 2000)
     (tmp_path / "runs" / "empty" / "checkpoints").mkdir(parents=True)
-    assert pull_verb.default_model() == "runs/new"
+    assert pull.default_model() == "runs/new"
     assert "runs/new" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("answer", "pulled"), [("\n", True), ("y\n", True), ("n\n", False), ("", False)])
 def test_without_a_run_the_default_model_is_offered_with_its_size(package, tmp_path, monkeypatch, answer, pulled):  # noqa: F811
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pull_verb, "DEFAULT", "tiny")
+    monkeypatch.setattr(pull, "DEFAULT", "tiny")
     screen = Terminal()
     monkeypatch.setattr("sys.stdin", Terminal(answer))
     monkeypatch.setattr("sys.stderr", screen)
     if pulled:
-        assert pull_verb.default_model() == "tiny" and pull_verb.find("tiny") is not None
+        assert pull.default_model() == "tiny" and pull.find("tiny") is not None
     else:
         with pytest.raises(DataError, match="seekling pull tiny"):
-            pull_verb.default_model()
+            pull.default_model()
     assert "Pull tiny (a model;" in screen.getvalue() and "MIT)? [Y/n]" in screen.getvalue()
 
 
 def test_nothing_is_pulled_where_nobody_can_be_asked(package, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pull_verb, "DEFAULT", "tiny")
+    monkeypatch.setattr(pull, "DEFAULT", "tiny")
     monkeypatch.setattr("seekling.hub.package.pull_package", lambda *a, **k: pytest.fail("pulled"))
     with pytest.raises(DataError, match="no model was named"):
-        pull_verb.default_model()
+        pull.default_model()

@@ -86,7 +86,7 @@ def measured(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, 
     from seekling.lm import resolve
     from seekling.machine import look
     from seekling.machine_speed import read_bandwidth
-    from seekling.verbs import set_threads
+    from seekling.verbs.common import set_threads
 
     path = resolve(args.path)
     prompt, tokens = fitted(args, config_of(path))

@@ -26,7 +26,7 @@ def serve(args: argparse.Namespace) -> int:
     if args.daily_tokens or args.rpm or args.usage or doors.keys.all():
         ledger.open()
     from seekling.engine import Engine
-    from seekling.pull_verb import default_model
+    from seekling.verbs.pull import default_model
 
     path, adapters = args.path or default_model(), adapters_of(args.adapter)
     barriers = barriers_of(args, args.name or model_name(path))

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
         report = check(place, key, progress, mof)
         if args.smoke is not None:
             from seekling.release.reproduce import smoke_findings
-            from seekling.reproduce_verb import watching
+            from seekling.verbs.reproduce import watching
 
             if args.smoke < 0:
                 raise RecipeError("--smoke takes a number of steps, 1 or more")

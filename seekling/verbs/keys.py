@@ -13,7 +13,7 @@ def keys(args: argparse.Namespace) -> int:
 
     from seekling.serve.keys import Keys
     from seekling.serve.ledger import Ledger
-    from seekling.serve_verb import usage_file
+    from seekling.verbs.serve import usage_file
 
     kept = Keys(Path(args.file) if args.file else None)
     if args.action == "list":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seekling.errors import CheckpointError, RecipeError
-from seekling.export_verb import progress, run_tokenizer
+from seekling.verbs.export import progress, run_tokenizer
 
 MERGE_RECORD = "seekling-merge.json"  # what went in, for whoever releases the result
 

@@ -52,7 +52,7 @@ def quantized(args: argparse.Namespace) -> dict[str, Any]:
     """Text, losses before, scaling, the file, losses after."""
     from seekling.engine.native_runner import NativeRunner, unsupported
     from seekling.lm import load, resolve
-    from seekling.verbs import set_threads
+    from seekling.verbs.common import set_threads
 
     path = resolve(args.path)
     set_threads(args.threads)

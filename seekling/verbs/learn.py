@@ -1,27 +1,21 @@
-"""What each verb does: read arguments, call one room, print. Every heavy import is inside the function that needs it."""
+"""The verbs that make a run: ``run``, ``pretrain``, ``sft``, ``dpo``, ``grpo``, ``distill``, and ``report``."""
 
 import argparse
-import dataclasses
-import json
 import shlex
-import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from seekling.errors import CheckpointError, DataError, MachineError, RecipeError, raise_all
 from seekling.recipe import Recipe, from_args, resolve
 from seekling.resolve import explain, free_folder
+from seekling.verbs.common import console
 
 if TYPE_CHECKING:
-    from seekling.machine import Machine
     from seekling.train.story_recipe import StoryRecipe
 
 DEFAULT_MINUTES = 15.0
 PRETRAINING_SHARE = 0.6  # of a time budget, where lessons and practice follow
-
-
-# ---- training --------------------------------------------------------------------------------------------------------
 
 
 def run(args: argparse.Namespace) -> int:
@@ -265,133 +259,3 @@ def report(args: argparse.Namespace) -> int:
     """Rebuild report.md, report.json and the figures from the run's log."""
     report_folder(run_folder(args.path), watts=args.watts, price=args.price)
     return 0
-
-
-# ---- using a model ---------------------------------------------------------------------------------------------------
-
-
-def sampling(args: argparse.Namespace) -> Any:
-    """The engine's Sampling from the flags."""
-    from seekling.engine import Sampling
-
-    return Sampling(
-        max_tokens=args.max_tokens,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        top_k=args.top_k,
-        seed=args.seed,
-        stop=tuple(args.stop),
-    )
-
-
-def generate(args: argparse.Namespace) -> int:
-    """Continue one prompt; text streams as it is made."""
-    wanted = sampling(args)
-    prompt = sys.stdin.read().removesuffix("\n") if args.prompt in (None, "-") else args.prompt
-    prompt = prompt.encode("utf-8", "replace").decode()  # bytes that are no text arrive as surrogates
-    set_threads(args.threads)
-    from seekling.engine import Engine
-
-    engine = Engine(args.path, quant=args.quant, dtype=args.dtype)
-    asked: Any = [{"role": "user", "content": prompt}] if args.chat else prompt
-    if args.json:
-        answer = engine.generate([asked], wanted)[0]
-        print(json.dumps({"prompt": prompt, **dataclasses.asdict(answer)}, ensure_ascii=False))
-        return 0
-    from seekling.engine.chat import printable
-
-    for delta in engine.stream(asked, wanted):  # a terminal gets no control characters, a pipe the text as it is
-        print(printable(delta.text) if sys.stdout.isatty() else delta.text, end="", flush=True)
-    print()
-    return 0
-
-
-def chat(args: argparse.Namespace) -> int:
-    """Talk to a model in the terminal."""
-    wanted = sampling(args)
-    if args.path is None:
-        from seekling.pull_verb import default_model
-
-        args.path = default_model()
-    set_threads(args.threads)
-    from seekling.engine.chat import chat_loop
-
-    return chat_loop(args.path, wanted, system=args.system, thinking=args.think, quant=args.quant, dtype=args.dtype)
-
-
-# ---- before training -------------------------------------------------------------------------------------------------
-
-
-def plan(args: argparse.Namespace) -> int:
-    """What a recipe, a size or a published config costs; without either, a line for each size."""
-    from seekling.plan_verb import plan as show
-
-    return show(args)
-
-
-def doctor(args: argparse.Namespace) -> int:
-    """What the machine offers, and what Seekling will use of it."""
-    from seekling.machine import measure
-
-    machine = measure(quick=args.quick)
-    if args.json:
-        offered = dataclasses.asdict(machine) | {"usable_cores": machine.usable_cores}
-        print(json.dumps({**offered, "use": choices(machine)}))
-        return 0
-    gb = 1e9
-    quota = "none" if machine.quota is None else f"{machine.quota:g}"
-    speed = ", ".join(f"{name} {value:,.0f} GFLOP/s" for name, value in machine.gemm_gflops.items())
-    rows = [
-        ("processor", machine.cpu),
-        ("cores", f"{machine.usable_cores} usable of {machine.cores} (affinity {machine.affinity}, cgroup quota {quota})"),
-        ("instructions", " ".join(machine.isa) or "none known"),
-        ("memory", f"{machine.memory_available / gb:.1f} GB available of {machine.memory_bytes / gb:.1f} GB"),
-        ("read bandwidth", f"{machine.bandwidth_gbs:.1f} GB/s with {machine.usable_cores} threads"),
-        ("matrix products", speed),
-        ("free disk", f"{machine.disk_free / gb:.1f} GB"),
-        ("compiler", machine.compiler or "none (native kernels cannot be built; torch does the work)"),
-        ("native kernels", machine.native),
-        *(("will use: " + name, text) for name, text in choices(machine).items()),
-    ]
-    width = max(len(name) for name, _ in rows)
-    print("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
-    return 0
-
-
-def choices(machine: "Machine") -> dict[str, str]:
-    """What Seekling derives from the machine where nothing is said."""
-    from seekling.dial import fits_in_memory
-    from seekling.sizes import SIZES
-
-    fitting = [n for n in SIZES if fits_in_memory(resolve(Recipe.of(size=n, steps=1, out="x"), machine), machine)]
-    fp32, bf16 = machine.gemm_gflops.get("float32"), machine.gemm_gflops.get("bfloat16")
-    if machine.native_bfloat16:
-        ratio = f", {bf16 / fp32:.1f} times float32 here" if fp32 and bf16 else ""
-        dtype = f"bfloat16 over float32 master weights (native{ratio})"
-    else:
-        dtype = "float32 (no native bfloat16)"
-    return {
-        "threads": str(machine.usable_cores),
-        "training dtype": dtype,
-        "largest size that fits": fitting[-1] if fitting else "none: free some memory",
-    }
-
-
-# ---- small things ----------------------------------------------------------------------------------------------------
-
-
-def console() -> Any:
-    """A rich console that does not re-wrap lines in files."""
-    from rich.console import Console
-
-    return Console(soft_wrap=True)
-
-
-def set_threads(threads: int | None) -> None:
-    """Tell torch how many threads to use: as asked, else the cores this process may use."""
-    import torch
-
-    from seekling.machine import look
-
-    raise_all(RecipeError, ["--threads must be at least 1"] if threads is not None and threads < 1 else [])
-    torch.set_num_threads(threads or look().usable_cores)

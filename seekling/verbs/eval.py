@@ -22,7 +22,7 @@ RUN_FILES = ("recipe.toml", "data_manifest.json")  # of the run whose held-out t
 def evaluate(args: argparse.Namespace) -> int:
     """Score a model on the suites and tasks asked for; the default is the project's own suites."""
     from seekling.tasks.suites import NAMES, OWN
-    from seekling.verbs import set_threads
+    from seekling.verbs.common import set_threads
 
     names = list(dict.fromkeys(args.suite or ([] if args.tasks else ["bits", *OWN])))
     unknown = [f"there is no suite {name!r}; there are {', '.join(NAMES)}" for name in names if name not in NAMES]
