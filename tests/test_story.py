@@ -113,11 +113,8 @@ def test_lessons_end_once_enough_comes_out_right_and_stay_ended(run, made_text, 
     (base / "story.toml").write_text(recipe_of_story.to_toml())
     story, whole = recipe_of_story.story, Recipe.load(base)
 
-    class Right(Reward):
-        pass
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("seekling.train.rollout.judged", lambda problem, reply, practice: Right(1.0, 1.0, 1.0))
+        patch.setattr("seekling.train.judging.Judge.__call__", lambda self, problem, reply: Reward(1.0, 1.0, 1.0))
         patch.setattr("seekling.train.rollout.spoken", lambda text, think: text)
         lessons_stage(base, whole, story, None)
     steps = [r["step"] for r in read_log(base / "sft/log.jsonl") if r["kind"] == "step"]

@@ -16,6 +16,7 @@ from seekling.serve.failures import KINDS, reply
 from seekling.serve.fields import (
     ChatRequest,
     CompletionRequest,
+    DetectRequest,
     DetokenizeRequest,
     EmbeddingRequest,
     ExplainRequest,
@@ -40,6 +41,7 @@ REQUESTS: dict[str, type[BaseModel]] = {
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
     "/cache/explain": ExplainRequest,
+    "/watermark/detect": DetectRequest,
     "/api/chat": OllamaChat,
     "/api/generate": OllamaGenerate,
     "/api/embed": OllamaEmbed,
@@ -101,6 +103,11 @@ ANSWERS: dict[str, tuple[str, Json]] = {
     "/api/version": ("Version", _object(version=TEXT)),
     "/models": ("Models", _object(object=_const("list"), data=_list(MODEL))),
     "/models/{name}": ("One model", MODEL),
+    "/about": ("How this server labels, moderates and logs", _object(model=TEXT)),
+    "/watermark/detect": (
+        "How likely a text came without this server's mark",
+        _object(key=TEXT, tokens=COUNT, bits=COUNT, ones=COUNT, share={"type": "number"}, p_value={"type": "number"}),
+    ),
     "/health": ("Whether it can answer", _object(status=TEXT, running=COUNT, waiting=COUNT)),
 }  # fmt: skip
 FORGOTTEN = _object(id=TEXT, deleted={"const": True})
