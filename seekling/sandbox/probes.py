@@ -15,7 +15,7 @@ from seekling.errors import MachineError
 from seekling.sandbox import run as run_module
 from seekling.sandbox.run import NEEDS, Limits, Result, run_python
 
-QUICK = Limits(seconds=1, wall_seconds=2.5, memory_mb=128, disk_mb=4, output_bytes=65536, threads=8)
+QUICK = Limits(seconds=1, wall_seconds=5, memory_mb=128, disk_mb=4, output_bytes=65536, threads=8)
 
 TRIES = """
 def attempt(what, act):
@@ -171,7 +171,7 @@ while True:
 """,
         ("threads", "time", "killed", "memory", "failed"),
     ),
-    Probe("memory bomb", "a = []\nwhile True:\n    a.append(bytearray(1 << 20))", ("memory",)),
+    Probe("memory bomb", "a = []\nwhile True:\n    a.append(bytearray(1 << 24))", ("memory",)),
     Probe(
         "disk bomb",
         """
