@@ -232,6 +232,14 @@ def test_eu_summary_keeps_the_order_of_the_template(released):
     assert "less than 1 billion tokens" in text and "TO BE FILLED: measures" in text  # a folder of the user's needs a person
 
 
+def test_files_of_a_folder_are_listed_with_their_hashes(released):
+    (source,) = (
+        s for s in json.loads((released / "release.json").read_text("utf-8"))["data"]["sources"] if s["name"] == "tales"
+    )
+    name, digest = source["files"][0].split(" sha256:")
+    assert name.endswith(".txt") and len(digest) == 64
+
+
 def test_model_openness_file_is_as_that_tool_reads_it(released):
     from seekling.release.check.place import open_folder
     from seekling.release.check.run import check

@@ -23,7 +23,7 @@ from seekling.errors import CheckpointError, DataError
 from seekling.release import layout
 from seekling.release.check.fetch import fetch_small
 from seekling.release.check.pickles import imports
-from seekling.release.check.place import Trouble, front_matter, open_folder, read_yaml
+from seekling.release.check.place import Place, Trouble, front_matter, open_folder, read_yaml
 from seekling.release.check.run import check
 from seekling.release.check.show import badge
 from seekling.release.licences import text_of
@@ -350,6 +350,15 @@ def test_nothing_of_the_folder_is_run(plain, tmp_path):
     finally:
         os.chdir(here)
     assert not proof.exists()
+
+
+def test_a_sources_files_with_their_hashes_are_as_good_as_one_hash():
+    from seekling.release.check.data_info import data_findings
+
+    row = {"name": "tales", "stage": "pretrain", "kind": "file", "licence": "MIT", "where": "tales", "bytes": 1}
+    place = Place(Path(), "x", {})
+    assert data_findings(place, {"data": {"sources": [row]}})[1] == "fail"
+    assert data_findings(place, {"data": {"sources": [{**row, "files": ["a.txt sha256:00"]}]}})[1] == "pass"
 
 
 # ---- hashes and signatures -------------------------------------------------------------------------------------------

@@ -74,6 +74,11 @@ def sources_of(recipe: Any, run: Path, stage: str, about: About) -> list[SourceF
     return [_with_about(own_lessons(source, run), about) for source in (*tasks, *read)]
 
 
+def _file(entry: Any) -> str:
+    """A file of a source: its name, and its SHA-256 where the manifest has a pair of both."""
+    return " sha256:".join(map(str, entry)) if isinstance(entry, list | tuple) else str(entry)
+
+
 def unchanged(sources: list[SourceFacts], files: tuple[str, ...]) -> None:
     """Raise CheckpointError where a file of conversations is not what the run read; one that is gone cannot be compared."""
     hashes = {source.sha256: source.where for source in sources if source.kind == "file" and source.sha256}
@@ -154,7 +159,7 @@ def _source(name: str, table: Mapping[str, Any], stage: str) -> SourceFacts:
         synthetic=generated,
         generator=str(teacher) if teacher else f"seekling/data, generator {where} {version}".strip() if generated else None,
         generator_is_model=bool(teacher),
-        files=tuple(map(str, table.get("files", ()))),
+        files=tuple(_file(f) for f in table.get("files", ())),
     )
 
 

@@ -56,7 +56,7 @@ def _source(row: dict[str, Any]) -> list[Finding]:
         ("where it came from", row.get("where") or row.get("url")),
         ("its size (documents, bytes or tokens)", any(isinstance(row.get(k), int) for k in ("documents", "bytes", "tokens"))),
         ("what generated it", not row.get("synthetic") or row.get("generator")),
-        ("a hash or a version", row.get("sha256") or row.get("version") or row.get("in_release") or row.get("synthetic")),
+        ("a hash or a version", any(row.get(k) for k in ("sha256", "files", "version", "in_release", "synthetic"))),
     ) if not there]  # fmt: skip
     out = []
     if lacks:
