@@ -8,9 +8,12 @@ import argparse
 import difflib
 import importlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from seekling import arguments
 from seekling.arguments import Parser
@@ -123,6 +126,11 @@ def parse(argv: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
     return verb, args
 
 
+def ended(*_: object) -> NoReturn:
+    """SIGTERM ends a verb as an exception does, so it cleans up; those that save something have handlers of their own."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     # Idle OpenMP threads spin before they sleep. libgomp's default burns the core that another program wants: beside one busy
@@ -133,6 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal or pipe that is not UTF-8 must not end a run
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, ended)  # so that what was half written is taken away
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(help_text(), end="")
         return 0

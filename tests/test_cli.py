@@ -3,9 +3,12 @@
 import importlib
 import io
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -178,6 +181,26 @@ def test_ctrl_c_is_130(capsys, monkeypatch):
     monkeypatch.setattr("seekling.verbs.learn.report", interrupted)
     assert cli.main(["report", "x"]) == 130
     assert capsys.readouterr().err == "stopped\n"
+
+
+def test_sigterm_ends_a_verb_with_143_and_lets_it_clean_up(monkeypatch, tmp_path):
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    half_written = tmp_path / "part"
+
+    def writing(args):
+        half_written.touch()
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            half_written.unlink()
+
+    monkeypatch.setattr("seekling.verbs.learn.report", writing)
+    try:
+        assert cli.main(["report", "x"]) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not half_written.exists()
 
 
 def test_training_that_was_stopped_says_how_to_go_on(capsys, monkeypatch):
