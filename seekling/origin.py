@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+MERGE_RECORD = "seekling-merge.json"  # in a merged folder: what went in, for whoever releases it
 ROOT = Path(__file__).resolve().parent.parent
 
 

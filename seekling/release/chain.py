@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from seekling.errors import CheckpointError, RecipeError
+from seekling.origin import MERGE_RECORD
 from seekling.release.about import About
 from seekling.release.ancestors import Ancestor, ancestor_of
 from seekling.release.layout import MANIFEST
 from seekling.release.runlog import Records, read_records
 from seekling.release.sources import SourceFacts, inherited_sources, sources_of
 from seekling.tree import Tree
-from seekling.verbs.merge import MERGE_RECORD
 
 STORY = "story.toml"  # of seekling run, whose stages after pretraining are folders in the run's
 

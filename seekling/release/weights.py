@@ -47,7 +47,7 @@ def write_weights(folder: Path, release: "Release", say: Callable[[str], None]) 
 
 def copy_folder(source: Path, folder: Path) -> None:
     """The files of a checkpoint that a loader reads, and the tokenizer of the run where the checkpoint has none."""
-    from seekling.verbs.export import run_tokenizer
+    from seekling.text.folder import run_tokenizer
 
     for path in sorted(source.iterdir()):
         if path.is_file() and path.suffix in KEPT and path.name not in NOT_KEPT:

@@ -69,6 +69,15 @@ def has_vocabulary(folder: Path) -> bool:
     return pair or any((folder / name).is_file() for name in names) or any(folder.glob("*.tiktoken"))
 
 
+def run_tokenizer(path: Path) -> list[Path]:
+    """The tokenizer's files of the run that a checkpoint without its own lies in."""
+    home = path.resolve().parent
+    folder = home.parent / "tokenizer"
+    if (path / "tokenizer.json").is_file() or home.name != "checkpoints" or not folder.is_dir():
+        return []
+    return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in (".json", ".jinja", ".model"))
+
+
 def write_folder(folder: Path, spec: dict[str, Any], settings: dict[str, Any], templates: Mapping[str, str]) -> None:
     """The files that `read_folder` and transformers' AutoTokenizer read."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -58,6 +58,7 @@ def to_folder(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     if opens_in_memory(path):
         return loaded_to_folder(path, args)
     from seekling.formats.stream import SHARD_BYTES, convert
+    from seekling.text.folder import run_tokenizer
 
     shard = SHARD_BYTES if args.shard_gb is None else max(1, int(args.shard_gb * 1e9))
     with progress(f"writing {args.out}") as tell:
@@ -85,15 +86,6 @@ def fp8_format(path: Path, scales: str | None) -> Any:
     if scales is None and isinstance(quantised, dict) and quantised.get("quant_method") == "fp8":
         return FP8Format.of_config(quantised, f"{path}: quantization_config")
     return FP8Format(power_of_two=scales == "ue8m0")
-
-
-def run_tokenizer(path: Path) -> list[Path]:
-    """The tokenizer's files of the run that a checkpoint without its own lies in."""
-    home = path.resolve().parent
-    folder = home.parent / "tokenizer"
-    if (path / "tokenizer.json").is_file() or home.name != "checkpoints" or not folder.is_dir():
-        return []
-    return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in (".json", ".jinja", ".model"))
 
 
 def loaded_to_folder(path: Path, args: argparse.Namespace) -> dict[str, Any]:

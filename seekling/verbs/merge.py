@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seekling.errors import CheckpointError, RecipeError
-from seekling.verbs.export import progress, run_tokenizer
-
-MERGE_RECORD = "seekling-merge.json"  # what went in, for whoever releases the result
+from seekling.verbs.export import progress
 
 
 def merge(args: argparse.Namespace) -> int:
@@ -51,6 +49,8 @@ def merge_folder(path: Path, adapter_path: Path, args: argparse.Namespace) -> di
     from seekling.formats.peft import read_adapter
     from seekling.formats.stores import open_folder
     from seekling.formats.stream import rewrite
+    from seekling.origin import MERGE_RECORD
+    from seekling.text.folder import run_tokenizer
     from seekling.train.state import replace_text
 
     raw = read_json(path, CONFIG)
