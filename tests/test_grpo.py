@@ -232,6 +232,10 @@ def test_a_stream_of_answers_gives_the_states_of_each_answer_alone(base, tmp_pat
 def test_contradictions_are_named():
     with pytest.raises(RecipeError, match="temperature 1"):
         GrpoRecipe.of(temperature=0.7)
+    with pytest.raises(RecipeError, match="has 2 groups"):
+        GrpoRecipe.of(form=r"(\d+) or (\d+)")
+    with pytest.raises(RecipeError, match="no regular expression"):
+        GrpoRecipe.of(form="(")
     with pytest.raises(RecipeError, match="group must be at least 2"):
         GrpoRecipe.of(group=1)
 

@@ -61,6 +61,17 @@ def test_reward_needs_one_answer_at_the_end(reply, accuracy, form):
     assert reward.total == pytest.approx(0.9 * accuracy + 0.1 * form)
 
 
+@pytest.mark.parametrize(
+    ("reply", "accuracy", "form"),
+    [("3 + 4 = 7. The answer is 7.", 1, 1), ("3 + 4 = 8. The answer is 8.", 0, 1), ("The answer is 7.", 0, 0), ("7", 0, 0)],
+)
+def test_a_form_takes_the_place_of_tags(reply, accuracy, form):
+    problem = Problem("What is 3 + 4?", "7", "addition")
+    reward = reward_of(get_task("addition"), problem, reply, form=r".+ The answer is (\d+)\.")
+    assert (reward.accuracy, reward.format) == (accuracy, form)
+    assert reward.total == pytest.approx(0.9 * accuracy + 0.1 * form)
+
+
 def test_without_tags_the_last_number_counts():
     problem = Problem("What is 3 - 10?", "-7", "subtraction")
     assert untagged_answer("3 - 10 = -7.", problem) == "-7"

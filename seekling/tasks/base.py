@@ -115,20 +115,26 @@ class Reward:
     overlong: float = 0.0
 
 
-def reward_of(task: Task, problem: Problem, reply: str, *, tagged: bool = True, format_weight: float = 0.1) -> Reward:
+def reward_of(
+    task: Task, problem: Problem, reply: str, *, tagged: bool = True, form: str = "", format_weight: float = 0.1
+) -> Reward:
     """Judge a reply.
 
     ``tagged``: the answer stands between ``<answer>`` and ``</answer>``, once, at the end; else see ``untagged_answer``.
-    The format part pays for the tags alone, accuracy for the right answer inside them.
+    ``form`` takes the place of the tags: a regular expression that the whole reply matches, with the answer as its group.
+    The format part pays for tags or form alone, accuracy for the right answer inside them.
     """
-    found = answer_in(reply, problem, tagged)
+    found = answer_in(reply, problem, tagged, form)
     well = float(found is not None)
     right = task.score(found, problem) if found is not None else 0.0
-    return Reward(right, well, (1 - format_weight) * right + format_weight * well if tagged else right)
+    return Reward(right, well, (1 - format_weight) * right + format_weight * well if tagged or form else right)
 
 
-def answer_in(reply: str, problem: Problem, tagged: bool) -> str | None:
+def answer_in(reply: str, problem: Problem, tagged: bool, form: str = "") -> str | None:
     """The answer a reply gives, None where its form is wrong: see ``reward_of``."""
+    if form:
+        match = re.fullmatch(form, reply.strip(), re.S)
+        return match[1].strip() if match else None
     if not tagged:
         return untagged_answer(reply, problem)
     found = ANSWER.findall(reply)

@@ -61,7 +61,7 @@ class DistillRecipe(Tree):
         return self.teach.teacher.startswith(("http://", "https://"))
 
     def contradictions(self) -> list[str]:
-        bad, method = [], self.teach.method
+        bad, method = self.practice.wrong_form(), self.teach.method
         if not self.start.resolved and self.learn.steps is not None and self.learn.epochs is not None:
             bad.append("--steps and --epochs contradict each other: give one of them")
         if self.learn.micro_batch and self.learn.batch_size % self.learn.micro_batch:

@@ -1,6 +1,7 @@
 """The recipe of reinforcement learning with verifiable rewards. No torch here: the command line builds its flags from it."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 
 from seekling.knobs import knob
@@ -20,13 +21,24 @@ class ProblemsPart:
     group: int = knob(8, "answers to each problem", low=2, high=128)
     think: bool = knob(False, "let the model reason before it answers")
     tagged: bool = knob(True, "the answer must stand between <answer> and </answer>")
-    format_weight: float = knob(0.1, "share of the reward paid for the tags alone", low=0, below=1)
+    form: str = knob("", "in place of tags: a regular expression for the whole reply, its group the answer")
+    format_weight: float = knob(0.1, "share of the reward paid for tags or form alone", low=0, below=1)
     language: str = knob("", "also reward words of this language, thinking included", choices=("", "en", "zh"))
     language_weight: float = knob(0.1, "what a reply all in that language earns", low=0, high=1)
     overlong: int = knob(0, "take reward from answers within so many tokens of --max-tokens; 0 = none", low=0)
     system: str = knob("", "system message of every prompt")
     reward_seconds: float = knob(5.0, "longest time a reward may take; then it is stopped and counts as 0", above=0)
     eval_problems: int = knob(100, "unseen problems of each task in an evaluation", low=1)
+
+    def wrong_form(self) -> list[str]:
+        """What is wrong with ``form``."""
+        try:
+            groups = re.compile(self.form).groups
+        except re.error as error:
+            return [f"--form {self.form!r} is no regular expression: {error}"]
+        if self.form and groups != 1:
+            return [f"--form {self.form!r} has {groups} groups: put exactly one around the answer, (?:…) around the rest"]
+        return []
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,7 @@ class GrpoRecipe(Tree):
         return "grpo"
 
     def contradictions(self) -> list[str]:
-        bad, p = [], self.policy
+        bad, p = self.practice.wrong_form(), self.policy
         if p.truncate and self.draw.temperature != 1.0:
             bad.append("the importance weight compares probabilities at temperature 1: give --temperature 1, or --truncate 0")
         if self.draw.rollout_quant and not p.truncate:

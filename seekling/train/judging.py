@@ -28,8 +28,9 @@ class Judge:
         try:
             with at_most(seconds):
                 reward = reward_of(
-                    get_task(problem.task), problem, reply, tagged=practice.tagged, format_weight=practice.format_weight
-                )
+                    get_task(problem.task), problem, reply, tagged=practice.tagged, form=practice.form,
+                    format_weight=practice.format_weight,
+                )  # fmt: skip
         except TookTooLong:
             return self._fault("hung", problem, f"took longer than {seconds:g} s (--reward-seconds) and was stopped")
         except Exception as error:  # whatever a user's reward raises

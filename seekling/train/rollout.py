@@ -150,7 +150,9 @@ class Roller:
     def messages(self, problem: Problem) -> list[dict[str, str]]:
         """The prompt of a problem."""
         practice = self.recipe.practice
-        return question_of(problem, get_task(problem.task).hint, TAGS if practice.tagged else "", practice.system)
+        return question_of(
+            problem, get_task(problem.task).hint, TAGS if practice.tagged and not practice.form else "", practice.system
+        )
 
     def problems(self, seed: int, first: int, count: int) -> list[Problem]:
         """``count`` problems to practise, from number ``first`` on, the tasks in turn; none of those kept for evaluation."""

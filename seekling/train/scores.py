@@ -72,7 +72,7 @@ def _voted(problem: Problem, group: Sequence[Answer], practice: Any) -> bool:
     right: dict[str, bool] = {}
     for answer in group:
         reply = spoken(answer.text, practice.think)
-        said = None if reply is None else answer_in(reply, problem, practice.tagged)
+        said = None if reply is None else answer_in(reply, problem, practice.tagged, practice.form)
         if said is not None:
             votes[plain(said)] += 1
             right.setdefault(plain(said), answer.reward.accuracy == 1.0)
