@@ -9,7 +9,7 @@ import platform
 from setuptools import Extension, setup
 
 NAMES = ("rowwise", "experts", "attention", "tree_attention", "infer_matmul", "infer_pack", "infer_attention")
-NAMES += ("infer_step", "infer_step_attention", "infer_step_experts", "infer_step_adapters", "infer_cache8")
+NAMES += ("infer_step", "infer_step_attention", "infer_step_experts", "infer_step_adapters", "infer_cache8", "infer_sample")
 HEADERS = (
     "common",
     "attention",

@@ -6,6 +6,7 @@ caller that waits, as its error.
 """
 
 import contextlib
+import itertools
 import sys
 import threading
 import time
@@ -16,11 +17,12 @@ from typing import Literal
 import numpy as np
 
 from seekling.engine.cache import PagedCache
+from seekling.engine.drawing import Ask, Drawn, drawn
 from seekling.engine.handle import Handle, wake
 from seekling.engine.request import Request
 from seekling.engine.runner import Chunk, Experts
-from seekling.engine.sampler import Array, adjusted, as_rows, draw, logprob, tops
-from seekling.engine.sampling import Delta, Top
+from seekling.engine.sampler import Array, as_rows, logprob, tops
+from seekling.engine.sampling import Delta
 from seekling.engine.scheduler import Scheduler, Work
 from seekling.engine.speculate import Drafter
 from seekling.errors import SeeklingError
@@ -184,23 +186,42 @@ class Loop:
                 self.drafter.timed(len(works), sum(len(work.draft) for work in works), time.perf_counter() - start)
         if watched and self.cache.runner.chosen is not None:
             self._watch(self.cache.runner.chosen.experts)
-        rows, chosen, row = as_rows(logits_RV), self.cache.runner.chosen, 0
+        self._hear(works, chunks, as_rows(logits_RV))
+        return True
+
+    def _hear(self, works: list[Work], chunks: list[Chunk], rows: Array) -> None:
+        """Take what a step gave: ``rows`` are the logits asked for (R, V)."""
+        chosen, row = self.cache.runner.chosen, 0
+        spoken: list[tuple[Work, int, int]] = []  # with the rows of its token and its draft
         for work, chunk in zip(works, chunks, strict=True):
             first, row = row, row + chunk.rows
-            own, request, speaks = rows[first:row], work.request, work.speaks
-            if request not in self._handles:  # another answer to its prompt failed just now
-                continue
+            request, speaks = work.request, work.speaks
             if request.scoring:
-                self._score(work, own)
+                self._score(work, rows[first:row])
             request.computed += work.count
             if not request.prefilled:
                 self.cache.remember(request)
                 request.prefilled = speaks
             if speaks:
-                spoken = range(row - 1 - len(work.draft), row)
-                experts = [chosen.row(r) for r in spoken] if chosen is not None and request.sampling.experts else None
-                self._speak(work, own[len(own) - len(spoken) :], experts)
-        return True
+                spoken.append((work, row - 1 - len(work.draft), row))
+        asks, counts = [], []
+        for work, first, end in spoken:
+            end = end if work.request.foreseeable else first + 1
+            asks += [Ask(work.request, rows[row], row - first) for row in range(first, end)]
+            counts.append(end - first)
+        known = iter(drawn(asks, self._threads()))
+        for (work, first, end), count in zip(spoken, counts, strict=True):
+            tokens = list(itertools.islice(known, count))
+            if work.request not in self._handles:  # another answer to its prompt failed just now
+                continue
+            experts = None
+            if chosen is not None and work.request.sampling.experts:
+                experts = [chosen.row(row) for row in range(first, end)]
+            self._speak(work, rows[first:end], tokens, experts)
+
+    def _threads(self) -> int | None:
+        """Threads of the runner: a team of another size would have to be made anew each time."""
+        return getattr(self.cache.runner, "threads", None)
 
     def _propose(self, works: list[Work]) -> None:
         """Give the decoding requests drafts, where there are pages for them: what a grammar forces, else the drafter's."""
@@ -255,13 +276,19 @@ class Loop:
             if top:
                 request.prompt_top_logprobs.append(tops(x_V, top))
 
-    def _speak(self, work: Work, rows: Array, experts: list[Experts] | None) -> None:
-        """Draw the next token, and one more for each token of the draft that was foretold; ``rows`` are their logits."""
+    def _speak(self, work: Work, rows: Array, known: list[Drawn | SeeklingError], experts: list[Experts] | None) -> None:
+        """Accept the next token, and one more for each token of the draft that was foretold.
+
+        ``rows`` are their logits, ``known`` the tokens of the first of them; those behind are drawn as they come.
+        """
         request, foretold = work.request, 0
         for place, x_V in enumerate(rows):
+            one = known[place] if place < len(known) else drawn([Ask(request, x_V)])[0]
             try:
-                token = draw_next(request, x_V)
-                delta = request.accept(token, *report(request, x_V, token), None if experts is None else experts[place])
+                if isinstance(one, SeeklingError):
+                    raise one
+                token = one.token
+                delta = request.accept(token, one.logprob, one.top, None if experts is None else experts[place])
             except SeeklingError as error:  # a damaged row, a constraint that failed: the others go on
                 self._give_up(request, error)
                 return
@@ -320,19 +347,3 @@ class Loop:
     def _wake_told(self) -> None:
         told, self._told = self._told, {}
         wake(told)
-
-
-def draw_next(request: Request, x_V: Array) -> int:
-    """The token a request goes on with after these logits."""
-    s, forced = request.sampling, request.forced()
-    x_V = adjusted(x_V, s, request.seen_V, request.counts_V, request.allowed_V())
-    if forced is not None:
-        return forced
-    marked = None if s.watermark is None or s.greedy else s.watermark.weights(x_V, s, request.ids, request.contexts)
-    return draw(x_V, s, 0.0 if s.greedy else request.uniform(), marked)
-
-
-def report(request: Request, x_V: Array, token: int) -> tuple[float | None, Top | None]:
-    """Log-probability and likeliest tokens, where they were asked for."""
-    s = request.sampling
-    return logprob(x_V, token) if s.logprobs else None, tops(x_V, s.top_logprobs) if s.top_logprobs else None

@@ -10,6 +10,7 @@ step, however its prompt is cut into chunks, and for any number of threads.
 """
 
 import ctypes
+import itertools
 import os
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -309,9 +310,13 @@ class NativeRunner:
         if not ids:
             return torch.empty(0, self.config.hidden_size if states else self.config.vocab_size)
         self._check(ids, pages, max(chunk.end for chunk in chunks))
-        arrays = [np.array(values, dtype=np.int32) for values in (ids, row_ends, starts, offsets, pages, wanted)]
-        chosen = [-1 if chunk.adapter is None else self._adapters.numbers[chunk.adapter] for chunk in chunks]
-        which = np.array(chosen, dtype=np.int32) if max(chosen) >= 0 else None
+        parts = [ids, row_ends, starts, offsets, pages, wanted]
+        if self._adapters.numbers:
+            parts.append([-1 if chunk.adapter is None else self._adapters.numbers[chunk.adapter] for chunk in chunks])
+        numbers = np.array(list(itertools.chain.from_iterable(parts)), dtype=np.int32)
+        address = numbers.__array_interface__["data"][0]
+        at = list(itertools.accumulate((4 * len(part) for part in parts), initial=address))
+        which = at[6] if self._adapters.numbers and max(parts[6]) >= 0 else None
         size = self.config.hidden_size if states else self.config.vocab_size
         width = -(-size // _ITEM) * _ITEM
         out = torch.empty(len(wanted), width)
@@ -319,15 +324,13 @@ class NativeRunner:
         if any(chunk.experts for chunk in chunks):
             layers = sum(self.config.is_moe(i) for i in range(self.config.num_hidden_layers))
             routed = np.zeros((len(wanted), layers, self.config.num_experts_per_tok), _CHOICE)
-        pointers: list[int | None] = [a.ctypes.data for a in arrays]
-        pointers.insert(5, None if which is None else which.ctypes.data)
-        pointers += [None, out.data_ptr()] if states else [out.data_ptr(), None]
-        step = CStep(*pointers, None if routed is None else routed.ctypes.data, width, len(chunks), len(wanted),
-                     self.threads or torch.get_num_threads(), 0)  # fmt: skip
+        logits, normed = (None, out.data_ptr()) if states else (out.data_ptr(), None)
+        step = CStep(*at[:5], which, at[5], logits, normed, None if routed is None else routed.ctypes.data, width,
+                     len(chunks), len(wanted), self.threads or torch.get_num_threads(), 0)  # fmt: skip
         self._native.step(step)
         if routed is not None:
             self.chosen = Chosen(routed["expert"], routed["weight"])
-        return out[:, :size]
+        return out if width == size else out[:, :size]
 
     def _check(self, ids: list[int], pages: list[int], end: int) -> None:
         if min(ids) < 0 or max(ids) >= self.config.vocab_size:

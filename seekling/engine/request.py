@@ -128,9 +128,15 @@ class Request:
         """Whether log-probabilities of its prompt are still missing."""
         return self.sampling.prompt_logprobs and len(self.prompt_logprobs) < len(self.prompt_ids)
 
-    def uniform(self) -> float:
-        """The number in [0, 1) that draws its next token: a function of seed and place, of nothing else."""
-        return uniform(self._seed, len(self.token_ids))
+    @property
+    def foreseeable(self) -> bool:
+        """Whether nothing but logits, settings and place decides its tokens: a row can be drawn before the one before it."""
+        plain = self.guard is None and self.matcher is None and self.seen_V is None and self.counts_V is None
+        return plain and self.sampling.watermark is None
+
+    def uniform(self, ahead: int = 0) -> float:
+        """The number in [0, 1) that draws its next token, or the one after so many: a function of seed and place alone."""
+        return uniform(self._seed, len(self.token_ids) + ahead)
 
     def forced(self) -> int | None:
         """The token that must come next whatever the model says."""

@@ -21,7 +21,7 @@ from torch import Tensor
 PAGE = 32  # tokens a page
 
 
-@dataclass
+@dataclass(slots=True)
 class Chunk:
     """Tokens ``start .. start + len(ids)`` of one sequence, to be appended to its cache in this step.
 

@@ -180,6 +180,8 @@ def normaliser(x_V: Array) -> float:
 
 def as_rows(logits_BV: Tensor) -> Array:
     """Rows as numpy: float32, or float64 as given."""
+    if logits_BV.dtype == torch.float32 and logits_BV.device.type == "cpu" and not logits_BV.requires_grad:
+        return logits_BV.numpy()
     logits_BV = logits_BV.detach()
     return (logits_BV if logits_BV.dtype == torch.float64 else logits_BV.float()).cpu().numpy()
 

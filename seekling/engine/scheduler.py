@@ -18,7 +18,7 @@ from seekling.engine.request import Request
 SCORED_ROWS = 64  # rows of logits a step computes for prompt log-probabilities: bounds their memory
 
 
-@dataclass
+@dataclass(slots=True)
 class Work:
     """A request's part in a step: its next ``count`` tokens, then ``draft`` tokens that somebody proposed."""
 

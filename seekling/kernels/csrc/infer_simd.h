@@ -68,6 +68,9 @@ SK_INLINE Floats power_of_two(Floats n) {  // 2^n for whole n in -126..127
 SK_INLINE Floats first_lanes(Floats v, int n, float rest) {  // lanes n.. become `rest`
     return _mm512_mask_mov_ps(_mm512_set1_ps(rest), (__mmask16)(n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1), v);
 }
+SK_INLINE Floats at_least(Floats v, Floats least) {  // lanes below become 0
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(v, least, _CMP_GE_OQ), v);
+}
 SK_INLINE Ints all_ints(int32_t v) { return _mm512_set1_epi32(v); }
 SK_INLINE Floats to_float(Ints v) { return _mm512_cvtepi32_ps(v); }
 SK_INLINE void store_int8(int8_t* p, Floats v) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v))); }
@@ -161,6 +164,9 @@ SK_INLINE __m256 avx_first(__m256 v, int n, float rest) {
     return _mm256_blendv_ps(_mm256_set1_ps(rest), v, _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane)));
 }
 SK_INLINE Floats first_lanes(Floats v, int n, float rest) { return {avx_first(v.a, n, rest), avx_first(v.b, n - 8, rest)}; }
+SK_INLINE Floats at_least(Floats v, Floats least) {
+    return {_mm256_and_ps(v.a, _mm256_cmp_ps(v.a, least.a, _CMP_GE_OQ)), _mm256_and_ps(v.b, _mm256_cmp_ps(v.b, least.b, _CMP_GE_OQ))};
+}
 SK_INLINE Ints all_ints(int32_t v) { __m256i x = _mm256_set1_epi32(v); return {x, x}; }
 SK_INLINE Floats to_float(Ints v) { return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)}; }
 SK_INLINE void store_int8(int8_t* p, Floats v) {
@@ -233,6 +239,7 @@ SK_INLINE Floats rounded(Floats a) {  // adding 1.5·2^23 leaves a whole number,
 }
 SK_INLINE Floats power_of_two(Floats n) { SK_LANES n.v[i] = float_of((uint32_t)((int32_t)n.v[i] + 127) << 23); return n; }
 SK_INLINE Floats first_lanes(Floats v, int n, float rest) { SK_LANES v.v[i] = i < n ? v.v[i] : rest; return v; }
+SK_INLINE Floats at_least(Floats v, Floats least) { SK_LANES v.v[i] = v.v[i] >= least.v[i] ? v.v[i] : 0.0f; return v; }
 SK_INLINE Ints all_ints(int32_t v) { Ints r; SK_LANES r.v[i] = v; return r; }
 SK_INLINE Floats to_float(Ints v) { Floats r; SK_LANES r.v[i] = (float)v.v[i]; return r; }
 SK_INLINE void store_int8(int8_t* p, Floats v) { v = rounded(v); SK_LANES p[i] = (int8_t)v.v[i]; }

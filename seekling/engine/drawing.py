@@ -1,0 +1,96 @@
+"""Which tokens requests go on with: the rows of a step drawn together, natively where the library is built.
+
+A row is drawn ahead of the rows before it where nothing but the model and the place decides it; a request with penalties, a
+constraint, reasoning under watch or a watermark knows what its next row needs only once the last token is accepted.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from seekling.engine.request import Request
+from seekling.engine.sampler import DAMAGED, Array, adjusted, draw, logprob, tops
+from seekling.engine.sampling import Top
+from seekling.errors import SeeklingError
+from seekling.kernels import sampling as native
+
+
+class Ask(NamedTuple):
+    """A row of logits (V,), for the token of a request that comes after ``ahead`` others which are not accepted yet."""
+
+    request: Request
+    x_V: Array
+    ahead: int = 0
+
+
+class Drawn(NamedTuple):
+    """A token, its log-probability and the likeliest tokens, the last two where they were asked for."""
+
+    token: int
+    logprob: float | None
+    top: Top | None
+
+
+def drawn(asks: Sequence[Ask], threads: int | None = None) -> list[Drawn | SeeklingError]:
+    """A token for each row, or why there is none: a damaged row, a constraint that failed."""
+    out: list[Drawn | SeeklingError | None] = [None] * len(asks)
+    rows, places, kept = [], [], []  # kept: changed rows, alive while their addresses are in use
+    for place, ask in enumerate(asks):
+        s = ask.request.sampling
+        try:
+            if ask.x_V.dtype != np.float32 or (s.watermark is not None and not s.greedy) or not native.available():
+                out[place] = _slowly(ask)
+                continue
+            x_V = _changed(ask)
+        except SeeklingError as error:
+            out[place] = error
+            continue
+        kept.append(x_V)
+        forced = ask.request.forced()
+        raw = _address(ask.x_V)
+        rows.append(
+            native.CDraw(
+                raw if x_V is ask.x_V else _address(x_V), raw if s.logprobs else None,
+                0.0 if s.greedy else ask.request.uniform(ask.ahead), s.top_p, s.temperature, s.min_p, s.top_k, len(x_V),
+                -1 if forced is None else forced,
+            )
+        )  # fmt: skip
+        places.append(place)
+    if rows:
+        for place, row in zip(places, native.draw(rows, threads or torch.get_num_threads()), strict=True):
+            ask = asks[place]
+            s = ask.request.sampling
+            if row.token < 0:
+                out[place] = SeeklingError(DAMAGED)
+                continue
+            top = tops(ask.x_V, s.top_logprobs) if s.top_logprobs else None
+            out[place] = Drawn(row.token, row.logprob if s.logprobs else None, top)
+    return out  # type: ignore[return-value]
+
+
+def _changed(ask: Ask) -> Array:
+    """The logits after penalties, bias and constraint."""
+    request, s = ask.request, ask.request.sampling
+    if request.foreseeable and not s.bias:
+        return ask.x_V
+    return adjusted(ask.x_V, s, request.seen_V, request.counts_V, request.allowed_V())
+
+
+def _slowly(ask: Ask) -> Drawn:
+    """The same by numpy."""
+    request, s, forced = ask.request, ask.request.sampling, ask.request.forced()
+    x_V = adjusted(ask.x_V, s, request.seen_V, request.counts_V, request.allowed_V())
+    if forced is None:
+        marked = None if s.watermark is None or s.greedy else s.watermark.weights(x_V, s, request.ids, request.contexts)
+        token = draw(x_V, s, 0.0 if s.greedy else request.uniform(ask.ahead), marked)
+    else:
+        token = forced
+    return Drawn(
+        token, logprob(ask.x_V, token) if s.logprobs else None, tops(ask.x_V, s.top_logprobs) if s.top_logprobs else None
+    )
+
+
+def _address(x_V: Array) -> int:
+    return x_V.__array_interface__["data"][0]
