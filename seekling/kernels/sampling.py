@@ -1,4 +1,4 @@
-"""Tokens from rows of logits by native code, several rows at once (csrc/infer_sample.cpp); its oracle is `seekling.engine.sampler`."""
+"""Tokens from rows of logits by native code, many rows at once (csrc/infer_sample.cpp; its oracle: `engine.sampler`)."""
 
 import ctypes
 from collections.abc import Sequence
@@ -43,9 +43,9 @@ def available() -> bool:
     return _function() is not None
 
 
-def draw(rows: Sequence[CDraw], threads: int) -> Sequence[CDraw]:
+def draw(rows: Sequence[CDraw], threads: int) -> list[CDraw]:
     """Fill in tokens and log-probabilities; memory behind the pointers must stay until this returns."""
     count = len(rows)
     array = (CDraw * count)(*rows)
     _function()(ctypes.addressof(array), count, threads)
-    return array
+    return list(array)
