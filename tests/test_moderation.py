@@ -163,15 +163,40 @@ def test_a_policy_that_is_missing_or_no_toml_is_one_line(tmp_path):
 # ---- inputs ----------------------------------------------------------------------------------------------------------
 
 
-def test_users_and_tools_are_read_and_the_system_is_not(tmp_path):
-    rule = '[[rule]]\nname = "no cats"\nwhere = ["input"]\naction = "block"\nany = ["\\\\bcats?\\\\b"]'
-    moderator = Moderator(policy(tmp_path, rule))
+CATS = '[[rule]]\nname = "no cats"\nwhere = ["input"]\naction = "block"\nany = ["\\\\bcats?\\\\b"]'
+READ_ALL = "[read]\nsystem = true\nassistant = true\ntools = true\nembeddings = true\n"
+
+
+def test_users_and_tools_are_read_and_others_only_where_the_policy_says_so(tmp_path):
+    moderator = Moderator(policy(tmp_path, CATS))
     messages = [{"role": "system", "content": "cat"}, {"role": "assistant", "content": "cat"}]
     assert moderator.messages_in(messages, []) == messages
     for role in ("user", "tool"):
         with pytest.raises(ApiError, match=r"messages\.0\.content.*no cats") as caught:
             moderator.messages_in([{"role": role, "content": "a c\u200bat"}], [])
         assert (caught.value.status, caught.value.code) == (400, "content_filter")
+
+
+def test_what_the_policy_names_is_read_too(tmp_path):
+    moderator = Moderator(policy(tmp_path, READ_ALL + CATS.replace('["input"]', '["input", "output"]')))
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"pet": "cat"}'}}
+    for message, where in (
+        ({"role": "system", "content": "a c\u200bat"}, "content"),
+        ({"role": "assistant", "content": "cats"}, "content"),
+        ({"role": "assistant", "content": "", "reasoning_content": "a cat?"}, "reasoning_content"),
+        ({"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls.0"),
+    ):
+        with pytest.raises(ApiError, match=rf"messages\.0\.{where}.*no cats"):
+            moderator.messages_in([message], [])
+    tool = {"type": "function", "function": {"name": "f", "description": "finds", "parameters": {"properties": {"cat": {}}}}}
+    with pytest.raises(ApiError, match=r"tools\.0.*no cats"):
+        moderator.tools_in([tool], [])
+    Moderator(policy(tmp_path, CATS)).tools_in([tool], [])
+
+
+def test_an_assistants_turns_are_judged_as_output(tmp_path):
+    only_in = Moderator(policy(tmp_path, READ_ALL + CATS))
+    assert only_in.messages_in([{"role": "assistant", "content": "cat"}], []) == [{"role": "assistant", "content": "cat"}]
 
 
 def test_a_masked_input_tells_the_kind_and_not_the_number(tmp_path):

@@ -7,7 +7,7 @@ A stream holds back its last characters, so nothing is shown before the text aro
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -19,7 +19,7 @@ from seekling.serve.moderation.pii import Found, find
 from seekling.serve.moderation.policy import Policy
 
 CONTEXT = 200  # characters already shown that are read again with what follows
-READ_ROLES = ("user", "tool")
+ROLES = {"user": "input", "tool": "input", "system": "input", "assistant": "output"}  # role -> judged as
 WORDS = {"secret": "key", "cn_id": "identity number", "iban": "IBAN", "ssn": "SSN", "ipv4": "IP address"}
 
 
@@ -77,31 +77,49 @@ class Moderator:
 
     # ---- in ----------------------------------------------------------------------------------------------------------
 
-    def text_in(self, text: str, notes: list[str], where: str) -> str:
-        """An input text as the model may see it; flags go to ``notes``.
+    def text_in(self, text: str, notes: list[str], where: str, place: str = "input", mask: bool = True) -> str:
+        """A text as the model may see it; flags go to ``notes``. ``place``: judged as input, or as output that comes back.
 
         Raises:
-            ApiError: 400 with code ``content_filter``.
+            ApiError: 400 with code ``content_filter``; also for what had to be masked where nothing can be (``mask``).
         """
-        verdict = self.judge(text, "input")
+        verdict = self.judge(text, place)
         notes += [f"input: {flag}" for flag in verdict.flags]
-        if verdict.blocked is not None:
-            message = f"{where}: refused by this server's policy {self.policy.name!r}: {verdict.blocked}"
+        reason = verdict.blocked
+        if reason is None and verdict.spans and not mask:
+            kinds = ", ".join(sorted({WORDS.get(span.kind, span.kind) for span in verdict.spans}))
+            reason = f"personal data ({kinds}) where none can be masked"
+        if reason is not None:
+            message = f"{where}: refused by this server's policy {self.policy.name!r}: {reason}"
             raise ApiError(400, message, param=where, code="content_filter")
         return verdict.masked(text)
 
     def messages_in(self, messages: Sequence[dict[str, Any]], notes: list[str]) -> list[dict[str, Any]]:
-        """Messages as the encoders take them: users' and tools' words read, tools' results wrapped."""
-        out = []
-        for number, message in enumerate(messages):
-            content = message.get("content")
-            if message.get("role") in READ_ROLES and isinstance(content, str):
-                content = self.text_in(content, notes, f"messages.{number}.content")
-                if message["role"] == "tool" and self.policy.wrap_results:
-                    content = self._wrapped(content)
-                message = {**message, "content": content}
-            out.append(message)
+        """Messages as the encoders take them: what the policy reads is read, tools' results are wrapped."""
+        read = ROLES.keys() & {"user", "tool", *self.policy.read}
+        return [
+            self._message_in(message, notes, f"messages.{number}") if message.get("role") in read else message
+            for number, message in enumerate(messages)
+        ]
+
+    def _message_in(self, message: dict[str, Any], notes: list[str], where: str) -> dict[str, Any]:
+        out, role = dict(message), message["role"]
+        for key in ("content", "reasoning_content"):
+            if isinstance(out.get(key), str):
+                out[key] = self.text_in(out[key], notes, f"{where}.{key}", ROLES[role])
+        for place, call in enumerate(out.get("tool_calls") or ()):
+            function = call.get("function") if isinstance(call, dict) else None
+            said = function.get("arguments") if isinstance(function, dict) else None
+            if isinstance(said, str):
+                self.text_in(said, notes, f"{where}.tool_calls.{place}", ROLES[role], mask=False)
+        if role == "tool" and self.policy.wrap_results and isinstance(out.get("content"), str):
+            out["content"] = self._wrapped(out["content"])
         return out
+
+    def tools_in(self, tools: Sequence[dict[str, Any]], notes: list[str]) -> None:
+        """Read the words of declared tools, where the policy does."""
+        for number, tool in enumerate(tools if "tools" in self.policy.read else ()):
+            self.text_in("\n".join(words(tool)), notes, f"tools.{number}", mask=False)
 
     def _wrapped(self, content: str) -> str:
         """A tool's result as data. The mark follows from the content and a secret: its author cannot close it, and the same
@@ -115,6 +133,15 @@ class Moderator:
         """A reader for one stream of output; ``system`` are the texts it may not repeat."""
         leaks = frozenset(s for text in system for s in shingles(plain(text).split(), self.policy.leak_words))
         return StreamReader(self, leaks if self.policy.leak != "off" else frozenset())
+
+
+def words(value: Any) -> Iterator[str]:
+    """Every string in a JSON value, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from words(item)
 
 
 def shingles(words: Sequence[str], size: int) -> set[tuple[str, ...]]:

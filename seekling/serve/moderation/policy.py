@@ -12,6 +12,7 @@ from seekling.serve.moderation.pii import KINDS
 
 ACTIONS = ("off", "flag", "mask", "block")
 PLACES = ("input", "output")
+READ = ("system", "assistant", "tools", "embeddings")
 DEFAULT = Path(__file__).with_name("default.toml")
 
 
@@ -41,6 +42,7 @@ class Policy:
 
     Attributes:
         hold: characters of a stream that are held back.
+        read: what of `READ` is read besides users' messages, tools' results and bare prompts, which always are.
         pii: place -> kind -> action.
         leak_words, leak: words of the system message in a row that an answer may not repeat, and what happens then.
     """
@@ -48,6 +50,7 @@ class Policy:
     name: str
     hold: int = 64
     wrap_results: bool = False
+    read: frozenset[str] = frozenset()
     leak_words: int = 12
     leak: str = "off"
     pii: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -78,6 +81,7 @@ def load(path: str | Path) -> Policy:
         str(raw.get("name", path.stem)),
         stream.get("hold_chars", 64),
         tools.get("wrap_results", False),
+        frozenset(part for part, wanted in raw.get("read", {}).items() if wanted),
         system.get("leak_words", 12),
         system.get("leak", "off"),
         raw.get("pii", {}),
@@ -93,6 +97,7 @@ def _pattern(patterns: list[str]) -> re.Pattern[str]:
 SHAPE: dict[str, dict[str, type]] = {
     "stream": {"hold_chars": int},
     "tools": {"wrap_results": bool},
+    "read": dict.fromkeys(READ, bool),
     "system": {"leak_words": int, "leak": str},
 }
 
