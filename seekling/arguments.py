@@ -110,17 +110,22 @@ def chat(parser: Parser) -> None:
 
 
 def serve(parser: Parser) -> None:
-    parser.add_argument("path", nargs="?", default=None, metavar="MODEL", help="run, checkpoint or pulled model [newest run]")
+    models = "runs, checkpoints or pulled models, chosen by name [newest run]"
+    parser.add_argument("paths", nargs="*", metavar="MODEL", help=models)
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDR", help="address to listen on [127.0.0.1]")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="port; 0 takes a free one [8000]")
-    parser.add_argument("--name", default=None, metavar="NAME", help="what clients call the model [its folder's name]")
-    parser.add_argument("--alias", action="append", default=[], metavar="NAME", help="a further name for the model")
-    adapter = "a LoRA adapter, chosen by its name as model; may be repeated; computed in torch"
+    name = "what clients call the model [its folder's name]; of several models once for each, in order"
+    parser.add_argument("--name", action="append", default=[], metavar="NAME", help=name)
+    alias = "a further name for the model; of several models MODEL:NAME"
+    parser.add_argument("--alias", action="append", default=[], metavar="NAME", help=alias)
+    adapter = "a LoRA adapter, chosen by its name as model; of several models MODEL:NAME=FOLDER"
     parser.add_argument("--adapter", action="append", default=[], metavar="NAME=FOLDER", help=adapter)
     parser.add_argument("--max-tokens", type=int, default=None, metavar="N", help="most tokens of an answer [the context]")
     parser.add_argument("--rows", type=int, default=16, metavar="N", help="most answers computed together [16]")
     parser.add_argument("--max-queue", type=int, default=256, metavar="N", help="most answers that wait; then 503 [256]")
-    parser.add_argument("--cache-tokens", type=int, default=None, metavar="N", help="size of the cache in tokens [1 GiB]")
+    parser.add_argument(
+        "--cache-tokens", type=int, default=None, metavar="N", help="size of each model's cache in tokens [1 GiB in all]"
+    )
     parser.add_argument("--rpm", type=int, default=0, metavar="N", help="requests a minute of one key; 0 = any number [0]")
     parser.add_argument("--concurrent", type=int, default=0, metavar="N", help="requests at a time of one key; 0 = any [0]")
     parser.add_argument("--daily-tokens", type=int, default=0, metavar="N", help="tokens a day of one key; 0 = any [0]")

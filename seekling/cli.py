@@ -85,7 +85,7 @@ def usage(name: str) -> str:
     """A usage line without the list of all flags."""
     positional = {
         "chat": " [MODEL]",
-        "serve": " [MODEL]",
+        "serve": " [MODEL …]",
         "keys": " add|list|revoke [NAME]",
         "conformance": " URL",
         "redteam": " URL",

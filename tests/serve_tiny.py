@@ -12,7 +12,9 @@ from engine_tiny import TOKENIZER, Script, config, tiny_lm
 from seekling.engine import Engine
 from seekling.serve.app import make_app
 from seekling.serve.guard import Doors, Guard
+from seekling.serve.model import Model
 from seekling.serve.run import bind
+from seekling.serve.run import config as uvicorn_config
 from seekling.serve.state import Limits, Server
 
 CONTEXT = 768
@@ -37,24 +39,22 @@ def scripted_engine(**options):
 
 
 @contextmanager
-def serving(engine=None, limits=None, **options):
-    """The server's state and its URL while it runs."""
-    more = {name: options.pop(name) for name in ("ledger", "adapters", "barriers") if name in options}
-    state = Server(
-        engine or random_engine(),
-        options.pop("names", ["tiny", "gpt-tiny"]),
-        limits or Limits(),
-        options.pop("keep_alive", 10.0),
-        **more,
-    )
+def serving(engine=None, limits=None, beside=(), **options):
+    """The server's state, its (first) model and its URL while it runs; ``beside``: further models."""
+    names, adapters = options.pop("names", ["tiny", "gpt-tiny"]), options.pop("adapters", frozenset())
+    model = Model(engine or random_engine(), names, adapters)
+    more = {name: options.pop(name) for name in ("ledger", "barriers") if name in options}
+    state = Server([model, *beside], limits or Limits(), options.pop("keep_alive", 10.0), **more)
     listening = bind("127.0.0.1", 0)
     app = options.pop("around", lambda app: app)(Guard(make_app(state), state, options.pop("doors", Doors())))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=5))
+    server = uvicorn.Server(uvicorn_config(app, state.limits, drain=5))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     until(lambda: server.started)
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     try:
-        yield SimpleNamespace(state=state, url=f"http://127.0.0.1:{listening.getsockname()[1]}", server=server, thread=thread)
+        more = {"server": server, "thread": thread, "listening": listening}
+        yield SimpleNamespace(state=state, model=model, engine=model.engine, url=url, **more)
     finally:
         server.should_exit = True
         thread.join(20)

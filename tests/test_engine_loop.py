@@ -148,7 +148,7 @@ def test_closing_the_engine_ends_its_thread_and_fails_what_is_open(lm):
     engine = Engine(lm)
     Slow(engine)
     handle = engine.submit("abc", GREEDY)
-    thread = engine._loop._thread
+    thread = engine._loop.driver._thread
     engine.close()
     engine.close()
     assert not thread.is_alive()
@@ -163,7 +163,7 @@ def test_closing_the_engine_ends_its_thread_and_fails_what_is_open(lm):
 def test_an_engine_nobody_holds_any_more_ends_its_thread(lm):
     engine = Engine(lm)
     engine.submit("abc", GREEDY).result()
-    thread, gone = engine._loop._thread, weakref.ref(engine)
+    thread, gone = engine._loop.driver._thread, weakref.ref(engine)
     del engine
     gc.collect()
     thread.join(2)

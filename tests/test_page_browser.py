@@ -40,7 +40,7 @@ def say(told, text, *prompts, **options):
     """The answer to these turns, the user's first."""
     roles = ("user", "assistant")
     messages = [{"role": roles[n % 2], "content": content} for n, content in enumerate(prompts)]
-    told.state.engine.model.say(told.state, text, TOKENIZER.encode_chat(messages, **options))
+    told.engine.model.say(told.state, text, TOKENIZER.encode_chat(messages, **options))
 
 
 def settings(page, *groups):
@@ -125,7 +125,7 @@ def test_an_answer_is_stopped_where_it_is_and_goes_on_from_there(browser):
         assert "stopped" in page.locator(".figures").inner_text()
         begun = page.locator(".body").inner_text()
         assert 0 < len(begun) < 400
-        until(lambda: told.state.engine.stats()["running"] == 0)  # the server stopped too
+        until(lambda: told.engine.stats()["running"] == 0)  # the server stopped too
         content = page.evaluate(STORED)
         messages = [{"role": "user", "content": "go"}, {"role": "assistant", "content": content}]
         engine.model.say(told.state, "and the end", TOKENIZER.encode_chat(messages, continue_final=True))
@@ -328,11 +328,11 @@ def test_tokens_show_their_alternatives_and_the_experts_that_computed_them(brows
         tokens.last.click()
         assert page.locator(".alternatives li").count() in (5, 6)
         rows = page.locator(".experts tbody tr")
-        assert [row.locator("th").inner_text() for row in rows.all()] == [str(layer) for layer in served.state.moe_layers]
+        assert [row.locator("th").inner_text() for row in rows.all()] == [str(layer) for layer in served.model.moe_layers]
         for row in rows.all():
             chosen = [int(b.inner_text()) for b in row.locator("b").all()]
             assert len(set(chosen)) == 2 and all(0 <= expert < 4 for expert in chosen)
-        assert page.locator(".expert-map canvas").get_attribute("aria-label").count("layer") == len(served.state.moe_layers) + 1
+        assert page.locator(".expert-map canvas").get_attribute("aria-label").count("layer") == len(served.model.moe_layers) + 1
         if tokens.count() > 1:
             page.keyboard.press("ArrowLeft")
             assert tokens.nth(tokens.count() - 2).get_attribute("aria-pressed") == "true"

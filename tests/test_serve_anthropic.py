@@ -24,7 +24,7 @@ def told():
 
 
 def say(told, text, messages=HI, **options):
-    told.state.engine.model.say(told.state, text, TOKENIZER.encode_chat(messages, **options))
+    told.engine.model.say(told.state, text, TOKENIZER.encode_chat(messages, **options))
 
 
 def test_a_message_in_one_piece(told):

@@ -61,7 +61,7 @@ def barred(tmp_path_factory):
 
 def ask(it, name, says, **more):
     path, body = PATHS[name]
-    model = it.state.engine.model
+    model = it.engine.model
     if name == "completions":
         model.say(it.state, says, TOKENIZER.encode("hi", bos=TOKENIZER.adds_bos))
     else:
@@ -116,6 +116,40 @@ def test_every_surface_refuses_a_forbidden_input_in_its_own_form(barred, name):
     assert last["event"] == "refused" and "no cats" in last["reason"]
 
 
+def test_a_prompt_of_token_ids_is_read_as_the_text_it_stands_for(barred):
+    def post(path, **body):
+        return httpx.post(barred.url + path, json={"model": "tiny", "max_tokens": 2, **body}, timeout=30)
+
+    refused = post("/v1/completions", prompt=TOKENIZER.encode("tell me of cats"))
+    assert refused.status_code == 400 and refused.json()["error"]["code"] == "content_filter"
+    masked = post("/v1/completions", prompt=[TOKENIZER.encode("hi"), TOKENIZER.encode(f"my card is {CARD}")])
+    assert masked.status_code == 400 and "none can be masked" in masked.text and CARD not in masked.text
+    events = [json.loads(line)["event"] for line in files(barred.log)[-1].read_text().splitlines()]
+    assert events[-2:] == ["refused", "refused"]
+    assert post("/v1/completions", prompt=TOKENIZER.encode("hi")).status_code == 200
+
+
+def test_explain_counts_the_prompt_as_the_model_sees_it(barred):
+    body = {"model": "tiny", "messages": [{"role": "user", "content": f"my card is {CARD}"}]}
+    told = httpx.post(f"{barred.url}/cache/explain", json=body).json()["prompt_tokens"]
+    assert told == len(TOKENIZER.encode_chat([{"role": "user", "content": "my card is [card]"}]))
+
+
+def test_texts_to_be_vectors_are_read_where_the_policy_says_so_and_always_logged(tmp_path):
+    texts = ["cats", TOKENIZER.encode("cats")]
+    for name, extra in (("lax", ""), ("strict", "[read]\nembeddings = true\n")):
+        (tmp_path / name).write_text(extra + POLICY)
+        log = AuditLog(tmp_path / f"{name}.log")
+        with serving(barriers=Barriers(Moderator(load(tmp_path / name)), audit=log)) as it:
+            said = [httpx.post(f"{it.url}/v1/embeddings", json={"input": text}) for text in texts]
+            assert [reply.status_code for reply in said] == ([200, 200] if name == "lax" else [400, 400])
+            a, b = (httpx.post(f"{it.url}/v1/embeddings", json={"input": text}).json()["data"] for text in (CARD, "[card]"))
+            assert (a == b) == (name == "strict")
+        log.close()
+        events = [json.loads(line)["event"] for line in files(tmp_path / f"{name}.log")[-1].read_text().splitlines()]
+        assert events[1:3] == (["embedded"] * 2 if name == "lax" else ["refused"] * 2) and events[3:5] == ["embedded"] * 2
+
+
 @pytest.mark.parametrize("name", ["chat", "completions", "responses", "messages", "ollama"])
 def test_a_stream_shows_nothing_forbidden_and_its_last_event_bears_the_label(barred, name):
     says = "I will now talk a long while about birds, and herons, and then about cats and dogs."
@@ -145,7 +179,7 @@ def test_log_probabilities_do_not_tell_what_was_masked(barred):
 
 
 def test_official_clients_read_labelled_answers(barred):
-    barred.state.engine.model.say(barred.state, "Fine.", TOKENIZER.encode_chat(HI))
+    barred.engine.model.say(barred.state, "Fine.", TOKENIZER.encode_chat(HI))
     with_openai = barred.client.chat.completions.create(model="tiny", messages=HI, temperature=0)
     assert with_openai.choices[0].message.content == "Fine." and with_openai.AIGC["Label"] == "1"
     client = anthropic.Anthropic(base_url=barred.url, api_key="none", max_retries=0)
@@ -154,7 +188,7 @@ def test_official_clients_read_labelled_answers(barred):
 
 
 def test_a_client_that_hangs_up_is_in_the_log(barred):
-    barred.state.engine.model.say(barred.state, "word " * 150, TOKENIZER.encode_chat(HI))
+    barred.engine.model.say(barred.state, "word " * 150, TOKENIZER.encode_chat(HI))
     body = {"model": "tiny", "messages": HI, "stream": True, "temperature": 0}
     with httpx.stream("POST", barred.url + PATHS["chat"][0], json=body) as reply:
         produce_id = json.loads(reply.headers["X-AIGC"])["AIGC"]["ProduceID"]
@@ -252,7 +286,7 @@ def test_a_server_marks_what_it_draws_and_finds_it_again():
     with serving(barriers=Barriers(watermark=mark)) as it:
         said = httpx.post(it.url + "/v1/completions", json=body, timeout=60).json()["choices"][0]["text"]
         own = Sampling(max_tokens=60, seed=1, temperature=1.0, watermark=mark)
-        marked, plain = it.state.engine.generate([[5, 6, 7, 8]] * 2, [own, Sampling(max_tokens=60, seed=1, temperature=1.0)])
+        marked, plain = it.engine.generate([[5, 6, 7, 8]] * 2, [own, Sampling(max_tokens=60, seed=1, temperature=1.0)])
         assert said == marked.text != plain.text
 
         def found(**what):
@@ -280,7 +314,7 @@ def test_the_watermark_verb_makes_keys_that_only_the_owner_reads(tmp_path, capsy
 
 
 def test_many_streams_at_a_time_are_each_read_by_themselves(barred):
-    barred.state.engine.model.say(barred.state, f"Card {CARD} here. " * 3, TOKENIZER.encode_chat(HI))
+    barred.engine.model.say(barred.state, f"Card {CARD} here. " * 3, TOKENIZER.encode_chat(HI))
     path, body = PATHS["chat"]
 
     def one(_):

@@ -48,7 +48,7 @@ def told():
 
 def say(told, text, messages=HI, **options):
     """The answer the scripted model will give to these messages."""
-    told.state.engine.model.say(told.state, text, TOKENIZER.encode_chat(messages, **options))
+    told.engine.model.say(told.state, text, TOKENIZER.encode_chat(messages, **options))
 
 
 def whole(chunks):
@@ -103,7 +103,7 @@ def test_a_stop_string_is_held_back_and_never_shown(told):
     assert "".join(pieces) == "one two " and not any("S" in piece for piece in pieces)
     answer = told.client.chat.completions.create(**ask)
     assert answer.choices[0].message.content == "one two " and answer.choices[0].finish_reason == "stop"
-    until(lambda: told.state.engine.stats()["running"] == 0)
+    until(lambda: told.engine.stats()["running"] == 0)
 
 
 def test_reasoning_stands_beside_the_content_and_stop_strings_do_not_end_it(told):
@@ -231,7 +231,7 @@ def test_logit_bias_forces_a_token(client):
 def test_a_prefix_is_continued(told):
     messages = [*HI, {"role": "assistant", "content": "The answer", "prefix": True}]
     plain = [*HI, {"role": "assistant", "content": "The answer"}]
-    told.state.engine.model.say(told.state, " is 4", TOKENIZER.encode_chat(plain, continue_final=True))
+    told.engine.model.say(told.state, " is 4", TOKENIZER.encode_chat(plain, continue_final=True))
     beta = openai.OpenAI(base_url=f"{told.url}/beta", api_key="none", max_retries=0)
     assert beta.chat.completions.create(model="tiny", messages=messages, temperature=0).choices[0].message.content == " is 4"
 
@@ -345,12 +345,14 @@ def test_a_dense_model_refuses_to_tell_experts():
 def test_of_several_answers_one_that_has_stopped_is_not_computed_on():
     """Both begin alike; the bias lets the seeds part, and a stop string ends whichever says it first."""
     with serving() as served:
-        engine, url = served.state.engine, f"{served.url}/v1/chat/completions"
+        engine, url = served.engine, f"{served.url}/v1/chat/completions"
         ask = {"messages": HI, "n": 2, "seed": 3, "temperature": 1.0, "max_tokens": 400, "logit_bias": {"1": -100}}
-        first, second = (c["message"]["content"] for c in httpx.post(url, json=ask | {"max_tokens": 60}).json()["choices"])
+        first, second = (
+            c["message"]["content"] for c in httpx.post(url, json=ask | {"max_tokens": 60}, timeout=60).json()["choices"]
+        )
         stop = next(c for c in first if c not in second and c != "\ufffd")
         before = engine.stats()["tokens"]
-        choices = httpx.post(url, json=ask | {"stop": [stop]}).json()["choices"]
+        choices = httpx.post(url, json=ask | {"stop": [stop]}, timeout=60).json()["choices"]
         assert choices[0]["finish_reason"] == "stop" and len(choices[0]["message"]["content"]) < len(first)
         ended = {c["index"]: c["finish_reason"] for c in choices}
         if ended[1] == "length":  # the other went on to its end, alone

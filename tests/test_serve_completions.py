@@ -45,7 +45,7 @@ def test_echo_with_log_probabilities_scores_the_prompt(served):
     ids = [TOKENIZER.bos_id, *TOKENIZER.encode(TEXT)]
     answer = served.client.completions.create(model="tiny", prompt=TEXT, echo=True, logprobs=2, max_tokens=0)
     logs = answer.choices[0].logprobs
-    model = served.state.engine.model
+    model = served.engine.model
     table = torch.log_softmax(model(torch.tensor([ids]))[0].float(), -1)
     expected = [table[place, token].item() for place, token in enumerate(ids[1:])]
     assert answer.choices[0].text == TEXT and answer.usage.completion_tokens == 0
@@ -92,7 +92,7 @@ def test_what_cannot_be_completed_is_named(served, fields, named):
 def test_embeddings_are_vectors_of_length_one(served):
     answer = served.client.embeddings.create(model="tiny", input=["a cat", "a dog"])
     plain = served.client.embeddings.create(model="tiny", input="a cat", encoding_format="float")
-    expected = served.state.engine.embed(["a cat", "a dog"])
+    expected = served.engine.embed(["a cat", "a dog"])
     assert torch.allclose(torch.tensor([row.embedding for row in answer.data]), expected, atol=1e-6)
     assert answer.data[0].embedding == pytest.approx(plain.data[0].embedding, abs=1e-6)
     short = served.client.embeddings.create(model="tiny", input="a cat", dimensions=8)
@@ -136,7 +136,7 @@ def test_metrics_have_the_names_boards_look_for(served):
 def test_scoring_has_one_token_more_than_the_prompt_even_where_the_model_ends_at_once():
     """lm-eval cuts off the last token of ``echo``, whatever it is."""
     with serving(scripted_engine()) as served:
-        served.state.engine.model.say(served.state, "", [0] * 3)
+        served.engine.model.say(served.state, "", [0] * 3)
         body = {"prompt": [20, 21, 22], "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0}
         choice = httpx.post(f"{served.url}/v1/completions", json=body).json()["choices"][0]
     assert choice["finish_reason"] == "stop" and len(choice["logprobs"]["token_logprobs"]) == 4

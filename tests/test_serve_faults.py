@@ -3,9 +3,11 @@
 import asyncio
 import json
 import random
+import select
 import socket
 import threading
 import time
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import httpx
@@ -100,7 +102,7 @@ def test_malformed_requests_are_answered_4xx(served):
 @pytest.mark.slow
 def test_ten_thousand_malformed_requests_are_answered_4xx_and_leave_nothing_behind(served):
     assert fire(served, 10_000, seed=2) == []
-    stats = served.state.engine.stats()
+    stats = served.engine.stats()
     assert stats["running"] == stats["waiting"] == 0 and stats["pages_used"] == stats["pages_cached"]
     assert httpx.post(f"{served.url}/v1/chat/completions", json=VALID["/v1/chat/completions"]).status_code == 200
 
@@ -142,33 +144,115 @@ def test_a_body_that_never_comes_holds_nobody_up(served):
         line.close()
 
 
-def test_a_body_that_comes_too_slowly_is_a_408():
-    with serving(limits=Limits(body_seconds=0.2)) as served:
-        place = urlsplit(served.url)
-        with socket.create_connection((place.hostname, place.port), timeout=10) as line:
-            line.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n{")
-            assert line.recv(200).startswith(b"HTTP/1.1 408")
+def line_to(served, timeout=10.0):
+    place = urlsplit(served.url)
+    return socket.create_connection((place.hostname, place.port), timeout=timeout)
+
+
+def drip(line, raw, seconds=0.02):
+    """Send a byte at a time until the other side has had enough; what it said."""
+    for byte in raw:
+        try:
+            line.sendall(bytes([byte]))
+        except OSError:
+            break
+        time.sleep(seconds)
+        if select.select([line], [], [], 0)[0]:
+            break
+    try:
+        return line.recv(500)
+    except ConnectionError:
+        return b""
+
+
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n"
+
+
+@pytest.fixture(scope="module")
+def strict():
+    """Waits for nobody for long."""
+    with serving(limits=Limits(head_seconds=0.3, body_seconds=0.3, reader_seconds=0.5)) as it:
+        yield it
+
+
+@pytest.mark.parametrize("raw", [HEAD + b"X-A: b\r\n" * 50, HEAD + b"\r\n" + b"{" * 400], ids=["head", "body"])
+def test_a_request_that_trickles_in_is_a_408_and_the_line_is_closed(strict, raw):
+    with line_to(strict) as line:
+        assert drip(line, raw).startswith(b"HTTP/1.1 408")
+        assert line.recv(500) == b""
+
+
+def test_a_line_that_says_nothing_at_all_is_closed(strict):
+    with line_to(strict) as line:
+        assert line.recv(100) == b""
+
+
+def test_a_second_request_on_the_same_line_has_no_longer(strict):
+    with line_to(strict) as line:
+        line.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert line.recv(2000).startswith(b"HTTP/1.1 200")
+        time.sleep(0.4)  # silence between requests is another matter
+        assert drip(line, HEAD * 50).startswith(b"HTTP/1.1 408")
+
+
+def test_a_body_that_trickles_in_after_the_answer_does_not_keep_the_line(strict):
+    with line_to(strict) as line:
+        line.sendall(b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n")
+        assert line.recv(2000).startswith(b"HTTP/1.1 404")
+        assert drip(line, b"x" * 400).startswith(b"HTTP/1.1 408")
+
+
+def test_a_head_without_end_is_a_431(served):
+    with line_to(served) as line:
+        line.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"X-A: b\r\n" * 10_000)
+        assert line.recv(500).startswith(b"HTTP/1.1 431")
+
+
+def test_those_who_wait_on_an_honest_answer_are_not_cut_off(strict, monkeypatch):
+    runner = strict.engine._loop.cache.runner
+    step = runner.step
+    monkeypatch.setattr(runner, "step", lambda chunks: (time.sleep(0.03), step(chunks))[1])
+    began = time.monotonic()
+    body = {"messages": HI, "max_tokens": 25, "logit_bias": NEVER_ENDS}
+    answer = httpx.post(f"{strict.url}/v1/chat/completions", json=body, timeout=60)
+    assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == 25
+    assert time.monotonic() - began > 0.6  # twice what a request may take to come in
+
+
+@contextmanager
+def who_does_not_read(served):
+    """Has asked for two answers that are far larger than what lies between him and the server, and reads nothing."""
+    served.listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # of the lines it accepts
+    body = {"messages": HI, "max_tokens": 200, "n": 2, "stream": True, "logprobs": True, "top_logprobs": 20}
+    raw = json.dumps(body | {"logit_bias": NEVER_ENDS}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(raw)}\r\n\r\n"
+    place = urlsplit(served.url)
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect((place.hostname, place.port))
+        slow.sendall(head.encode() + raw)
+        until(lambda: served.engine.stats()["running"] == 2)
+        yield slow
 
 
 def test_a_reader_who_does_not_read_holds_nobody_up():
-    """The answers of one who never reads are far larger than what the kernel buffers for him."""
-    with serving(random_engine(max_rows=12, cache_tokens=12 * 768)) as served:
-        place = urlsplit(served.url)
-        body = {"messages": HI, "max_tokens": 600, "n": 8, "stream": True, "logprobs": True, "top_logprobs": 10}
-        raw = json.dumps(body | {"logit_bias": NEVER_ENDS}).encode()
-        with socket.socket() as slow:
-            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            slow.connect((place.hostname, place.port))
-            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(raw)}\r\n\r\n"
-            slow.sendall(head.encode() + raw)
-            until(lambda: served.state.engine.stats()["running"] == 8)
+    with serving() as served:
+        with who_does_not_read(served):
             for _ in range(3):
                 answer = httpx.post(f"{served.url}/v1/chat/completions", json={"messages": HI, "max_tokens": 2}, timeout=60)
                 assert answer.status_code == 200
-            until(lambda: served.state.engine.stats()["running"] == 0, 120)  # his answers are complete, and wait for him
+            until(lambda: served.engine.stats()["running"] == 0, 120)  # his answers are complete, and wait for him
+            assert served.server.server_state.tasks  # he has not got them
             assert httpx.get(f"{served.url}/health").status_code == 200
-        stats = served.state.engine.stats()
+        stats = served.engine.stats()
         assert stats["pages_used"] == stats["pages_cached"]
+
+
+def test_a_reader_who_never_reads_is_hung_up_on_and_his_answers_end(strict):
+    with who_does_not_read(strict):
+        until(lambda: not strict.server.server_state.connections, 60)
+    until(lambda: strict.engine.stats()["running"] == 0)
+    assert strict.engine.stats()["pages_used"] == strict.engine.stats()["pages_cached"]
 
 
 def test_people_who_leave_at_any_moment_leave_nothing_behind():
@@ -188,7 +272,7 @@ def test_people_who_leave_at_any_moment_leave_nothing_behind():
                 await asyncio.gather(*(one(client, draw.uniform(0.001, 0.4)) for _ in range(40)))
 
         asyncio.run(all_of_them())
-        engine = served.state.engine
+        engine = served.engine
         until(lambda: engine.stats()["running"] == engine.stats()["waiting"] == 0, 20)
         stats = engine.stats()
         assert stats["pages_used"] == stats["pages_cached"]
@@ -197,7 +281,7 @@ def test_people_who_leave_at_any_moment_leave_nothing_behind():
 
 def test_an_engine_that_fails_says_so_and_goes_on(monkeypatch):
     with serving() as served:
-        runner = served.state.engine._loop.cache.runner
+        runner = served.engine._loop.cache.runner
         step, left = runner.step, [3]
 
         def failing(chunks):

@@ -170,7 +170,7 @@ def test_requests_at_a_time_are_counted_and_given_back():
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 def test_a_client_that_hangs_up_ends_its_answer(served, stream):
-    engine = served.state.engine
+    engine = served.engine
     before = engine.stats()["tokens"]
     body = LONG | {"logit_bias": {"1": -100}, "n": 2, "stream": stream}
     url = f"{served.url}/v1/chat/completions"

@@ -90,7 +90,7 @@ def test_log_likelihoods_are_those_of_the_engine(served, tmp_path):
     def score(text: str, after: str) -> float:
         ids, front = TOKENIZER.encode(text + after), len(TOKENIZER.encode(text))
         asked = Sampling(max_tokens=1, prompt_logprobs=True)
-        return sum(served.state.engine.generate([ids], asked)[0].prompt_logprobs[front:])
+        return sum(served.engine.generate([ids], asked)[0].prompt_logprobs[front:])
 
     for sample in samples_of(tmp_path):
         row = sample["doc"]

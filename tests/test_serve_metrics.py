@@ -45,8 +45,8 @@ def test_the_load_of_experts_is_counted_layer_by_layer():
     with serving() as served:
         httpx.post(f"{served.url}/v1/chat/completions", json={"messages": HI, "max_tokens": 60, "n": 4}, timeout=20)
         samples = numbers(served)
-        load = served.state.engine.stats()["expert_load"]
-    tokens, config = of(samples, "seekling:expert_tokens_total"), served.state.engine.config
+        load = served.engine.stats()["expert_load"]
+    tokens, config = of(samples, "seekling:expert_tokens_total"), served.engine.config
     layers = sum(map(config.is_moe, range(config.num_hidden_layers)))
     assert len(tokens) == layers * config.n_routed_experts and sum(tokens.values()) == load.sum() > 0
     assert load.shape == (layers, config.n_routed_experts) and len(set(load.sum(1))) == 1  # each layer saw the same tokens
@@ -58,7 +58,7 @@ def test_cache_and_drafts_are_told():
     with serving(random_engine(speculate="ngram")) as served:
         body = {"messages": [{"role": "user", "content": "ab " * 40}], "max_tokens": 40, "logit_bias": {"1": -100}}
         httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=20)
-        samples, stats = numbers(served), served.state.engine.stats()
+        samples, stats = numbers(served), served.engine.stats()
     one = {name: sum(of(samples, name).values()) for name, _ in samples}
     assert one["vllm:spec_decode_num_draft_tokens_total"] == stats["drafted"]
     assert one["vllm:spec_decode_num_accepted_tokens_total"] == stats["accepted"]

@@ -32,7 +32,7 @@ from seekling.engine.torch_runner import TorchRunner
 from seekling.errors import SeeklingError, raise_all
 from seekling.model.v4.cache import SLACK
 
-CACHE_BYTES = 1 << 30  # default most memory of the cache; one whole context always fits
+CACHE_BYTES = 1 << 30  # of the cache, by default
 
 
 class Engine:
@@ -47,8 +47,9 @@ class Engine:
         threads: of the native runner; default torch's.
         max_rows: most answers computed together; more wait in order.
         step_tokens: most tokens of a step; longer prompts are computed in parts, beside the answers being written.
-        cache_tokens: size of the cache; default room for ``max_rows`` whole contexts, but no more than 1 GiB. A smaller one
-            also bounds the context.
+        cache_tokens: size of the cache; default room for ``max_rows`` whole contexts, but no more than ``cache_bytes``. A
+            smaller one also bounds the context.
+        cache_bytes: the most memory of a cache whose ``cache_tokens`` are not given; one whole context always fits.
         cache_dtype: "int8" keeps keys, values and latents in half the memory (native runner only); default bfloat16 there and
             the weights' own in torch.
         max_queue: most requests of `submit` that may wait before it raises `QueueFull`.
@@ -59,6 +60,7 @@ class Engine:
         draft_tokens: most tokens proposed a step.
         adapters: LoRA adapters by name, folders or loaded ones, to be chosen by each request. Those of linear layers run
             natively; changes of routed experts or the head make the engine compute in torch.
+        beside: another engine of this process that computes on the same cores: they take turns, a step each.
 
     A request's tokens depend on its own prompt, settings and seed. The native runner's are bit for bit those of the request
     alone. In torch what runs beside it can change the rounding of its logits, because torch picks kernels by shape.
@@ -84,11 +86,14 @@ class Engine:
         speculate: Any = None,
         draft_tokens: int = 4,
         adapters: Mapping[str, Any] | None = None,
+        cache_bytes: int = CACHE_BYTES,
+        beside: "Engine | None" = None,
     ):
         problems = []
         if quant not in (None, "int8", "int4"):
             problems.append(f"quant is {quant!r}: give None, 'int8' or 'int4'")
         numbers = {"max_rows": max_rows, "step_tokens": step_tokens, "max_queue": max_queue, "draft_tokens": draft_tokens}
+        numbers |= {"cache_bytes": cache_bytes}
         numbers |= {k: v for k, v in {"cache_tokens": cache_tokens, "threads": threads}.items() if v is not None}
         for name, value in numbers.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -113,12 +118,13 @@ class Engine:
         )
         self.config, self.tokenizer, self.model = backend.config, backend.tokenizer, backend.model
         self.quant, self.max_rows = quant, max_rows
-        cache = PagedCache(backend.runner, self._pages(cache_tokens), prefix_cache and not self.config.holds_state)
+        pages = self._pages(cache_tokens, cache_bytes)
+        cache = PagedCache(backend.runner, pages, prefix_cache and not self.config.holds_state)
         self.context = min(self.config.max_position_embeddings, cache.tokens)
         drafter = self._drafter(speculate, draft_tokens, cache.pool.size, threads)
         self._intake = Intake(self.config, self.tokenizer, self.context, getattr(backend.runner, "adapters", {}).keys())
         self._fingerprint: tuple[object, str] | None = None
-        self._loop = Loop(
+        self._loop: Loop = Loop(
             cache,
             Scheduler(cache, max_rows, step_tokens),
             max_queue,
@@ -126,6 +132,7 @@ class Engine:
             drafter,
             self._goes_back(),
             experts=self.config.n_routed_experts if any(map(self.config.is_moe, range(self.config.num_hidden_layers))) else 0,
+            driver=None if beside is None else beside._loop.driver,
         )
         weakref.finalize(self, self._loop.close)
 
@@ -298,7 +305,7 @@ class Engine:
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
-    def _pages(self, cache_tokens: int | None) -> int:
+    def _pages(self, cache_tokens: int | None, cache_bytes: int) -> int:
         context = self.config.max_position_embeddings
         if cache_tokens is None:
             runner = self._backend.runner
@@ -306,7 +313,7 @@ class Engine:
                 a_token = runner.page_bytes // runner.page_tokens
             else:
                 a_token = self.config.kv_elements_per_token() * next(self.model.parameters()).element_size()
-            cache_tokens = max(min(self.max_rows * context, CACHE_BYTES // max(1, a_token)), context)
+            cache_tokens = max(min(self.max_rows * context, cache_bytes // max(1, a_token)), context)
         return -(-cache_tokens // self._backend.runner.page_tokens)
 
     def _goes_back(self) -> int:

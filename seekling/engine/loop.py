@@ -1,14 +1,13 @@
 """The engine's heart: one step after another over everything that runs.
 
 Nothing runs by itself at first: whoever waits for an answer drives the steps, one caller at a time, and answers of others come
-along. `start` gives the driving to a background thread, for callers that must not wait (a server). A failure reaches every
-caller that waits, as its error.
+along. `start` gives the driving to a background thread (`driver.py`), for callers that must not wait (a server). A failure
+reaches every caller that waits, as its error.
 """
 
 import contextlib
 import itertools
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 
 from seekling.engine.cache import PagedCache
 from seekling.engine.drawing import Ask, Drawn, drawn
+from seekling.engine.driver import Driver
 from seekling.engine.handle import Handle, wake
 from seekling.engine.request import Request
 from seekling.engine.runner import Chunk, Experts
@@ -45,6 +45,7 @@ class Loop:
         drafter: proposes tokens (speculation), or None.
         goes_back: over how many wrong drafts the cache can go back (a running state: none).
         experts: number of routed experts of a MoE layer, whose load is watched; 0 where there are none.
+        driver: another loop's, to take turns with it; default one of its own.
 
     Attributes:
         load: tokens each expert of each MoE layer computed, int64 (L, experts), in one step of `WATCHED`; None before.
@@ -59,6 +60,7 @@ class Loop:
         drafter: Drafter | None = None,
         goes_back: int = sys.maxsize,
         experts: int = 0,
+        driver: Driver | None = None,
     ):
         self.cache, self.scheduler, self.drafter, self.goes_back = cache, scheduler, drafter, goes_back
         self.steps = self.tokens = 0
@@ -69,9 +71,8 @@ class Loop:
         self._cancelled: deque[tuple[Handle, list[Request]]] = deque()
         self._handles: dict[Request, Handle] = {}
         self._told: dict[Handle, None] = {}  # got something in this step
-        self._stepping = threading.RLock()
-        self._wake = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self.driver = driver or Driver()
+        self._stepping, self._wake = self.driver.stepping, self.driver.wake
         self._closed = False
 
     # ---- from any thread -------------------------------------------------------------------------------------------
@@ -97,22 +98,23 @@ class Loop:
         """Let a background thread do the steps from now on."""
         with self._wake:
             if not self._closed and not self.threaded:
-                self._thread = threading.Thread(target=self._serve, name="seekling-engine", daemon=True)
-                self._thread.start()
+                self.driver.join(self)
 
     @property
     def threaded(self) -> bool:
-        """Whether the background thread runs."""
-        return self._thread is not None and self._thread.is_alive()
+        """Whether the background thread steps it."""
+        return self.driver.drives(self)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something to do."""
+        return bool(self._inbox or self._handles)
 
     def close(self) -> None:
         """End everything: whoever still waits gets an error. May be called twice and from anywhere."""
         with self._wake:
             self._closed = True
-            self._wake.notify_all()
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        self.driver.leave(self)
         with self._stepping:
             self._fail(SeeklingError("the engine was closed before this answer was complete"))
             self._wake_told()
@@ -144,15 +146,6 @@ class Loop:
                 self._wake_told()
 
     # ---- inside, one thread at a time ------------------------------------------------------------------------------
-
-    def _serve(self) -> None:
-        while True:
-            with self._wake:
-                while not self._closed and not self._inbox and not self._handles:
-                    self._wake.wait()
-                if self._closed:
-                    return
-            self.step()
 
     def _step(self) -> bool:
         while self._inbox:

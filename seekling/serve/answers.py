@@ -16,6 +16,7 @@ from seekling.engine.stop import StopFilter
 from seekling.errors import DataError
 from seekling.serve.barriers import Record
 from seekling.serve.clock import Clock
+from seekling.serve.model import Model
 from seekling.serve.state import Server
 from seekling.text.events import CallEnd, CallStart, Content, Event, Note, Reasoning
 
@@ -25,6 +26,7 @@ class Job:
     """A prompt on its way to the engine.
 
     Attributes:
+        model: the one that answers.
         stop: stop strings for the content (not in ``sampling``, where they would end the reasoning too).
         tools: what the prompt declared, for the reader of the answer.
         adapter: one of the engine's, None for the base.
@@ -32,6 +34,7 @@ class Job:
         asker: the key's id; notes: what the input was flagged for; system: its system messages.
     """
 
+    model: Model
     prompt_ids: list[int]
     sampling: Sampling
     stop: tuple[str, ...] = ()
@@ -67,12 +70,12 @@ class Step:
 class Choice:
     """One of the answers, as far as it has come."""
 
-    def __init__(self, server: Server, job: Job, index: int):
+    def __init__(self, job: Job, index: int):
         self.index, self.finish = index, ""
         self.tokens = self.reasoning_tokens = 0
-        self._parser = server.tokenizer.reply_parser(job.prompt_ids, tools=job.tools, early_calls=job.early_calls)
+        self._parser = job.model.tokenizer.reply_parser(job.prompt_ids, tools=job.tools, early_calls=job.early_calls)
         self._filter = StopFilter(job.stop)
-        self._ends = server.end_ids
+        self._ends = job.model.end_ids
         self._thinking, self._answering, self._called = bool(self._parser._in_reasoning), False, False
         self._waiting: list[Said] = []
         self._stop, self._content = job.stop, ""
@@ -180,21 +183,22 @@ class Answers:
     """
 
     def __init__(self, server: Server, job: Job):
-        self._server = server
-        self.choices = [Choice(server, job, index) for index in range(job.sampling.n)]
+        self._counters = server.counters[job.model]
+        self.choices = [Choice(job, index) for index in range(job.sampling.n)]
         self.record = Record(
             server.barriers,
             prompts=[job.prompt_ids],
             choices=job.sampling.n,
             greedy=job.sampling.greedy,
             asker=job.asker,
-            model=server.name,
+            model=job.model.name,
             notes=job.notes,
             system=job.system,
         )
         self._said: list[list[Said]] = [[] for _ in self.choices]
-        self.handle: Handle = server.engine.submit(job.prompt_ids, job.sampling, tenant=job.tenant, adapter=job.adapter)
-        self.clock = Clock(server, self.handle, job.tenant)
+        engine = job.model.engine
+        self.handle: Handle = engine.submit(job.prompt_ids, job.sampling, tenant=job.tenant, adapter=job.adapter)
+        self.clock = Clock(server, job.model, self.handle, job.tenant)
 
     async def steps(self) -> AsyncIterator[Step]:
         """What is said, as it comes."""
@@ -208,7 +212,7 @@ class Answers:
                 if step is None:
                     continue
                 if step.finish is not None:
-                    self._server.metrics.finished(step.finish)
+                    self._counters.finished(step.finish)
                     if delta.finish_reason is None:  # a stop string or the policy, which the engine knows nothing of
                         self.handle.cancel(step.index)
                 if self.over:

@@ -27,7 +27,7 @@ PREFIXES = ("/v1", "", "/beta", "/beta/v1")  # OpenAI's, DeepSeek's bare and bet
 
 
 def make_app(server: Server) -> Starlette:
-    """The ASGI application around a server's state; closing it closes the engine."""
+    """The ASGI application around a server's state; closing it closes the engines."""
     routes: list[Route] = []
 
     def add(path: str, endpoint: Endpoint, method: str = "POST", prefixes: tuple[str, ...] = ("",)) -> None:
@@ -64,9 +64,10 @@ def make_app(server: Server) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        server.know_fingerprint()
+        server.know_fingerprints()
         yield
-        await asyncio.to_thread(server.engine.close)
+        for model in server.models:
+            await asyncio.to_thread(model.engine.close)
         server.ledger.close()
 
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error}, lifespan=lifespan)
@@ -101,22 +102,24 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def models(server: Server, request: Request) -> Response:
-    """``/v1/models``."""
-    return reply({"object": "list", "data": [_model(server, name) for name in server.names]})
+    """``/v1/models``: every name that may be asked for."""
+    return reply({"object": "list", "data": [_row(server, name) for name in server.names]})
 
 
 async def one_model(server: Server, request: Request) -> Response:
     """``/v1/models/NAME``."""
-    server.check_model(request.path_params["name"])
-    return reply(_model(server, request.path_params["name"]))
+    return reply(_row(server, request.path_params["name"]))
 
 
-def _model(server: Server, name: str) -> dict[str, Any]:
+def _row(server: Server, name: str) -> dict[str, Any]:
+    model = server.find(name)
     facts = {"id": name, "object": "model", "created": server.created, "owned_by": "seekling"}
-    return {**facts, "root": server.name, "parent": server.name if name in server.adapters else None, **server.card()}
+    return {**facts, "root": model.name, "parent": model.name if name in model.adapters else None, **model.card()}
 
 
 async def health(server: Server, request: Request) -> Response:
-    """``/health``: 200 while the engine can answer."""
-    stats = server.engine.stats()
-    return reply({"status": "ok", "running": stats["running"], "waiting": stats["waiting"]})
+    """``/health``: 200 while the engines can answer; what runs and waits in all and by model."""
+    stats = {model.name: model.engine.stats() for model in server.models}
+    by_model = {name: {"running": one["running"], "waiting": one["waiting"]} for name, one in stats.items()}
+    total = {key: sum(one[key] for one in by_model.values()) for key in ("running", "waiting")}
+    return reply({"status": "ok", **total, "models": by_model})

@@ -12,6 +12,7 @@ from seekling.errors import DataError, SeeklingError
 from seekling.serve.answers import Job
 from seekling.serve.failures import ApiError
 from seekling.serve.fields import ChatRequest, Drawing
+from seekling.serve.model import Model
 from seekling.serve.state import Server
 from seekling.text.messages import read_tools
 
@@ -130,9 +131,9 @@ def _bias(bias: Mapping[str, float] | None) -> dict[int, float]:
         raise bad("logit_bias", "its keys must be token ids") from None
 
 
-def room_for(server: Server, ids: list[int]) -> int:
+def room_for(model: Model, ids: list[int]) -> int:
     """Tokens the context has left after a prompt. Raises ApiError with both counts where there are none."""
-    context = server.engine.context
+    context = model.engine.context
     if len(ids) >= context:
         message = f"the prompt has {len(ids)} tokens; the context holds {context} and one must stay free: shorten the prompt"
         raise ApiError(400, message, param="messages", code="context_length_exceeded")
@@ -148,29 +149,29 @@ def chat_job(server: Server, body: ChatRequest, who: Hashable) -> Job:
     Raises:
         ApiError, SeeklingError: what is wrong, as a 400.
     """
-    adapter = server.check_model(body.model)
+    model = server.find(body.model)
     tenant = tenant_of(who, body.user_id, body.cache_salt)
     messages, prefix = tidy(server, body.messages, tenant)
     notes: list[str] = []
-    messages = server.barriers.messages(messages, notes, who)
     tools, choice = _tools(server, body)
+    messages = server.barriers.messages(messages, notes, who, tools or ())
     if body.top_logprobs and not body.logprobs:
         raise bad("top_logprobs", "only with logprobs=true")
     if body.return_experts and not body.logprobs:
         raise bad("return_experts", "only with logprobs=true, in whose entries they stand")
-    if body.return_experts and not server.moe_layers:
+    if body.return_experts and not model.moe_layers:
         raise bad("return_experts", "this model is dense, it has no experts: leave it out")
     if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
         raise bad("max_completion_tokens", "differs from max_tokens: send one of them")
-    thinking, effort, budget = _thinking(server, body)
-    ids = encode_chat(server, messages, tools, thinking, prefix, effort)
-    constraint, early = _constraint(server, body, tools, choice)
+    thinking, effort, budget = _thinking(model, body)
+    ids = encode_chat(model, messages, tools, thinking, prefix, effort)
+    constraint, early = _constraint(server, model, body, tools, choice)
     if constraint is not None and prefix:
         raise bad("messages", "a prefix cannot be continued under response_format or tool_choice")
     sampling = drawing(
         server,
         body,
-        room_for(server, ids),
+        room_for(model, ids),
         max_tokens=body.max_completion_tokens,
         logprobs=bool(body.logprobs),
         top_logprobs=body.top_logprobs or 0,
@@ -179,11 +180,23 @@ def chat_job(server: Server, body: ChatRequest, who: Hashable) -> Job:
         thinking_budget=budget,
     )
     system = tuple(m["content"] for m in messages if m["role"] == "system" and isinstance(m.get("content"), str))
-    return Job(ids, sampling, stops(server, body), tools, early, tenant, adapter, who, tuple(notes), system)
+    return Job(
+        model,
+        ids,
+        sampling,
+        stops(server, body),
+        tools,
+        early,
+        tenant,
+        model.adapter(body.model),
+        who,
+        tuple(notes),
+        system,
+    )
 
 
 def encode_chat(
-    server: Server,
+    model: Model,
     messages: list[dict[str, Any]],
     tools: list[dict[str, Any]] | None = None,
     thinking: bool = False,
@@ -194,16 +207,16 @@ def encode_chat(
     options: dict[str, Any] = {"tools": tools, "thinking": thinking, "continue_final": prefix}
     try:
         try:
-            return server.tokenizer.encode_chat(messages, **options, reasoning_effort=effort)
+            return model.tokenizer.encode_chat(messages, **options, reasoning_effort=effort)
         except DataError as error:
             if effort is None or "reasoning_effort" not in str(error):
                 raise
-            return server.tokenizer.encode_chat(messages, **options)
+            return model.tokenizer.encode_chat(messages, **options)
     except DataError as error:
         raise ApiError(400, str(error), param="messages") from None
 
 
-def _thinking(server: Server, body: ChatRequest) -> tuple[bool, str | None, int | None]:
+def _thinking(model: Model, body: ChatRequest) -> tuple[bool, str | None, int | None]:
     """Whether to think, the effort's word, and the most tokens of reasoning."""
     said: dict[str, bool] = {}
     if body.thinking is not None and body.thinking.type in ("enabled", "disabled"):
@@ -214,7 +227,7 @@ def _thinking(server: Server, body: ChatRequest) -> tuple[bool, str | None, int 
         said[f"chat_template_kwargs.{name}"] = value
     if len(set(said.values())) > 1:
         raise bad(", ".join(said), "one asks for thinking and another for none")
-    thinks = server.tokenizer.chat.thinks
+    thinks = model.tokenizer.chat.thinks
     thinking = next(iter(said.values()), thinks == "always")
     if thinking and thinks == "never":
         raise bad(", ".join(said), "this model does not think: leave it out")
@@ -251,7 +264,7 @@ def _tools(server: Server, body: ChatRequest) -> tuple[list[dict[str, Any]] | No
 
 
 def _constraint(
-    server: Server, body: ChatRequest, tools: list[dict[str, Any]] | None, choice: str
+    server: Server, model: Model, body: ChatRequest, tools: list[dict[str, Any]] | None, choice: str
 ) -> tuple[Constraint | None, bool]:
     """What binds the answer, and whether tool calls in it cannot be broken."""
     form = body.response_format or {}
@@ -264,10 +277,10 @@ def _constraint(
             raise bad("response_format", "contradicts the tools, which must be called: send one of them")
         plain = [{**tool, "function": {k: v for k, v in tool["function"].items() if k != "strict"}} for tool in tools]
         parallel = body.parallel_tool_calls is not False
-        return tool_constraint(server.tokenizer, plain, choice, parallel=parallel), True
+        return tool_constraint(model.tokenizer, plain, choice, parallel=parallel), True
     if tools and body.parallel_tool_calls is False:
         try:
-            return tool_constraint(server.tokenizer, tools, "auto", parallel=False), True
+            return tool_constraint(model.tokenizer, tools, "auto", parallel=False), True
         except SeeklingError as error:
             raise bad("parallel_tool_calls", f"cannot be enforced here ({error})") from None
     if kind == "text":

@@ -8,9 +8,10 @@ import asyncio
 import hashlib
 import secrets
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from seekling.serve.failures import ApiError
@@ -32,32 +33,53 @@ class Barriers:
     audit: "AuditLog | None" = None
     watermark: "Watermark | None" = None
 
-    def messages(self, messages: list[dict[str, Any]], notes: list[str], asker: Any) -> list[dict[str, Any]]:
+    def messages(
+        self, messages: list[dict[str, Any]], notes: list[str], asker: Any, tools: Sequence[dict[str, Any]] = ()
+    ) -> list[dict[str, Any]]:
         """Messages as the model may see them; flags go to ``notes``. ApiError(400, content_filter) for what it may not."""
         if self.moderator is None:
             return messages
-        try:
+        with self._refusing(notes, asker):
+            self.moderator.tools_in(tools, notes)
             return self.moderator.messages_in(messages, notes)
-        except ApiError as error:
-            self._refused(error, notes, asker)
-            raise
 
     def text(self, text: str, notes: list[str], asker: Any, where: str) -> str:
         """The same for a bare prompt."""
         if self.moderator is None:
             return text
-        try:
+        with self._refusing(notes, asker):
             return self.moderator.text_in(text, notes, where)
+
+    def ids(self, ids: list[int], tokenizer: Any, notes: list[str], asker: Any, where: str) -> None:
+        """The same for a prompt of token ids, of which nothing can be masked."""
+        if self.moderator is not None:
+            with self._refusing(notes, asker):
+                self.moderator.text_in(tokenizer.decode(ids, skip_special=False), notes, where, mask=False)
+
+    @property
+    def reads_embeddings(self) -> bool:
+        """Whether texts to be made vectors are read too."""
+        return self.moderator is not None and "embeddings" in self.moderator.policy.read
+
+    @contextmanager
+    def _refusing(self, notes: list[str], asker: Any) -> Iterator[None]:
+        """Log what is refused."""
+        try:
+            yield
         except ApiError as error:
-            self._refused(error, notes, asker)
+            if self.audit is not None:
+                try:
+                    self.audit.append("refused", key=asker, reason=error.message, flags=notes).result()
+                except OSError:
+                    raise unwritten() from None
             raise
 
-    def _refused(self, error: ApiError, notes: list[str], asker: Any) -> None:
+    async def embedded(self, prompts: Sequence[list[int]], notes: list[str], asker: Any, model: str) -> None:
+        """Log that texts were made vectors, before these are shown."""
         if self.audit is not None:
-            try:
-                self.audit.append("refused", key=asker, reason=error.message, flags=notes).result()
-            except OSError:
-                raise unwritten() from None
+            tokens = sum(map(len, prompts))
+            entry = {"key": asker, "model": model, "prompt_sha256": digests(prompts), "prompt_tokens": tokens, "flags": notes}
+            await _written(self.audit.append("embedded", **entry))
 
     def about(self) -> dict[str, Any]:
         """What anybody may know of it (``/about``)."""
@@ -67,6 +89,11 @@ class Barriers:
             "watermark": None if self.watermark is None else self.watermark.name,
             "audit": None if self.audit is None else {"days": self.audit.days, "texts": self.audit.texts},
         }
+
+
+def digests(prompts: Sequence[list[int]]) -> list[str]:
+    """Hashes of token ids, as the log has them."""
+    return [hashlib.sha256(struct.pack(f"<{len(ids)}i", *ids)).hexdigest() for ids in prompts]
 
 
 def unwritten() -> ApiError:
@@ -97,6 +124,7 @@ class Record:
     ):
         self.id = secrets.token_hex(12)
         self._barriers, self._prompts, self._notes = barriers, prompts, list(notes)
+        self._labels = replace(barriers.labels, model=model)
         self._facts = {"id": self.id, "key": asker, "model": model}
         self.watermarked = barriers.watermark is not None and not greedy
         self._system = system
@@ -110,12 +138,11 @@ class Record:
     @property
     def headers(self) -> dict[str, str]:
         """Of the response."""
-        return self._barriers.labels.headers(self.id)
+        return self._labels.headers(self.id)
 
     def fields(self) -> dict[str, Any]:
         """Of the body or the last event."""
-        labels = self._barriers.labels
-        return labels.fields(self.id, self.text, watermarked=self.watermarked) if labels.on else {}
+        return self._labels.fields(self.id, self.text, watermarked=self.watermarked) if self._labels.on else {}
 
     @property
     def text(self) -> str:
@@ -127,9 +154,8 @@ class Record:
         log, self._began = self._barriers.audit, True
         if log is None:
             return
-        digests = [hashlib.sha256(struct.pack(f"<{len(ids)}i", *ids)).hexdigest() for ids in self._prompts]
-        tokens = sum(map(len, self._prompts))
-        await _written(log.append("asked", **self._facts, prompt_sha256=digests, prompt_tokens=tokens, flags=self._notes))
+        tokens, hashes = sum(map(len, self._prompts)), digests(self._prompts)
+        await _written(log.append("asked", **self._facts, prompt_sha256=hashes, prompt_tokens=tokens, flags=self._notes))
 
     async def ended(self, finish: Sequence[str], tokens: int) -> None:
         """Before the last of it is shown."""
@@ -147,13 +173,12 @@ class Record:
 
     def _outcome(self, log: "AuditLog", finish: Sequence[str], tokens: int) -> dict[str, Any]:
         texts = [choice.content for choice in self.choices]
-        labels = self._barriers.labels
         facts = {
             **self._facts,
             "finish": list(finish),
             "output_sha256": [hashlib.sha256(text.encode("utf-8", "replace")).hexdigest() for text in texts],
             "tokens": tokens,
-            "label": labels.mode,
+            "label": self._labels.mode,
             "watermark": self.watermarked,
             "flags": sorted({flag for choice in self.choices for flag in choice.flags}),
             "blocked": [choice.blocked for choice in self.choices],

@@ -14,6 +14,7 @@ from seekling.serve.answers import Answers, Job, Said, Step
 from seekling.serve.asking import chat_job
 from seekling.serve.failures import reply
 from seekling.serve.fields import ChatRequest
+from seekling.serve.model import Model
 from seekling.serve.reading import read_body, who
 from seekling.serve.sse import DONE, Stream, data, unless_gone
 from seekling.serve.state import Server
@@ -25,7 +26,7 @@ async def chat_completions(server: Server, request: Request) -> Response:
     body = await read_body(request, ChatRequest)
     job = await run_in_threadpool(partial(chat_job, server, body, who(request)))
     answers = Answers(server, job)
-    head, headers = Head(server, "chatcmpl-" + answers.record.id, body.model), answers.record.headers
+    head, headers = Head(job.model, "chatcmpl-" + answers.record.id, body.model), answers.record.headers
     if body.stream:
         usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         return Stream(_stream(server, answers, head, job, usage), keep_alive=server.keep_alive, headers=headers)
@@ -35,17 +36,17 @@ async def chat_completions(server: Server, request: Request) -> Response:
 class Head:
     """What every piece of one response repeats."""
 
-    def __init__(self, server: Server, id: str, model: str | None):
+    def __init__(self, model: Model, id: str, name: str | None):
         self.id, self.created = id, int(time.time())
-        self._model, self._server = model or server.name, server
+        self._model, self._name = model, name or model.name
 
     def make(self, kind: str, **fields: Any) -> dict[str, Any]:
         return {
             "id": self.id,
             "object": kind,
             "created": self.created,
-            "model": self._model,
-            "system_fingerprint": self._server.fingerprint,
+            "model": self._name,
+            "system_fingerprint": self._model.fingerprint,
             **fields,
         }
 
@@ -105,7 +106,7 @@ async def _whole(server: Server, answers: Answers, head: Head, job: Job) -> dict
             {
                 "index": choice.index,
                 "message": talk.message(),
-                "logprobs": logprobs(server, said[choice.index]) if job.sampling.logprobs else None,
+                "logprobs": logprobs(job.model, said[choice.index]) if job.sampling.logprobs else None,
                 "finish_reason": choice.finish,
             }
         )
@@ -118,7 +119,7 @@ async def _stream(server: Server, answers: Answers, head: Head, job: Job, usage:
     def chunk(
         index: int, delta: dict[str, Any], finish: str | None = None, said: list[Said] | None = None, **label: Any
     ) -> bytes:
-        logs = logprobs(server, said) if said else None
+        logs = logprobs(job.model, said) if said else None
         choice = {"index": index, "delta": delta, "logprobs": logs, "finish_reason": finish}
         return data(head.make("chat.completion.chunk", choices=[choice], **more, **label))
 
@@ -150,27 +151,27 @@ def _deltas(talk: Talk, step: Step) -> list[tuple[dict[str, Any], list[Said]]]:
     return [(delta, step.said if place == 0 else []) for place, delta in enumerate(deltas)]
 
 
-def logprobs(server: Server, said: list[Said]) -> dict[str, Any]:
+def logprobs(model: Model, said: list[Said]) -> dict[str, Any]:
     """OpenAI's form; ``experts`` in the entries is our own, for who sent ``return_experts``."""
 
     def of(one: Said) -> dict[str, Any]:
-        out = {**entry(server, one.token, one.logprob), "top_logprobs": [entry(server, *t) for t in one.top]}
+        out = {**entry(model, one.token, one.logprob), "top_logprobs": [entry(model, *t) for t in one.top]}
         if one.experts is not None:
             out["experts"] = [
                 {"layer": layer, "experts": [e for e, _ in pairs], "weights": [round(w, 6) for _, w in pairs]}
-                for layer, pairs in zip(server.moe_layers, one.experts, strict=True)
+                for layer, pairs in zip(model.moe_layers, one.experts, strict=True)
             ]
         return out
 
     return {"content": [of(one) for one in said]}
 
 
-def entry(server: Server, token: int, logprob: float) -> dict[str, Any]:
+def entry(model: Model, token: int, logprob: float) -> dict[str, Any]:
     """One token: its text, its bytes, its log-probability (at least -9999, which JSON can write)."""
-    raw = token_bytes(server, token)
+    raw = token_bytes(model, token)
     return {"token": raw.decode("utf-8", "replace"), "logprob": max(logprob, -9999.0), "bytes": list(raw)}
 
 
-def token_bytes(server: Server, token: int) -> bytes:
+def token_bytes(model: Model, token: int) -> bytes:
     """A token's bytes; none for ids beyond the tokenizer's."""
-    return server.tokenizer.token_bytes(token) if token < server.tokenizer.vocab_size else b""
+    return model.tokenizer.token_bytes(token) if token < model.tokenizer.vocab_size else b""

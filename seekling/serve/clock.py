@@ -5,6 +5,7 @@ from collections.abc import Hashable
 
 from seekling.engine.handle import Handle
 from seekling.engine.sampling import Delta
+from seekling.serve.model import Model
 from seekling.serve.state import Server
 
 
@@ -15,30 +16,31 @@ class Clock:
         began, first: seconds of `time.perf_counter`; first token, None before it.
     """
 
-    def __init__(self, server: Server, handle: Handle, tenant: Hashable):
+    def __init__(self, server: Server, model: Model, handle: Handle, tenant: Hashable):
         self._server, self._handle, self._tenant = server, handle, tenant
+        self._counters = server.counters[model]
         self.began, self.first, self._last = time.perf_counter(), None, 0.0  # type: float, float | None, float
         self._stopped = False
         prompt = handle.prompt_tokens
         server.charge(tenant, prompt=prompt, requests=1)
-        server.metrics.prompt_tokens.inc(prompt)
-        server.metrics.request_prompt.observe(prompt)
+        self._counters.prompt_tokens.inc(prompt)
+        self._counters.request_prompt.observe(prompt)
 
     def count(self, delta: Delta) -> None:
         """Take a delta. When it ends an answer, all tokens are in the ledger before this returns."""
-        now, metrics = time.perf_counter(), self._server.metrics
+        now, counters = time.perf_counter(), self._counters
         self._server.charge(self._tenant, completion=len(delta.token_ids), now=delta.finish_reason is not None)
         if delta.token_ids:
-            metrics.generation_tokens.inc(len(delta.token_ids))
+            counters.generation_tokens.inc(len(delta.token_ids))
             if self.first is None:
                 self.first = now
-                metrics.first_token.observe(now - self.began)
+                counters.first_token.observe(now - self.began)
                 admitted = self._handle.requests[0].admitted
                 if admitted is not None:
-                    metrics.queue_time.observe(max(0.0, admitted - self.began))
-                    metrics.prefill_time.observe(max(0.0, now - admitted))
+                    counters.queue_time.observe(max(0.0, admitted - self.began))
+                    counters.prefill_time.observe(max(0.0, now - admitted))
             else:
-                metrics.inter_token.observe(now - self._last)
+                counters.inter_token.observe(now - self._last)
         self._last = now
 
     def stop(self) -> None:
@@ -46,8 +48,8 @@ class Clock:
         self._server.ledger.commit()
         if self._stopped or self.first is None:
             return
-        self._stopped, metrics = True, self._server.metrics
-        metrics.end_to_end.observe(time.perf_counter() - self.began)
-        metrics.decode_time.observe(self._last - self.first)
+        self._stopped, counters = True, self._counters
+        counters.end_to_end.observe(time.perf_counter() - self.began)
+        counters.decode_time.observe(self._last - self.first)
         for request in self._handle.requests:
-            metrics.request_generation.observe(len(request.token_ids))
+            counters.request_generation.observe(len(request.token_ids))

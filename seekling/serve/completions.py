@@ -35,7 +35,7 @@ async def completions(server: Server, request: Request) -> Response:
     """The endpoint."""
     body = await read_body(request, CompletionRequest)
     work = await run_in_threadpool(partial(Work, server, body, who(request)))
-    head, headers = Head(server, "cmpl-" + work.record.id, body.model), work.record.headers
+    head, headers = Head(work.model, "cmpl-" + work.record.id, body.model), work.record.headers
     if body.stream:
         usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         work.submit()
@@ -52,8 +52,7 @@ class Work:
     """
 
     def __init__(self, server: Server, body: CompletionRequest, asker: Hashable):
-        self.adapter = server.check_model(body.model)
-        self.server, self.body = server, body
+        self.server, self.model, self.body = server, server.find(body.model), body
         self.tenant = tenant_of(asker, body.user_id, body.cache_salt)
         self.n = body.n or 1
         if body.best_of not in (None, self.n):
@@ -76,7 +75,7 @@ class Work:
             choices=len(self.ids) * self.n,
             greedy=self.samplings[0].greedy,
             asker=asker,
-            model=server.name,
+            model=self.model.name,
             notes=self.notes,
         )
 
@@ -84,11 +83,12 @@ class Work:
         """Put all prompts into the queue, or none."""
         try:
             for ids, sampling in zip(self.ids, self.samplings, strict=True):
-                self.handles.append(self.server.engine.submit(ids, sampling, tenant=self.tenant, adapter=self.adapter))
+                adapter = self.model.adapter(self.body.model)
+                self.handles.append(self.model.engine.submit(ids, sampling, tenant=self.tenant, adapter=adapter))
         except Exception:
             self.close()
             raise
-        self.clocks = [Clock(self.server, handle, self.tenant) for handle in self.handles]
+        self.clocks = [Clock(self.server, self.model, handle, self.tenant) for handle in self.handles]
 
     def close(self) -> None:
         """Cancel what still runs."""
@@ -112,14 +112,18 @@ class Work:
                 raise bad("suffix", "takes one prompt of text, without echo")
             return [self._fim(self._read(prompts[0]), self._read(self.body.suffix))]
         prompts = [self._read(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
-        engine = self.server.engine
-        return encode_prompts(prompts, self.server.tokenizer, engine.config, thinking=False, must_fit=False)
+        model = self.model
+        encoded = encode_prompts(prompts, model.tokenizer, model.engine.config, thinking=False, must_fit=False)
+        for prompt, ids in zip(prompts, encoded, strict=True):
+            if not isinstance(prompt, str):
+                self.server.barriers.ids(ids, model.tokenizer, self.notes, self.asker, "prompt")
+        return encoded
 
     def _read(self, text: str) -> str:
         return self.server.barriers.text(text, self.notes, self.asker, "prompt")
 
     def _fim(self, before: str, after: str) -> list[int]:
-        tokenizer = self.server.tokenizer
+        tokenizer = self.model.tokenizer
         marks = next((marks for marks in FIM if all(mark in tokenizer.special for mark in marks)), None)
         if marks is None:
             raise bad("suffix", "this model has no marks for filling in: leave it out")
@@ -131,7 +135,7 @@ class Work:
         return drawing(
             self.server,
             asked,
-            room_for(self.server, ids),
+            room_for(self.model, ids),
             logprobs=wanted is not None,
             top_logprobs=wanted or 0,
             prompt_logprobs=bool(self.body.echo and wanted is not None),
@@ -229,7 +233,7 @@ class Work:
     def _count(self, number: int, delta: Delta) -> None:
         self.clocks[number].count(delta)
         if delta.finish_reason is not None:
-            self.server.metrics.finished(_reason(delta.finish_reason) or "stop")
+            self.server.counters[self.model].finished(_reason(delta.finish_reason) or "stop")
 
     def _usage(self) -> Usage:
         out = Usage()
@@ -264,7 +268,7 @@ class Work:
 
     def _prompt_text(self, number: int) -> str:
         ids = self.ids[number]
-        tokenizer = self.server.tokenizer
+        tokenizer = self.model.tokenizer
         return tokenizer.decode(ids[1:] if ids and ids[0] == tokenizer.bos_id else ids, skip_special=False)
 
     def _logprobs(self, ids: list[int], logs: list[Any], tops: list[list[tuple[int, float]]], offset: int) -> dict[str, Any]:
@@ -285,7 +289,7 @@ class Work:
         }
 
     def _word(self, token: int) -> str:
-        raw = token_bytes(self.server, token)
+        raw = token_bytes(self.model, token)
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:

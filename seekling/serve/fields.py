@@ -95,8 +95,9 @@ class TokenizeRequest(Strict):
 
 
 class DetectRequest(Strict):
-    """``/watermark/detect``: a text, or the tokens it was made of."""
+    """``/watermark/detect``: a text, or the tokens it was made of, by the model whose tokenizer made them."""
 
+    model: str | None = None
     text: str | None = None
     tokens: list[int] | None = None
 

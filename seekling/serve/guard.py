@@ -19,7 +19,6 @@ from seekling.serve.rates import Rates
 from seekling.serve.state import Server
 
 OPEN = {"/health", "/about", "/"}  # the page and its files hold no secret; it asks for a key and sends it with its requests
-HEADER_BYTES = 64 << 10
 LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -53,8 +52,8 @@ class Guard:
         headers = Headers(scope=scope)
         try:
             size = sum(len(name) + len(value) for name, value in scope["headers"])
-            if size > HEADER_BYTES:
-                raise ApiError(431, f"the headers have {size} bytes, this server takes {HEADER_BYTES}")
+            if size > self._server.limits.head_bytes:
+                raise ApiError(431, f"the headers have {size} bytes, this server takes {self._server.limits.head_bytes}")
             origin = self._place(headers)
             if origin is not None and scope["method"] == "OPTIONS":
                 await _preflight(origin, send)

@@ -21,6 +21,7 @@ from seekling.serve.chat import Talk
 from seekling.serve.extras import vectors
 from seekling.serve.failures import ApiError, reply, to_json
 from seekling.serve.fields import ChatRequest, EmbeddingRequest, Json, Strict
+from seekling.serve.model import Model
 from seekling.serve.reading import read_body, who
 from seekling.serve.sse import Stream, unless_gone
 from seekling.serve.state import Server
@@ -71,7 +72,7 @@ async def chat(server: Server, request: Request) -> Response:
     """``/api/chat``; without messages it only says that the model is there."""
     body = await read_body(request, OllamaChat)
     if not body.messages:
-        server.check_model(_plain(body.model))
+        server.find(_plain(body.model))
         return reply(_head(body.model) | {"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "load"})
     return await _answer(server, request, body, _turns(body.messages), body.tools, True)
 
@@ -80,7 +81,7 @@ async def generate(server: Server, request: Request) -> Response:
     """``/api/generate``: one question through the model's chat format."""
     body = await read_body(request, OllamaGenerate)
     if not body.prompt:
-        server.check_model(_plain(body.model))
+        server.find(_plain(body.model))
         return reply(_head(body.model) | {"response": "", "done": True, "done_reason": "load"})
     turns = [{"role": "system", "content": body.system}] if body.system else []
     return await _answer(server, request, body, [*turns, {"role": "user", "content": body.prompt}], None, False)
@@ -89,16 +90,16 @@ async def generate(server: Server, request: Request) -> Response:
 async def tags(server: Server, request: Request) -> Response:
     """``/api/tags``."""
     made = datetime.fromtimestamp(server.created, UTC).isoformat()
-    digest = (server.fingerprint or "").removeprefix("fp_")
-    rows = [
-        {"name": name, "model": name, "modified_at": made, "size": 0, "digest": digest, "details": _details(server)}
-        for name in server.names
-    ]
-    return reply({"models": rows})
+
+    def row(model: Model, name: str) -> Json:
+        digest = (model.fingerprint or "").removeprefix("fp_")
+        return {"name": name, "model": name, "modified_at": made, "size": 0, "digest": digest, "details": _details(model)}
+
+    return reply({"models": [row(model, name) for model in server.models for name in model.names]})
 
 
 async def running(server: Server, request: Request) -> Response:
-    """``/api/ps``: what is loaded is the one model; nothing unloads it."""
+    """``/api/ps``: all that is served is loaded, and nothing unloads it."""
     return await tags(server, request)
 
 
@@ -115,19 +116,19 @@ async def embed(server: Server, request: Request) -> Response:
 async def show(server: Server, request: Request) -> Response:
     """``/api/show``."""
     body = await read_body(request, OllamaShow)
-    server.check_model(_plain(body.model or body.name or ""))
-    config, chat_format = server.engine.config, server.tokenizer.chat
+    model = server.find(_plain(body.model or body.name or ""))
+    config, chat_format = model.engine.config, model.tokenizer.chat
     able = {"completion": True, "tools": bool(chat_format.grammar.calls), "thinking": chat_format.thinks != "never"}
     facts = {
         "general.architecture": config.model_type,
-        f"{config.model_type}.context_length": server.engine.context,
+        f"{config.model_type}.context_length": model.engine.context,
         f"{config.model_type}.embedding_length": config.hidden_size,
         f"{config.model_type}.block_count": config.num_hidden_layers,
     }
-    template = server.tokenizer.chat_template or ""
+    template = model.tokenizer.chat_template or ""
     said = {
         "template": template,
-        "details": _details(server),
+        "details": _details(model),
         "model_info": facts,
         "capabilities": [word for word, can in able.items() if can],
     }
@@ -294,7 +295,7 @@ def _head(model: str) -> Json:
     return {"model": model, "created_at": datetime.now(UTC).isoformat()}
 
 
-def _details(server: Server) -> Json:
-    family = server.engine.config.model_type
-    quantised = server.engine.quant or ""
+def _details(model: Model) -> Json:
+    family = model.engine.config.model_type
+    quantised = model.engine.quant or ""
     return {"format": "", "family": family, "families": [family], "parameter_size": "", "quantization_level": quantised}

@@ -103,12 +103,12 @@ ANSWERS: dict[str, tuple[str, Json]] = {
     "/api/version": ("Version", _object(version=TEXT)),
     "/models": ("Models", _object(object=_const("list"), data=_list(MODEL))),
     "/models/{name}": ("One model", MODEL),
-    "/about": ("How this server labels, moderates and logs", _object(model=TEXT)),
+    "/about": ("How this server labels, moderates and logs", _object(models=_list(TEXT))),
     "/watermark/detect": (
         "How likely a text came without this server's mark",
         _object(key=TEXT, tokens=COUNT, bits=COUNT, ones=COUNT, share={"type": "number"}, p_value={"type": "number"}),
     ),
-    "/health": ("Whether it can answer", _object(status=TEXT, running=COUNT, waiting=COUNT)),
+    "/health": ("Whether it can answer", _object(status=TEXT, running=COUNT, waiting=COUNT, models=ANY)),
 }  # fmt: skip
 FORGOTTEN = _object(id=TEXT, deleted={"const": True})
 STREAMED = {"/chat/completions": STREAM, "/completions": STREAM, "/responses": STREAM, "/messages": STREAM}
@@ -145,7 +145,7 @@ def document(routes: Any) -> Json:
             paths.setdefault(path, {})[method.lower()] = _operation(path, method, places)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Seekling", "version": __version__, "description": "One model behind several clients' APIs."},
+        "info": {"title": "Seekling", "version": __version__, "description": "Models behind several clients' APIs."},
         "paths": paths,
         "components": {
             "schemas": defined.get("$defs", {}),

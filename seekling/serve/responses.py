@@ -172,7 +172,7 @@ class Work:
             "incomplete_details": None,
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
-            "model": body.model or self.server.name,
+            "model": body.model or self.job.model.name,
             "output": [],
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": body.previous_response_id,
@@ -201,8 +201,8 @@ class Work:
 
     def _push(self, step: Any) -> list[tuple[str, Json]]:
         logs = [
-            {key: value for key, value in entry(self.server, said.token, said.logprob).items()}
-            | {"top_logprobs": [entry(self.server, *top) for top in said.top]}
+            {key: value for key, value in entry(self.job.model, said.token, said.logprob).items()}
+            | {"top_logprobs": [entry(self.job.model, *top) for top in said.top]}
             for said in (step.said if self._logs else ())
         ]
         told: list[tuple[str, Json]] = []

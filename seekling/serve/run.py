@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from seekling.errors import MachineError
 from seekling.serve.app import make_app
 from seekling.serve.guard import Doors, Guard
-from seekling.serve.state import Server
+from seekling.serve.line import lines
+from seekling.serve.state import Limits, Server
 
 
 def run(server: Server, args: argparse.Namespace, doors: Doors, say: Callable[[str], None]) -> int:
@@ -21,21 +23,27 @@ def run(server: Server, args: argparse.Namespace, doors: Doors, say: Callable[[s
         MachineError: the address cannot be had.
     """
     listening = bind(args.host, args.port)
-    port = listening.getsockname()[1]
     host = f"[{args.host}]" if ":" in args.host else args.host
-    say(f"{server.name} at http://{host}:{port} (OpenAI base URL http://{host}:{port}/v1); Ctrl-C stops")
-    config = uvicorn.Config(
-        Guard(make_app(server), server, doors),
-        limit_concurrency=1024,
+    url, names = f"http://{host}:{listening.getsockname()[1]}", ", ".join(model.name for model in server.models)
+    say(f"{names} at {url} (OpenAI base URL {url}/v1); Ctrl-C stops")
+    Quiet(config(Guard(make_app(server), server, doors), server.limits, args.drain)).run(sockets=[listening])
+    return 0
+
+
+def config(app: ASGIApp, limits: Limits, drain: int) -> uvicorn.Config:
+    """uvicorn's settings; ``drain``: seconds that open answers get when it is told to stop."""
+    return uvicorn.Config(
+        app,
+        http=lines(limits),
+        ws="none",
+        limit_concurrency=limits.connections,
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=args.drain,
+        timeout_graceful_shutdown=drain,
         timeout_keep_alive=30,
         lifespan="on",
     )
-    Quiet(config).run(sockets=[listening])
-    return 0
 
 
 class Quiet(uvicorn.Server):

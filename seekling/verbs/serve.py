@@ -1,7 +1,8 @@
-"""``seekling serve``: one model behind an HTTP server."""
+"""``seekling serve``: one model or several behind an HTTP server."""
 
 import argparse
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,20 @@ from seekling.errors import MachineError, RecipeError
 if TYPE_CHECKING:
     from seekling.serve.barriers import Barriers
     from seekling.serve.guard import Doors
+    from seekling.serve.model import Model
+
+
+@dataclass
+class Wanted:
+    """A model to be served: where it is, what it is called, its adapters by name."""
+
+    path: str
+    names: list[str]
+    adapters: dict[str, str] = field(default_factory=dict)
 
 
 def serve(args: argparse.Namespace) -> int:
-    """Load the model, then answer until told to stop."""
+    """Load the models, then answer until told to stop."""
     try:
         from seekling.serve.ledger import Ledger
         from seekling.serve.run import run
@@ -25,32 +36,14 @@ def serve(args: argparse.Namespace) -> int:
     ledger = Ledger(usage_file(doors.keys.path, args.usage))
     if args.daily_tokens or args.rpm or args.usage or doors.keys.all():
         ledger.open()
-    from seekling.engine import Engine
-    from seekling.verbs.pull import default_model
-
-    path, adapters = args.path or default_model(), adapters_of(args.adapter)
-    barriers = barriers_of(args, args.name or model_name(path))
-    engine = Engine(
-        path,
-        quant=args.quant,
-        dtype=args.dtype,
-        threads=args.threads,
-        max_rows=args.rows,
-        max_queue=args.max_queue,
-        cache_tokens=args.cache_tokens,
-        cache_dtype=args.cache_dtype,
-        speculate=args.speculate,
-        adapters=adapters,
-    )
-    names = [args.name or model_name(path), *args.alias, *adapters]
-    if len(set(names)) < len(names):
-        raise RecipeError(f"the names {', '.join(names)} are not all different: give --name, --alias or other adapters' names")
+    wanted = wanted_of(args)
+    barriers = barriers_of(args)
     limits = Limits(max_tokens=args.max_tokens, rpm=args.rpm, concurrent=args.concurrent, daily_tokens=args.daily_tokens)
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    server = Server(engine, names, limits, ledger=ledger, adapters=frozenset(adapters), barriers=barriers)
+    server = Server(opened(wanted, args), limits, ledger=ledger, barriers=barriers)
     for line in told(barriers):
         say(line)
     try:
@@ -60,8 +53,72 @@ def serve(args: argparse.Namespace) -> int:
             barriers.audit.close()
 
 
-def barriers_of(args: argparse.Namespace, model: str) -> "Barriers":
-    """Moderation, labels, audit log and watermark, all checked before the model is loaded.
+def wanted_of(args: argparse.Namespace) -> list[Wanted]:
+    """The models that were asked for, before any is loaded.
+
+    Raises:
+        RecipeError: names that are missing, not all different, or of no model.
+    """
+    from seekling.verbs.pull import default_model
+
+    paths = args.paths or [default_model()]
+    if args.name and len(args.name) != len(paths):
+        raise RecipeError(f"{len(paths)} models and {len(args.name)} times --name: give one for each, in order, or none")
+    models = [Wanted(path, [name]) for path, name in zip(paths, args.name or map(model_name, paths), strict=True)]
+    for given in args.alias:
+        model, name = _owner(models, given, "--alias")
+        model.names.append(name)
+    for given in args.adapter:
+        whose, _, folder = given.partition("=")
+        if not whose or not folder:
+            raise RecipeError(f"--adapter {given}: give NAME=FOLDER")
+        model, name = _owner(models, whose, "--adapter")
+        model.names.append(name)
+        model.adapters[name] = folder
+    names = [name for model in models for name in model.names]
+    if len(set(names)) < len(names):
+        raise RecipeError(f"the names {', '.join(names)} are not all different: give --name, --alias or other adapters' names")
+    return models
+
+
+def _owner(models: list[Wanted], given: str, flag: str) -> tuple[Wanted, str]:
+    """Whose name it is, and the name: NAME of the only model, MODEL:NAME of several."""
+    for model in models:
+        if given.startswith(f"{model.names[0]}:") and len(models) > 1:
+            return model, given.removeprefix(f"{model.names[0]}:")
+    if len(models) > 1:
+        raise RecipeError(f"{flag} {given}: several models are served, say whose it is: {flag} {models[0].names[0]}:{given} …")
+    return models[0], given
+
+
+def opened(wanted: list[Wanted], args: argparse.Namespace) -> "list[Model]":
+    """The models, loaded: each with its own engine and share of the cache; they take turns on the cores."""
+    from seekling.engine import Engine
+    from seekling.engine.engine import CACHE_BYTES
+    from seekling.serve.model import Model
+
+    models: list[Model] = []
+    for one in wanted:
+        engine = Engine(
+            one.path,
+            quant=args.quant,
+            dtype=args.dtype,
+            threads=args.threads,
+            max_rows=args.rows,
+            max_queue=args.max_queue,
+            cache_tokens=args.cache_tokens,
+            cache_bytes=CACHE_BYTES // len(wanted),
+            cache_dtype=args.cache_dtype,
+            speculate=args.speculate,
+            adapters=one.adapters,
+            beside=models[0].engine if models else None,
+        )
+        models.append(Model(engine, one.names, frozenset(one.adapters)))
+    return models
+
+
+def barriers_of(args: argparse.Namespace) -> "Barriers":
+    """Moderation, labels, audit log and watermark, all checked before a model is loaded.
 
     Raises:
         RecipeError, DataError, MachineError: what is wrong with them.
@@ -70,7 +127,7 @@ def barriers_of(args: argparse.Namespace, model: str) -> "Barriers":
     from seekling.serve.barriers import Barriers
     from seekling.serve.labels import Labels
 
-    labels = Labels(args.label, args.label_producer, model)
+    labels = Labels(args.label, args.label_producer)
     wanted = args.moderation or ("default" if args.public else "off")
     audit = args.audit or (str(default_folder()) if args.public else "off")
     if args.label == "cn" and audit != "off" and args.audit_days < 180:
@@ -121,15 +178,6 @@ def doors_of(args: argparse.Namespace) -> "Doors":
     if not args.public:
         hosts |= LOCAL
     return Doors(keys, frozenset(hosts), frozenset(args.allow_origin), args.public)
-
-
-def adapters_of(given: list[str]) -> dict[str, str]:
-    """Folders by the names clients call them. RecipeError for what is no NAME=FOLDER."""
-    pairs = [one.partition("=") for one in given]
-    wrong = [one for one, (name, _, folder) in zip(given, pairs, strict=True) if not name or not folder]
-    if wrong:
-        raise RecipeError(f"--adapter {wrong[0]}: give NAME=FOLDER")
-    return {name: folder for name, _, folder in pairs}
 
 
 def usage_file(keys: Path, given: str | None) -> Path:

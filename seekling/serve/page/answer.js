@@ -1,4 +1,5 @@
 // One answer from request to end: what is sent, what comes in, when, and how it ended. Knows nothing of how it looks.
+import { standard } from "./about.js";
 import { Failure, asFailure, request } from "./api.js";
 import { SETTINGS } from "./prefs.js";
 import { events } from "./stream.js";
@@ -17,7 +18,8 @@ const NUMBERS = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty",
 /** The fields of a chat request that these settings ask for. Throws a Failure where a field's JSON is broken. */
 export function fields(settings) {
   const out = { stream: true, stream_options: { include_usage: true } };
-  if (settings.model) out.model = settings.model;
+  const model = settings.model || standard();
+  if (model) out.model = model;
   for (const name of NUMBERS) if (settings[name] !== null) out[name] = settings[name];
   const stop = settings.stop.split("\n").filter(Boolean);
   if (stop.length) out.stop = stop;

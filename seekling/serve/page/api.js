@@ -48,8 +48,3 @@ export function asFailure(problem) {
   if (problem.name === "Cut" || problem instanceof TypeError) return new Failure("cut", t("The connection broke before the answer was complete."));
   return new Failure("cut", problem.message);
 }
-
-/** The served models, each with the fields of /v1/models. */
-export async function models() {
-  return (await (await request("v1/models")).json()).data;
-}

@@ -1,6 +1,6 @@
 // The page: what is open, and what happens on every action. The parts that draw are in the other files.
 import { announce, el } from "./dom.js";
-import { models } from "./api.js";
+import { learn, markWords, server } from "./about.js";
 import { begin, goOn, running, stop } from "./answer.js";
 import { asJson, asMarkdown, download, fileName, takeIn } from "./export.js";
 import { $, floats, focus, furnish, grow, narrow, panelOpen, setPanel, setSide, sideOpen } from "./frame.js";
@@ -16,7 +16,7 @@ import * as store from "./store.js";
 
 const live = new Map(); // talks with answers on their way, also such as are not shown
 const deleted = new Set(); // their last answers must not bring them back
-const state = { talk: newTalk(prefs.settings), models: [], side: "A" };
+const state = { talk: newTalk(prefs.settings), side: "A" };
 
 // ---- talks -----------------------------------------------------------------------------------------------------------------
 
@@ -46,7 +46,15 @@ function redraw() {
   $("title").hidden = empty;
   document.title = talk.title ? `${talk.title} · Seekling` : "Seekling";
   $("compare").setAttribute("aria-pressed", String(talk.compare !== null));
+  drawModel();
   drawBusy();
+}
+
+const named = settings => settings.model || (server.models[0]?.id ?? "");
+
+function drawModel() {
+  const { settings, compare } = state.talk;
+  $("model").textContent = [...new Set([settings, ...(compare ? [compare] : [])].map(named))].join(" · ");
 }
 
 function fresh() {
@@ -161,7 +169,7 @@ const act = {
     drawBusy();
   },
   results: (node, results) => answer(add(state.talk, node.id, { role: "tool", results }).id),
-  card: name => state.models.find(model => model.id === name) ?? state.models[0],
+  card: name => server.models.find(model => model.id === name) ?? server.models[0],
   askKey,
 };
 
@@ -177,6 +185,7 @@ function panel() {
   drawSettings($("settings"), state, {
     settingsChanged() {
       if (state.side === "A") save({ settings: structuredClone(state.talk.settings) });
+      drawModel();
       keep();
     },
     side(side) {
@@ -214,7 +223,8 @@ function panel() {
 
 function compare() {
   const { talk } = state;
-  talk.compare = talk.compare ? null : structuredClone(talk.settings);
+  const other = server.models.find(model => model.root !== act.card(named(talk.settings)).root);
+  talk.compare = talk.compare ? null : { ...structuredClone(talk.settings), ...(other && { model: other.id }) };
   state.side = talk.compare ? "B" : "A";
   redraw();
   if (talk.compare) {
@@ -252,9 +262,15 @@ let retry = 0;
 async function connect() {
   clearTimeout(retry);
   try {
-    state.models = await models();
+    const before = markWords();
+    await learn();
     $("banner").hidden = true;
-    $("model").textContent = state.models[0]?.id ?? "";
+    drawModel();
+    if (markWords() !== before) {
+      $("mark").textContent = `${markWords()} · ${t("Answers are AI-generated and may be wrong.")}`;
+      talkView.views.clear(); // what was drawn bears other words
+      redraw();
+    }
     if (panelOpen()) panel();
   } catch (problem) {
     $("banner").replaceChildren(el("span", {}, problem.message), el("button", { type: "button", onclick: problem.status === 401 ? askKey : connect }, problem.status === 401 ? t("Enter a key") : t("Try again")));

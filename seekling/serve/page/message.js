@@ -1,4 +1,5 @@
 // How one message looks: the user's words, or an answer with its thinking, calls, figures and what can be done with it.
+import { labelled, markWords } from "./about.js";
 import { running } from "./answer.js";
 import { copyFrom, el, icon, iconButton } from "./dom.js";
 import { figureParts } from "./figures.js";
@@ -70,7 +71,7 @@ const toolView = () => ({ element: el("div", { hidden: true }), update() {} });
 // ---- an answer -------------------------------------------------------------------------------------------------------------
 
 function answerView(talk, node, act) {
-  const head = el("header.who", {}, el("span.ai-mark", {}, t("AI-generated")), el("span.dim.model"));
+  const head = el("header.who", {}, el("span.ai-mark", {}, markWords()), el("span.dim.model"));
   const thinking = el("details.thinking", { hidden: true }, el("summary"), el("div.markdown"));
   const body = el("div.markdown.body", { dir: "auto" }), wait = el("p.wait", { role: "img", "aria-label": t("Waiting for the first token") }, el("i"), el("i"), el("i"));
   const calls = el("div.calls"), problem = el("div.problem-place"), foot = el("footer"), tokens = el("div.tokens-place");
@@ -128,7 +129,7 @@ function answerView(talk, node, act) {
     const parts = figureParts(node.figures).map(([text, hint]) => el("span", { title: hint }, text));
     const why = { stopped: t("stopped"), length: t("ended by the token limit") }[node.finish];
     if (why) parts.push(el("span", {}, why));
-    const copy = iconButton("copy", t("Copy answer"), () => copyFrom(copy, node.content));
+    const copy = iconButton("copy", t("Copy answer"), () => copyFrom(copy, labelled(node.content)));
     const canGoOn = ["length", "stopped"].includes(node.finish) && node.content && !node.calls?.length && !node.children.length;
     const tokenButton = node.recorded && iconButton("tokens", t("Tokens and probabilities"), toggleTokens, { "aria-pressed": String(Boolean(tokens.firstChild)) });
     return [

@@ -1,4 +1,5 @@
 // The panel at the right: how answers are made (of A, or of B while two are compared), what they cost, and the page itself.
+import { server } from "./about.js";
 import { checkbox, choice, jsonProblem, lines, numeric, oneLine } from "./controls.js";
 import { el, icon } from "./dom.js";
 import { size } from "./figures.js";
@@ -7,9 +8,9 @@ import { keyStays, key, prefs, save, setKey, showTheme } from "./prefs.js";
 import { EXAMPLE } from "./tools.js";
 import { path } from "./tree.js";
 
-/** Fill the panel. `state`: {talk, models, side}; `act`: {settingsChanged, compare(side), reload, exportTalk(kind), exportAll, importFile, clear, keyChanged}. */
+/** Fill the panel. `state`: {talk, side}; `act`: {settingsChanged, compare(side), reload, exportTalk(kind), exportAll, importFile, clear, keyChanged}. */
 export function drawSettings(place, state, act) {
-  const { talk, models } = state, comparing = talk.compare !== null;
+  const { talk } = state, { models } = server, comparing = talk.compare !== null;
   const settings = comparing && state.side === "B" ? talk.compare : talk.settings;
   const card = models.find(model => model.id === settings.model) ?? models[0] ?? null;
   const changed = () => act.settingsChanged();
@@ -135,5 +136,8 @@ function serverGroup(card, talk) {
   const last = path(talk).findLast(node => node.figures?.prompt);
   if (card.cache && last) rows.push([t("Cache of this conversation"), size(card.cache.bytes_per_token * (last.figures.prompt + last.figures.tokens))]);
   if (card.experts) rows.push([t("Experts"), t("{k} of {n} in each of {l} layers", { k: card.experts.per_token, n: card.experts.routed, l: card.experts.layers.length })]);
+  const { label, moderation, watermark, audit } = server.about;
+  rows.push([t("Label"), label.mode === "none" ? t("off") : label.mode.toUpperCase()], [t("Moderation"), moderation ?? t("off")], [t("Watermark"), watermark ?? t("off")]);
+  rows.push([t("Log"), audit === null ? t("off") : t(audit.texts ? "Texts, for {n} days" : "Hashes of texts, for {n} days", { n: audit.days })]);
   return group(t("Server"), false, el("dl.facts", {}, rows.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])));
 }

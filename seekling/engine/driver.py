@@ -1,0 +1,64 @@
+"""The thread that does the steps. Engines of one process may share it: they take turns, each step with all the cores.
+
+Two engines that stepped at once would have twice as many threads as there are cores, waiting for each other at every barrier.
+"""
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from seekling.engine.loop import Loop
+
+
+class Driver:
+    """Steps the loops that have joined it, while any of them has something to do.
+
+    Attributes:
+        wake: to be notified when a loop has something to do; stepping: held by whoever steps one of its loops.
+    """
+
+    def __init__(self) -> None:
+        self.wake = threading.Condition()
+        self.stepping = threading.RLock()
+        self._loops: list[Loop] = []
+        self._thread: threading.Thread | None = None
+
+    def join(self, loop: "Loop") -> None:
+        """Step this loop too, from now on."""
+        with self.wake:
+            if loop not in self._loops:
+                self._loops.append(loop)
+            if not self._runs:
+                self._thread = threading.Thread(target=self._work, name="seekling-engine", daemon=True)
+                self._thread.start()
+            self.wake.notify_all()
+
+    def leave(self, loop: "Loop") -> None:
+        """Step it no more. With the last loop the thread ends, before this returns."""
+        with self.wake:
+            if loop in self._loops:
+                self._loops.remove(loop)
+            thread = None if self._loops else self._thread
+            self.wake.notify_all()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def drives(self, loop: "Loop") -> bool:
+        """Whether the thread runs and steps this loop."""
+        return self._runs and loop in self._loops
+
+    @property
+    def _runs(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def _work(self) -> None:
+        while True:
+            with self.wake:
+                while self._loops and not any(loop.busy for loop in self._loops):
+                    self.wake.wait()
+                if not self._loops:
+                    self._thread = None
+                    return
+                busy = [loop for loop in self._loops if loop.busy]
+            for loop in busy:
+                loop.step()
