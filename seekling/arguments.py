@@ -146,6 +146,9 @@ def serve(parser: Parser) -> None:
     parser.add_argument("--drain", type=int, default=60, metavar="S", help="seconds open answers get when told to stop [60]")
     parser.add_argument("--speculate", choices=("ngram", "mtp"), default=None, help="draft tokens ahead; same answers, sooner")
     parser.add_argument("--cache-dtype", choices=("bf16", "int8"), default=None, help="int8: half the cache's memory [bf16]")
+    spill = "folder for cached prompts that memory has no room for; kept over restarts [none]"
+    parser.add_argument("--cache-spill", default=None, metavar="DIR", help=spill)
+    parser.add_argument("--cache-spill-gb", type=float, default=4.0, metavar="X", help="most gigabytes of that folder [4]")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=None, help="compute type [as stored]")
     parser.add_argument("--quant", choices=("int8", "int4"), default=None, help="quantise the weights")
     parser.add_argument("--threads", type=int, default=None, metavar="N", help="worker threads [usable cores]")

@@ -116,8 +116,8 @@ def test_unknown_names_foreign_adapters_and_changes_that_need_merging_are_refuse
         Engine(lm, adapters={"e": adapter(lm, 1, "embed_tokens.weight")})
     with pytest.raises(SeeklingError, match="in the adapter"):
         Engine(lm, adapters={"a": adapter(tiny_lm(hidden_size=48), 1, *ATTENTION)})
-    with pytest.raises(SeeklingError, match="does not compute adapters of gate_up_proj, lm_head"):
-        Engine(tiny_lm(dtype=torch.float32), runner="native", adapters=both)
+    with pytest.raises(SeeklingError, match=r"does not compute adapters of gate$|does not compute adapters of gate; use"):
+        Engine(tiny_lm(dtype=torch.float32), runner="native", adapters={"g": adapter(lm, 1, "mlp.gate.weight")})
 
 
 # ---- beside packed weights -------------------------------------------------------------------------------------------
@@ -132,7 +132,26 @@ LINEAR = (
     "self_attn.q_proj.weight",
     "k_proj.weight", "v_proj.weight", "mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight",
     "shared_experts.gate_proj.weight", "shared_experts.up_proj.weight", "shared_experts.down_proj.weight",
+    "experts.gate_up_proj", "experts.down_proj", "lm_head.weight",
 )  # fmt: skip
+
+
+@native
+@pytest.mark.parametrize("part", ["experts.gate_up_proj", "experts.down_proj", "lm_head.weight"])
+def test_each_change_of_experts_and_head_counts(part):
+    lm = tiny_lm(dtype=torch.float32, n_routed_experts=6)
+    one = adapter(lm, 1, part)
+    runner, oracle = NativeRunner(lm.model, "f32"), NativeRunner(merged(lm, one).model, "f32")
+    runner.add_adapter("a", one)
+    ids, other = list(range(5, 50)), list(range(60, 100))
+    for some in (runner, oracle):
+        some.allocate(4)
+    expected = oracle.step([Chunk(ids, 0, [0, 1], "all")])
+    plain = runner.step([Chunk(ids, 0, [0, 1], "all")])
+    for threads in (1, 2):  # beside a request without it, of which only the last logits are wanted
+        runner.threads = threads
+        found = runner.step([Chunk(other, 0, [2, 3]), Chunk(ids, 0, [0, 1], "all", "a")])[1:]
+        assert (found - expected).abs().max() < 0.02 * (expected - plain).abs().max()
 
 
 @native
@@ -186,8 +205,11 @@ def test_a_folder_with_adapters_opens_natively_and_foreign_ones_are_refused(tmp_
 
 
 @native
-def test_adapters_of_experts_make_the_engine_compute_in_torch(tmp_path, caplog):
-    lm = tiny_lm(dtype=torch.float32)
+def test_adapters_of_experts_and_the_head_run_natively_from_a_path_and_those_of_mtp_layers_are_let_be(tmp_path):
+    lm = tiny_lm(dtype=torch.float32, num_nextn_predict_layers=1)
     LM(lm.model, TOKENIZER).save(tmp_path / "base")
-    engine = Engine(tmp_path / "base", adapters={"e": adapter(lm, 1, "experts.down_proj")})
-    assert engine.stats()["runner"] == "torch" and "adapters of down_proj" in caplog.text
+    one = adapter(lm, 1, "experts.down_proj", "lm_head.weight")
+    assert any(name.startswith("model.layers.3.") for name in one.parts)
+    engine = Engine(tmp_path / "base", adapters={"e": one})
+    assert engine.stats()["runner"].startswith("native")
+    assert engine.generate(PROMPT, GREEDY, adapter="e")[0].token_ids != engine.generate(PROMPT, GREEDY)[0].token_ids

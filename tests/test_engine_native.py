@@ -163,8 +163,6 @@ def test_where_the_kernels_are_missing_torch_runs_and_one_line_says_so(tmp_path,
 def test_what_the_native_runner_cannot_take_is_refused_by_name():
     with pytest.raises(MachineError, match=r"weights of torch\.float64 on cpu"):
         Engine(tiny_lm(), runner="native")
-    with pytest.raises(MachineError, match="drafting with MTP"):
-        Engine(tiny_lm(dtype=torch.float32, num_nextn_predict_layers=1), runner="native", speculate="mtp")
     with pytest.raises(SeeklingError, match="runner is 'gpu'"):
         Engine(MLA, runner="gpu")
 

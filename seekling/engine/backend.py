@@ -36,6 +36,7 @@ class Backend:
         model: the torch module; None where the native runner holds the only copy of the weights.
         path: where it came from; None for a model made in memory.
         version: changes when the weights do.
+        adapters: hash of each adapter by name.
     """
 
     config: ModelConfig
@@ -44,6 +45,7 @@ class Backend:
     model: Any
     path: Path | None
     version: Callable[[], object]
+    adapters: Mapping[str, str]
 
 
 def open_backend(
@@ -59,7 +61,7 @@ def open_backend(
     """A path or a loaded model with the runner it gets.
 
     Args:
-        states: a runner that keeps hidden states is needed (MTP): torch.
+        states: a runner that keeps hidden states and runs the MTP layer is needed.
         adapters: by name, folders in peft's form or `Adapter` objects, which the runner then has.
         cache: "int8" for a cache in 8 bits: native.
 
@@ -74,14 +76,14 @@ def open_backend(
     path = resolve(path_or_lm)
     if is_adapter(path):  # merged into its base as it is opened
         base = read_adapted_config(path)
-        fits = choice == "auto" and not _against(base, states, read_adapters(adapters, base))
+        fits = choice == "auto" and not _against(base, read_adapters(adapters, base))
         choice = "native" if fits else choice
         lm = load(path, dtype=dtype or ("bfloat16" if choice == "native" else "float32"))
         return dataclasses.replace(_of_model(lm, quant, choice, threads, states, adapters, cache), path=path)
     if choice != "torch":
         config, tokenizer, source, stored = _open(path)
         found = read_adapters(adapters, config)
-        why_not = _against(config, states, found)
+        why_not = _against(config, found)
         if dtype not in (None, *_FLOATS):
             why_not.append(f"dtype {dtype}")
         if not why_not:
@@ -92,10 +94,12 @@ def open_backend(
             config = fitted(config, source)
             native: Any = quant or (stored if dtype is None else _FLOATS[dtype])
             _check(found, config, lambda: fingerprint(source.shapes, source.read, config.num_hidden_layers))
-            runner = NativeRunner(PackedWeights(StoreParts(config, source), native), threads=threads, cache=cache or "bf16")
+            runner = NativeRunner(
+                PackedWeights(StoreParts(config, source), native), threads=threads, cache=cache or "bf16", drafts=states
+            )
             for name, adapter in found.items():
                 runner.add_adapter(name, adapter)
-            return Backend(config, tokenizer, runner, None, path, lambda: None)
+            return Backend(config, tokenizer, runner, None, path, lambda: None, _hashes(found))
         _refuse_or_tell(choice, why_not)
     lm = load(path_or_lm, dtype=dtype or "float32")
     return dataclasses.replace(_of_model(lm, quant, "torch", threads, states, adapters, cache), path=path)
@@ -113,7 +117,7 @@ def _of_model(
     model, path, found = lm.model, getattr(lm, "path", None), read_adapters(adapters, lm.config)
     weight = next(model.parameters())
     if choice == "native" or (choice == "auto" and quant is not None):
-        why_not = _against(lm.config, states, found)
+        why_not = _against(lm.config, found)
         if weight.dtype not in (torch.float32, torch.bfloat16) or weight.device.type != "cpu":
             why_not.append(f"weights of {weight.dtype} on {weight.device}")
         if not why_not:
@@ -121,10 +125,10 @@ def _of_model(
 
             native: Any = quant or ("bf16" if weight.dtype == torch.bfloat16 else "f32")
             _check(found, lm.config, lambda: model_fingerprint(model))
-            native_runner = NativeRunner(model, native, threads, cache or "bf16")
+            native_runner = NativeRunner(model, native, threads, cache or "bf16", drafts=states)
             for name, adapter in found.items():
                 native_runner.add_adapter(name, adapter)
-            return Backend(lm.config, lm.tokenizer, native_runner, None, path, lambda: None)
+            return Backend(lm.config, lm.tokenizer, native_runner, None, path, lambda: None, _hashes(found))
         _refuse_or_tell(choice, why_not)
     if cache == "int8" or (cache == "bf16" and weight.dtype != torch.bfloat16):
         raise MachineError(f"cache_dtype {cache!r} needs the native runner, and this engine computes in torch: leave it out")
@@ -135,7 +139,7 @@ def _of_model(
         from seekling.engine.adapters import adapted
 
         runner.adapters.update({name: adapted(model, adapter, name) for name, adapter in found.items()})
-    return Backend(lm.config, lm.tokenizer, runner, model, path, Version(model))
+    return Backend(lm.config, lm.tokenizer, runner, model, path, Version(model), _hashes(found))
 
 
 def read_adapters(adapters: Mapping[str, Any], config: ModelConfig) -> dict[str, Adapter]:
@@ -146,6 +150,10 @@ def read_adapters(adapters: Mapping[str, Any], config: ModelConfig) -> dict[str,
 
     empty = Decoder.empty(config)
     return {name: one if isinstance(one, Adapter) else read_adapter(one, empty) for name, one in adapters.items()}
+
+
+def _hashes(adapters: Mapping[str, Adapter]) -> dict[str, str]:
+    return {name: adapter.digest() for name, adapter in adapters.items()}
 
 
 def _check(adapters: Mapping[str, Adapter], config: ModelConfig, weights: Callable[[], str]) -> None:
@@ -174,12 +182,12 @@ def runner_path(runner: Runner) -> str:
     return getattr(runner, "path", type(runner).__name__)
 
 
-def _against(config: ModelConfig, states: bool, adapters: Mapping[str, Adapter]) -> list[str]:
+def _against(config: ModelConfig, adapters: Mapping[str, Adapter]) -> list[str]:
     """What keeps the native runner from this model."""
     from seekling.engine.native_adapters import changes_by_merging
     from seekling.engine.native_runner import unsupported
 
-    return unsupported(config) + ["drafting with MTP layers"] * states + changes_by_merging(config, adapters)
+    return unsupported(config) + changes_by_merging(config, adapters)
 
 
 def _refuse_or_tell(choice: Choice, why_not: list[str]) -> None:

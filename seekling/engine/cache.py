@@ -4,12 +4,14 @@ A request comes with `begin` (what is cached already is shared or copied), `grow
 stays in the tree until the room is needed.
 """
 
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from seekling.engine.pages import OutOfPages, PagePool
-from seekling.engine.prefix import Miss, PrefixTree
+from seekling.engine.prefix import Match, Miss, PrefixTree
 from seekling.engine.request import Request
 from seekling.engine.runner import Runner
+from seekling.engine.spill import Spill
 
 
 @dataclass
@@ -30,26 +32,52 @@ class PagedCache:
         runner: computes into the pages; its pool is allocated here.
         pages: size of the pool.
         prefix: keep finished requests' pages for reuse.
+        spill: where evicted pages go, and come back from.
+        fingerprint: of what computes the pages; asked once for each version of the weights.
     """
 
-    def __init__(self, runner: Runner, pages: int, prefix: bool = True):
+    def __init__(
+        self,
+        runner: Runner,
+        pages: int,
+        prefix: bool = True,
+        spill: Spill | None = None,
+        fingerprint: Callable[[], str] = str,
+    ):
         self.runner, self.page_tokens, self.prefix = runner, runner.page_tokens, prefix
         runner.allocate(pages)
         self.stats = CacheStats()
         self.version: object = None
+        self.spill, self._fingerprint = spill, fingerprint
         self.pool = PagePool(pages)
-        self.tree = PrefixTree(self.pool, self.page_tokens)
+        self.tree = self._new_tree()
+        self._bind()
+
+    def _new_tree(self) -> PrefixTree:
+        return PrefixTree(self.pool, self.page_tokens, self.spill, None if self.spill is None else self.runner.read_page)
+
+    def _bind(self) -> None:
+        if self.spill is not None:
+            self.spill.bind(self._fingerprint(), self.runner.page_bytes)
+
+    def close(self) -> None:
+        """Put what the tree holds into files, and let go of them."""
+        if self.spill is not None:
+            self.tree.spill_all()
+            self.spill.close()
 
     def clear_all(self) -> None:
         """Start anew with every page free, whoever held it."""
         self.pool = PagePool(self.pool.size)
-        self.tree = PrefixTree(self.pool, self.page_tokens)
+        self.tree = self._new_tree()
 
     def use_version(self, version: object) -> None:
         """Forget the tree when the weights are no longer those it was computed with."""
         if version != self.version:
-            self.version = version
+            known, self.version = self.version is not None, version
             self.tree.clear()
+            if known:
+                self._bind()
 
     @property
     def tokens(self) -> int:
@@ -71,15 +99,8 @@ class PagedCache:
             request.pages = [self.pool.share(page) for page in match.pages]
             request.computed = len(match.pages) * self.page_tokens
         try:
-            if match is not None and match.tail is not None:
-                held = self.pool.share(match.tail)  # making room must not take it away
-                try:
-                    self.grow(request, request.computed + 1)
-                    self.runner.copy_page(held, request.pages[-1])
-                    request.computed += match.tail_tokens
-                    self.stats.copied_pages += 1
-                finally:
-                    self.pool.release(held)
+            if match is not None:
+                self._begin_tail(request, match)
             self.grow(request, len(request.ids))
         except OutOfPages:
             self.drop(request)
@@ -90,6 +111,51 @@ class PagedCache:
             self.stats.last_miss = match.miss
         if not request.token_ids:  # what a preempted request finds again is its own
             request.cached_tokens = request.computed
+
+    def _begin_tail(self, request: Request, match: Match) -> None:
+        """Go on behind the shared pages: with pages read back from files, else a copy of the page the tree leaves it in."""
+        held = None if match.tail is None else self.pool.share(match.tail)  # making room must not take it away
+        try:
+            if self._read_back(request) or held is None:
+                return
+            self.grow(request, request.computed + 1)
+            self.runner.copy_page(held, request.pages[-1])
+            request.computed += match.tail_tokens
+            self.stats.copied_pages += 1
+        finally:
+            if held is not None:
+                self.pool.release(held)
+
+    def _read_back(self, request: Request) -> int:
+        """Full pages behind the shared ones that lie in files; the tree has them from now on."""
+        first = len(request.pages)
+        for key in self.spilled(request.salt, request.ids, first):
+            content = None if self.spill is None else self.spill.get(key)
+            if content is None:
+                break
+            try:
+                request.pages.append(self._take())
+            except OutOfPages:
+                break  # the tree keeps what was read, until there is room for the request
+            self.runner.write_page(request.pages[-1], content)
+            request.computed += self.page_tokens
+        if len(request.pages) > first:
+            self.tree.insert(request.salt, request.ids[: request.computed], request.pages)
+        return len(request.pages) - first
+
+    def spilled(self, salt: Hashable, ids: Sequence[int], first: int) -> Iterator[bytes]:
+        """Keys of the pages of ``ids`` from page ``first`` on that lie in files, as far as they follow each other."""
+        if self.spill is None or not len(self.spill):
+            return
+        key = self.spill.root(salt)
+        for number in range((len(ids) - 1) // self.page_tokens):
+            if key is None:
+                return
+            key = self.spill.key(key, ids[number * self.page_tokens : (number + 1) * self.page_tokens])
+            if number >= first:
+                if key not in self.spill:
+                    return
+                yield key
 
     def grow(self, request: Request, tokens: int) -> None:
         """Make sure the request's pages hold ``tokens`` tokens.

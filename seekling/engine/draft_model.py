@@ -27,6 +27,8 @@ class ModelDrafter(Gated):
 
     def propose(self, requests: Sequence[Request]) -> list[list[int]]:
         drafts: dict[Request, list[int]] = {request: [] for request in requests}
+        if not self.settled(len(requests)):
+            return [[] for _ in requests]
         going = {r: list(r.ids) for r in requests if self.gate(r).open() and self._fits(r)}
         for _ in range(self.tokens):
             chunks, speakers = [], []

@@ -2,17 +2,21 @@
 
 At position i the layer joins the main model's state of token i with the embedding of token i + 1 and foretells token i + 2.
 Entries of true tokens are computed once their state is known; further drafts go on from the layer's own state, and what they
-leave in the cache is overwritten by the true entries later.
+leave in the cache is overwritten by the true entries later. A model with several MTP layers drafts with the first, repeated.
 
 Tensor suffixes: T tokens, D hidden, B rows.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from seekling.engine.native_draft import InNative
+from seekling.engine.native_runner import NativeRunner
 from seekling.engine.request import Request
 from seekling.engine.runner import Chunk
 from seekling.engine.speculate import Gated
@@ -20,88 +24,158 @@ from seekling.engine.torch_runner import TorchRunner
 from seekling.errors import SeeklingError
 from seekling.model.sight import CachedRows
 
+CATCH_UP = 32  # entries that may be behind before they are made without a draft
+
+
+class MTP(Protocol):
+    """The MTP layer over a runner, whose pool holds its pages beside the main layers', under the same numbers.
+
+    Attributes:
+        raw_states: before the final norm, of the last step, one (T, …) a chunk.
+    """
+
+    @property
+    def raw_states(self) -> Sequence[Any]: ...
+
+    def draft(self, chunks: Sequence[Chunk], states: Sequence[Any], tokens: int, least: float = 0.0) -> list[list[int]]:
+        """See `seekling.engine.native_draft.InNative.draft`."""
+
 
 @dataclass
 class _Known:
-    """States of a request's tokens ``first`` … that the MTP layer has not read yet."""
+    """States of a request's tokens ``first`` … that the MTP layer has not read yet, in ``pieces`` one after another."""
 
     first: int
-    states_TD: Tensor
+    pieces: list[Any] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        return self.first + sum(map(len, self.pieces))
+
+    def cut(self, end: int) -> None:
+        """Keep those before ``end``."""
+        room, kept = end - self.first, []
+        for piece in self.pieces:
+            if room > 0:
+                kept.append(piece[:room])
+            room -= len(piece)
+        self.pieces = kept
+
+    def take(self, count: int) -> list[Any]:
+        """The first ``count``, which go."""
+        out = []
+        while count:
+            piece = self.pieces.pop(0)
+            if len(piece) > count:
+                self.pieces.insert(0, piece[count:])
+                piece = piece[:count]
+            out.append(piece)
+            count, self.first = count - len(piece), self.first + len(piece)
+        return out
 
 
 class MTPDrafter(Gated):
     """Drafts with the first MTP layer.
 
     Args:
-        runner: with ``keep_states``; its pool holds the layer's pages beside the main layers', under the same numbers.
+        runner: a `NativeRunner` with ``drafts``, or a `TorchRunner` with ``keep_states``.
         tokens: most tokens proposed.
 
     Raises:
         SeeklingError: the model has no MTP layer.
     """
 
-    def __init__(self, runner: TorchRunner, tokens: int = 2):
+    def __init__(self, runner: NativeRunner | TorchRunner, tokens: int = 2):
         super().__init__(tokens)
         if not runner.config.num_nextn_predict_layers:
             raise SeeklingError("this model has no MTP layer to draft with: use speculate='ngram' or a second model")
-        self._runner, self._layer = runner, runner.config.num_hidden_layers
+        self._mtp: MTP = InTorch(runner) if isinstance(runner, TorchRunner) else InNative(runner)
         self._known: dict[Request, _Known] = {}
 
     def observe(self, chunks: Sequence[Chunk], requests: Sequence[Request]) -> None:
-        for chunk, request, new_TD in zip(chunks, requests, self._runner.states, strict=True):
+        behind = []
+        for chunk, request, new in zip(chunks, requests, self._mtp.raw_states, strict=True):
             known = self._known.get(request)
-            if known is None or not known.first <= chunk.start <= known.first + len(known.states_TD):
-                self._known[request] = _Known(chunk.start, new_TD)  # a new request, or one that is computed again
-            else:  # behind its start may lie drafts that turned out wrong
-                known.states_TD = torch.cat([known.states_TD[: chunk.start - known.first], new_TD])
+            if known is None or not known.first <= chunk.start <= known.end:
+                known = self._known[request] = _Known(chunk.start)  # a new request, or one that is computed again
+            known.cut(chunk.start)  # behind it may lie drafts that turned out wrong
+            known.pieces.append(new)
+            if min(known.end, len(request.ids) - 1) - known.first > CATCH_UP:
+                behind.append(request)
+        self._read(behind, 0)
 
     def propose(self, requests: Sequence[Request]) -> list[list[int]]:
-        drafts: dict[Request, list[int]] = {request: [] for request in requests}
-        ready = [r for r in requests if r in self._known and self.gate(r).open()]
-        groups: dict[int, list[Request]] = {}
-        for request in ready:
-            groups.setdefault(request.computed - self._known[request].first, []).append(request)
-        with self._runner.evaluating():
-            for count, group in groups.items():
-                if count > 0:
-                    self._draft(group, count, drafts)
-        return [drafts[request] for request in requests]
+        drafts: dict[Request, list[int]] = {}
+        if self.settled(len(requests)):
+            ready = [r for r in requests if r in self._known and self.gate(r).open()]
+            drafts = self._read([r for r in ready if self._known[r].first < r.computed <= self._known[r].end], self.tokens)
+        return [drafts.get(request, []) for request in requests]
 
-    def _draft(self, group: list[Request], count: int, drafts: dict[Request, list[int]]) -> None:
-        """Read the ``count`` new true tokens of each request, then go on from the last."""
-        h_BTD = torch.stack([self._known[r].states_TD[:count] for r in group])
-        model = self._runner.model
-        if self._runner.config.mtp_after_norm:
-            h_BTD = model.model.norm(h_BTD)
-        starts = [self._known[r].first for r in group]
-        tokens = [r.ids[start + 1 : start + 1 + count] for r, start in zip(group, starts, strict=True)]
-        for request in group:
+    def _read(self, requests: Sequence[Request], tokens: int) -> dict[Request, list[int]]:
+        """Make the entries whose next tokens are known, and drafts of so many tokens after them."""
+        if not requests:
+            return {}
+        chunks, states = [], []
+        for request in requests:
             known = self._known[request]
-            known.first, known.states_TD = known.first + count, known.states_TD[count:]
-        size, room = self._runner.page_tokens, self.tokens
-        while room:
-            x_BTD, best_B = self._run(group, starts, tokens, h_BTD)
-            for request, token in zip(group, best_B, strict=True):
-                drafts[request].append(token)
-            starts = [start + len(ids) for start, ids in zip(starts, tokens, strict=True)]
-            keep = [i for i, (r, start) in enumerate(zip(group, starts, strict=True)) if start < len(r.pages) * size]
-            group, starts = [group[i] for i in keep], [starts[i] for i in keep]
-            tokens, h_BTD = [[best_B[i]] for i in keep], x_BTD[keep, -1:]
-            room = room - 1 if keep else 0
-
-    def _run(self, group: list[Request], starts: list[int], tokens: list[list[int]], h_BTD: Tensor) -> tuple[Tensor, list[int]]:
-        """The layer's states (B, T, D) over new entries, and the token each last one foretells."""
-        model = self._runner.model
-        chunks = [Chunk(ids, start, r.pages) for r, start, ids in zip(group, starts, tokens, strict=True)]
-        cache = self._runner.rows(chunks)
-        ids_BT = torch.tensor(tokens, device=h_BTD.device)
-        positions_BT = torch.tensor(starts, device=h_BTD.device)[:, None] + torch.arange(ids_BT.shape[1], device=h_BTD.device)
-        cos, sin = model.rope.at(positions_BT)
-        rows = CachedRows(cache, list(range(len(group))), positions_BT, cache.capacity, cos, sin)
-        layer = model.mtp_layers[0]
-        x_BTD = layer.extend(layer.join(h_BTD, model.model.embed_tokens(ids_BT)), rows, self._layer)
-        return x_BTD, model.head(layer.shared_head.norm(x_BTD[:, -1])).argmax(-1).tolist()
+            start, end = known.first, min(known.end, len(request.ids) - 1)
+            states.append(_joined(known.take(end - start)))
+            chunks.append(Chunk(request.ids[start + 1 : end + 1], start, request.pages, adapter=request.adapter))
+        found = self._mtp.draft(chunks, states, tokens, self.least)
+        return dict(zip(requests, found, strict=True))
 
     def forget(self, request: Request) -> None:
         super().forget(request)
         self._known.pop(request, None)
+
+
+def _joined(pieces: list[Any]) -> Any:
+    if len(pieces) == 1:
+        return pieces[0]
+    return torch.cat(pieces) if isinstance(pieces[0], Tensor) else np.concatenate(pieces)
+
+
+class InTorch:
+    """The MTP layer over a `TorchRunner`: the oracle, sequence by sequence."""
+
+    def __init__(self, runner: TorchRunner):
+        self._runner, self.config = runner, runner.config
+
+    @property
+    def raw_states(self) -> list[Tensor]:
+        return self._runner.raw_states
+
+    @torch.no_grad()
+    def draft(self, chunks: Sequence[Chunk], states: Sequence[Tensor], tokens: int, least: float = 0.0) -> list[list[int]]:
+        """See `seekling.engine.native_draft.InNative.draft`."""
+        with self._runner.evaluating():
+            return [self._draft(chunk, h_TD[None], tokens, least) for chunk, h_TD in zip(chunks, states, strict=True)]
+
+    def _draft(self, chunk: Chunk, h_BTD: Tensor, tokens: int, least: float) -> list[int]:
+        model, worth = self._runner.model, 1.0
+        out: list[int] = []
+        if self.config.mtp_after_norm:
+            h_BTD = model.model.norm(h_BTD)
+        ids, start, room = chunk.ids, chunk.start, len(chunk.pages) * self._runner.page_tokens
+        while True:
+            x_BTD = self._run(Chunk(ids, start, chunk.pages), h_BTD)
+            if not tokens:
+                return []
+            chance, token = model.head(model.mtp_layers[0].shared_head.norm(x_BTD[0, -1])).softmax(-1).max(-1)
+            worth *= chance.item()
+            if worth < least:
+                return out
+            out.append(int(token))
+            ids, start, h_BTD = out[-1:], start + len(ids), x_BTD[:, -1:]
+            if len(out) == tokens or start >= room:
+                return out
+
+    def _run(self, chunk: Chunk, h_BTD: Tensor) -> Tensor:
+        """The layer's states (1, T, D) over new entries."""
+        model, cache = self._runner.model, self._runner.rows([chunk])
+        ids_BT = torch.tensor([chunk.ids], device=h_BTD.device)
+        positions_BT = chunk.start + torch.arange(ids_BT.shape[1], device=h_BTD.device)[None]
+        cos, sin = model.rope.at(positions_BT)
+        rows = CachedRows(cache, [0], positions_BT, cache.capacity, cos, sin)
+        layer = model.mtp_layers[0]
+        return layer.extend(layer.join(h_BTD, model.model.embed_tokens(ids_BT)), rows, self.config.num_hidden_layers)

@@ -9,6 +9,7 @@
 import sys
 import weakref
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from os import PathLike
 from typing import Any, cast
 
 from torch import Tensor
@@ -28,11 +29,12 @@ from seekling.engine.request import Request
 from seekling.engine.sampling import Completion, Delta, Sampling
 from seekling.engine.scheduler import Scheduler
 from seekling.engine.speculate import Drafter, NgramDrafter
-from seekling.engine.torch_runner import TorchRunner
+from seekling.engine.spill import Spill
 from seekling.errors import SeeklingError, raise_all
 from seekling.model.v4.cache import SLACK
 
 CACHE_BYTES = 1 << 30  # of the cache, by default
+SPILL_BYTES = 4 << 30
 
 
 class Engine:
@@ -52,14 +54,18 @@ class Engine:
         cache_bytes: the most memory of a cache whose ``cache_tokens`` are not given; one whole context always fits.
         cache_dtype: "int8" keeps keys, values and latents in half the memory (native runner only); default bfloat16 there and
             the weights' own in torch.
+        cache_spill: folder for pages of the prefix cache that had to go, and for all of them on `close`; they are read back
+            instead of computed, also by a later engine over the same weights. Used by one engine at a time.
+        cache_spill_bytes: most bytes of that folder.
         max_queue: most requests of `submit` that may wait before it raises `QueueFull`.
         prefix_cache: keep what was computed for later prompts that begin alike. Models that keep a state of each row (linear
             attention, DeepSeek-V4) cannot.
         speculate: who proposes tokens that one step then checks; answers stay the same, they only come sooner. "ngram": what
             followed the last words before; "mtp": the model's own MTP layer; or a path or loaded model that is smaller.
-        draft_tokens: most tokens proposed a step.
-        adapters: LoRA adapters by name, folders or loaded ones, to be chosen by each request. Those of linear layers run
-            natively; changes of routed experts or the head make the engine compute in torch.
+        draft_tokens: most tokens proposed a step; default 8 of "ngram", 3 of "mtp", 4 of a model. How many really are follows
+            from how often they were right and what a draft was measured to cost.
+        adapters: LoRA adapters by name, folders or loaded ones, to be chosen by each request; of linear layers, routed
+            experts and the head.
         beside: another engine of this process that computes on the same cores: they take turns, a step each.
 
     A request's tokens depend on its own prompt, settings and seed. The native runner's are bit for bit those of the request
@@ -81,10 +87,12 @@ class Engine:
         step_tokens: int = 512,
         cache_tokens: int | None = None,
         cache_dtype: CacheDtype | None = None,
+        cache_spill: str | PathLike | None = None,
+        cache_spill_bytes: int = SPILL_BYTES,
         max_queue: int = 1024,
         prefix_cache: bool = True,
         speculate: Any = None,
-        draft_tokens: int = 4,
+        draft_tokens: int | None = None,
         adapters: Mapping[str, Any] | None = None,
         cache_bytes: int = CACHE_BYTES,
         beside: "Engine | None" = None,
@@ -92,9 +100,15 @@ class Engine:
         problems = []
         if quant not in (None, "int8", "int4"):
             problems.append(f"quant is {quant!r}: give None, 'int8' or 'int4'")
-        numbers = {"max_rows": max_rows, "step_tokens": step_tokens, "max_queue": max_queue, "draft_tokens": draft_tokens}
-        numbers |= {"cache_bytes": cache_bytes}
-        numbers |= {k: v for k, v in {"cache_tokens": cache_tokens, "threads": threads}.items() if v is not None}
+        numbers = {
+            "cache_spill_bytes": cache_spill_bytes,
+            "max_rows": max_rows,
+            "step_tokens": step_tokens,
+            "max_queue": max_queue,
+            "cache_bytes": cache_bytes,
+        }
+        optional = {"cache_tokens": cache_tokens, "threads": threads, "draft_tokens": draft_tokens}
+        numbers |= {name: value for name, value in optional.items() if value is not None}
         for name, value in numbers.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 problems.append(f"{name} is {value!r}: give a whole number of at least 1")
@@ -118,12 +132,16 @@ class Engine:
         )
         self.config, self.tokenizer, self.model = backend.config, backend.tokenizer, backend.model
         self.quant, self.max_rows = quant, max_rows
-        pages = self._pages(cache_tokens, cache_bytes)
-        cache = PagedCache(backend.runner, pages, prefix_cache and not self.config.holds_state)
+        self._fingerprint: tuple[object, str] | None = None
+        prefix, spill = prefix_cache and not self.config.holds_state, None
+        if cache_spill is not None:
+            if not prefix:
+                raise SeeklingError("cache_spill keeps pages of the prefix cache, and this engine has none: leave it out")
+            spill = Spill(cache_spill, cache_spill_bytes, backend.adapters)
+        cache = PagedCache(backend.runner, self._pages(cache_tokens, cache_bytes), prefix, spill, lambda: self.fingerprint)
         self.context = min(self.config.max_position_embeddings, cache.tokens)
         drafter = self._drafter(speculate, draft_tokens, cache.pool.size, threads)
         self._intake = Intake(self.config, self.tokenizer, self.context, getattr(backend.runner, "adapters", {}).keys())
-        self._fingerprint: tuple[object, str] | None = None
         self._loop: Loop = Loop(
             cache,
             Scheduler(cache, max_rows, step_tokens),
@@ -216,16 +234,23 @@ class Engine:
     def explain(
         self, prompt: Prompt, *, thinking: bool = False, tenant: Hashable = None, adapter: str | None = None
     ) -> dict[str, Any]:
-        """How much of a prompt the prefix cache holds now, and which token ends it: prompt_tokens, cached_tokens, reason."""
+        """How much of a prompt the prefix cache holds now, and which token ends it: prompt_tokens, cached_tokens, reason; with
+        `cache_spill` also how many tokens behind its full pages lie in files (spilled_tokens)."""
         ids = encode_prompts([prompt], self.tokenizer, self.config, thinking=thinking, must_fit=False)[0]
-        match = self._loop.cache.tree.match((tenant, adapter), ids)
-        return {
+        cache = self._loop.cache
+        match = cache.tree.match((tenant, adapter), ids)
+        spilled = sum(1 for _ in cache.spilled((tenant, adapter), ids, len(match.pages))) * cache.page_tokens
+        told = {"spilled_tokens": spilled, "spill_problem": cache.spill.stats.problem} if cache.spill is not None else {}
+        first, reason = len(match.pages) * cache.page_tokens, str(match.miss)
+        if spilled:
+            reason = f"tokens {first} to {first + spilled - 1} lie in the spill folder and would be read back from there"
+        return told | {
             "prompt_tokens": len(ids),
             "cached_tokens": match.tokens,
             "position": match.miss.position,
             "token": match.miss.token,
             "cached": list(match.miss.cached),
-            "reason": str(match.miss),
+            "reason": reason,
         }
 
     def stats(self) -> dict[str, Any]:
@@ -250,6 +275,20 @@ class Engine:
             "expert_load": loop.load,
             "runner": runner_path(self._backend.runner),
         }
+        if cache.spill is not None:
+            spill = cache.spill.stats
+            out |= {
+                "spill_files": len(cache.spill),
+                "spill_bytes": cache.spill.bytes,
+                "spilled_pages": spill.spilled_pages,
+                "spilled_bytes": spill.spilled_bytes,
+                "reloaded_pages": spill.reloaded_pages,
+                "reloaded_bytes": spill.reloaded_bytes,
+                "spill_removed": spill.removed_files,
+                "spill_damaged": spill.damaged,
+                "spill_unwritten": spill.unwritten,
+                "spill_problem": spill.problem,
+            }
         if loop.drafter is not None:
             out |= {
                 "drafted": loop.drafter.drafted,
@@ -282,6 +321,7 @@ class Engine:
 
     def weights_changed(self) -> None:
         """Forget the prefix cache. Only needed after a change of weights that torch does not count, as through ``.data``."""
+        self._fingerprint = None
         self._loop.cache.version = object()  # equal to no version there is
 
     def repack(self, parts: Any, targets: Any = None) -> bool:
@@ -322,9 +362,10 @@ class Engine:
             return SLACK
         return 0 if self.config.holds_state else sys.maxsize
 
-    def _drafter(self, speculate: Any, tokens: int, pages: int, threads: int | None) -> Drafter | None:
+    def _drafter(self, speculate: Any, most: int | None, pages: int, threads: int | None) -> Drafter | None:
         if speculate is None:
             return None
+        tokens = most or {"ngram": 8, "mtp": 3}.get(speculate if isinstance(speculate, str) else "", 4)
         if self.config.v4 is not None:
             if speculate == "mtp":
                 raise SeeklingError("the MTP layers of DeepSeek-V4 do not draft yet: use speculate='ngram' or a small model")
@@ -337,7 +378,7 @@ class Engine:
         if isinstance(speculate, str) and speculate == "ngram":
             return NgramDrafter(tokens)
         if isinstance(speculate, str) and speculate == "mtp":
-            return MTPDrafter(cast(TorchRunner, self._backend.runner), tokens)
+            return MTPDrafter(cast(Any, self._backend.runner), tokens)
         small = open_backend(speculate, None, None, "auto", threads)
         if small.config.holds_state:
             raise SeeklingError(

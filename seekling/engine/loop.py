@@ -116,6 +116,7 @@ class Loop:
             self._closed = True
         self.driver.leave(self)
         with self._stepping:
+            self.cache.close()
             self._fail(SeeklingError("the engine was closed before this answer was complete"))
             self._wake_told()
 
@@ -167,10 +168,10 @@ class Loop:
         works = self.scheduler.plan()
         if not works:
             raise RuntimeError("requests wait and none can run")
+        start = time.perf_counter()
         self._propose(works)
         watched = self._experts > 0 and self.steps % WATCHED == 0
         chunks = [self._chunk(work, watched) for work in works]
-        start = time.perf_counter()
         logits_RV = self.cache.runner.step(chunks)
         self.steps += 1
         if self.drafter is not None:

@@ -18,6 +18,7 @@ from seekling.kernels import infer
 from seekling.kernels.infer_model import CLayer, CLowRank
 from seekling.model.config import ModelConfig
 
+HEAD = "lm_head.weight"
 _ATTENTION = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj", "q_a": "q_a_proj", "q_b": "q_b_proj"}
 _ATTENTION |= {"kv_a": "kv_a_proj_with_mqa", "k_b": "kv_b_proj", "v_b": "kv_b_proj"}
 
@@ -29,13 +30,24 @@ def inner_names(config: ModelConfig, layer: int) -> Iterator[tuple[str, str]]:
     dense = "mlp.shared_experts" if config.is_moe(layer) else "mlp"
     for field in ("gate", "up", "down"):
         yield field, f"model.layers.{layer}.{dense}.{field}_proj.weight"
+    if config.is_moe(layer):
+        for field, name in (("expert_gate", "gate_up_proj"), ("expert_up", "gate_up_proj"), ("expert_down", "down_proj")):
+            yield field, f"model.layers.{layer}.mlp.experts.{name}"
+
+
+def _of_draft(config: ModelConfig, name: str) -> bool:
+    """Whether a weight belongs to the MTP layers, which no answer depends on."""
+    return any(name.startswith(f"model.layers.{config.num_hidden_layers + k}.") for k in range(config.num_nextn_predict_layers))
 
 
 def changes_by_merging(config: ModelConfig, adapters: Mapping[str, Adapter]) -> list[str]:
     """What of these adapters the native runner cannot add beside its weights."""
-    able = {name for layer in range(config.num_hidden_layers) for _, name in inner_names(config, layer)}
+    able = {HEAD, *(name for layer in range(config.num_hidden_layers) for _, name in inner_names(config, layer))}
     kinds = {
-        target.removesuffix(".weight").rpartition(".")[2] for one in adapters.values() for target in one.parts.keys() - able
+        target.removesuffix(".weight").rpartition(".")[2]
+        for one in adapters.values()
+        for target in one.parts.keys() - able
+        if not _of_draft(config, target)
     }
     return [f"adapters of {', '.join(sorted(kinds))}"] if kinds else []
 
@@ -45,28 +57,33 @@ class AdapterTable:
 
     Args:
         config: of the model.
-        layers: its structures; slots are written into them.
+        layers: its structures, with that of the MTP layer where it drafts; slots are written into them.
+        head: likewise.
     """
 
-    def __init__(self, config: ModelConfig, layers: Any):
+    def __init__(self, config: ModelConfig, layers: Any, head: Any):
         self._config = config
         self._slots: dict[str, dict[str, int]] = {}  # weight's name -> field -> slot
         self._count = 1
-        self._shapes: dict[str, tuple[int, int]] = {}
+        if not config.tie_word_embeddings:
+            self._take(head, "head", HEAD)
         for number in range(len(layers)):
             layer: CLayer = layers[number]
             for field, name in inner_names(config, number):
                 matrix = getattr(layer, field)
                 if matrix.outputs:
-                    matrix.slot = self._count
-                    self._slots.setdefault(name, {})[field] = self._count
-                    self._count += 1
-                    self._shapes[name] = (matrix.outputs, matrix.inputs)
+                    self._take(matrix, field, name)
         self.numbers: dict[str, int] = {}
         self._tables: list[Any] = []
         self._pointers: Any = None
         self._keep: list[Tensor] = []
         self.most_rank = 0
+
+    def _take(self, matrix: Any, field: str, name: str) -> None:
+        """Give a matrix a slot."""
+        matrix.slot = self._count
+        self._slots.setdefault(name, {})[field] = self._count
+        self._count += 1
 
     def add(self, name: str, adapter: Adapter) -> int:
         """Take an adapter; returns the address of the table of all, for the model's structure.
@@ -77,12 +94,12 @@ class AdapterTable:
         bad = [
             f"{target} cannot change beside packed weights; merge the adapter"
             for target in adapter.parts
-            if target not in self._slots
+            if target not in self._slots and not _of_draft(self._config, target)
         ]
         raise_all(SeeklingError, bad, f"adapter {name}")
         table = (CLowRank * self._count)()
         for target, change in adapter.parts.items():
-            for field, slot in self._slots[target].items():
+            for field, slot in self._slots.get(target, {}).items():
                 a, b = self._sides(field, change)
                 table[slot] = self._packed(a, b)
             self.most_rank = max(self.most_rank, change.rank)
@@ -92,8 +109,12 @@ class AdapterTable:
         return ctypes.addressof(self._pointers)
 
     def _sides(self, field: str, change: LowRank) -> tuple[Tensor, Tensor]:
-        """(A, Bᵀ with the scale) as (…, r, I) and (…, r, O), with a leading H where each head has its own."""
+        """(A, Bᵀ with the scale) as (…, r, I) and (…, r, O), with a leading H or E where each head or expert has its own."""
         a, b = change.a.detach().float(), change.b.detach().float()
+        if a.dim() == 3:  # stacked experts; gate and up are two halves of one stack
+            if field != "expert_down":
+                b = b[:, : b.shape[1] // 2] if field == "expert_gate" else b[:, b.shape[1] // 2 :]
+            return a, change.scale * b.transpose(1, 2)
         if field not in ("k_b", "v_b"):
             return a, change.scale * b.T
         config = self._config

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from seekling.engine.native_adapters import AdapterTable
 from seekling.engine.packed import DecoderParts, PackedQuant, PackedWeights, Parts, StoreParts
-from seekling.engine.runner import PAGE, Chosen, Chunk
+from seekling.engine.runner import PAGE, Chosen, Chunk, Content
 from seekling.errors import MachineError, SeeklingError
 from seekling.formats.adapters import Adapter
 from seekling.kernels import infer, native
@@ -67,6 +67,7 @@ class NativeRunner:
         quant: "int8", "int4", "bf16" or "f32".
         threads: default torch's number at each step.
         cache: "bf16", or "int8" for half the memory: a scale for each token's key and value of a head, or latent and key.
+        drafts: pack the first MTP layer too (`seekling.engine.native_draft` runs it); steps keep their `raw_states`.
 
     Raises:
         MachineError: the model has a part that the native kernels do not compute, or they are not built.
@@ -81,12 +82,16 @@ class NativeRunner:
         quant: PackedQuant = "bf16",
         threads: int | None = None,
         cache: CacheDtype = "bf16",
+        drafts: bool = False,
     ):
         weights = model if isinstance(model, PackedWeights) else PackedWeights(DecoderParts(model), quant)
         self.config, self.quant, self.threads, self.cache = weights.config, weights.quant, threads, cache
         missing = unsupported(self.config)
         if missing:
             raise MachineError(f"the native runner does not compute {', '.join(missing)}; use the torch runner")
+        self.drafts = drafts and self.config.num_nextn_predict_layers > 0
+        self.raw_states: list[np.ndarray] = []  # of the last step, before the final norm, one (T, D padded to 32) a chunk
+        self.state_floats = -(-self.config.hidden_size // infer.GROUP) * infer.GROUP
         self._native = NativeModel()
         self._rope = RopeTable(self.config)
         self._positions = 0
@@ -150,7 +155,7 @@ class NativeRunner:
         m.eps, m.attention_scale = config.rms_norm_eps, config.softmax_scale
         m.qk_eps = config.rms_norm_eps if gqa else 1e-6  # see model/attention.py
         self._describe_router()
-        layers = (CLayer * config.num_hidden_layers)()
+        layers = (CLayer * (config.num_hidden_layers + self.drafts))()
         offset, each = 0, self._native.layer_page_bytes()
         for i, layer in enumerate(layers):
             self._describe_attention(layer, weights, i)
@@ -159,8 +164,19 @@ class NativeRunner:
             offset += each
         m.page_bytes = offset
         m.layers = ctypes.addressof(layers)
+        if self.drafts:
+            self._describe_draft(weights)
         self._native.keep.append(layers)
-        self._adapters = AdapterTable(config, layers)
+        self._adapters = AdapterTable(config, layers, m.head)
+
+    def _describe_draft(self, weights: PackedWeights) -> None:
+        config, draft = self.config, self._native.model.draft
+        name = f"model.layers.{config.num_hidden_layers}."
+        draft.join = self._matrix(weights, name + "eh_proj.weight")
+        draft.token_norm, draft.state_norm, draft.head_norm = (
+            self._vector(weights.vector(f"{name}{norm}.weight")) for norm in ("enorm", "hnorm", "shared_head.norm")
+        )
+        draft.state_first, draft.after_norm = int(config.mtp_hidden_first), int(config.mtp_after_norm)
 
     def _describe_router(self) -> None:
         config, m = self.config, self._native.model
@@ -223,7 +239,7 @@ class NativeRunner:
         c = self.config
         heads = c.num_attention_heads * max(c.head_dim, c.v_head_dim)
         return max(c.hidden_size, heads, c.intermediate_size, c.shared_width, c.moe_intermediate_size, c.kv_lora_rank,
-                   c.q_lora_rank or 0)  # fmt: skip
+                   c.q_lora_rank or 0, 2 * c.hidden_size * self.drafts)  # fmt: skip
 
     def _matrix(self, weights: PackedWeights, target: str) -> Any:
         return self._native.matrix(weights.matrix(target))
@@ -251,6 +267,14 @@ class NativeRunner:
     def copy_page(self, src: int, dst: int) -> None:
         assert self._pool is not None, "allocate() comes first"
         self._pool[dst] = self._pool[src]
+
+    def read_page(self, page: int) -> Content:
+        assert self._pool is not None, "allocate() comes first"
+        return self._pool[page].numpy().tobytes()
+
+    def write_page(self, page: int, content: Content) -> None:
+        assert self._pool is not None, "allocate() comes first"
+        self._pool[page].numpy()[:] = np.frombuffer(content, np.uint8)
 
     def bytes(self) -> int:
         """Bytes the pool may take."""
@@ -325,9 +349,13 @@ class NativeRunner:
             layers = sum(self.config.is_moe(i) for i in range(self.config.num_hidden_layers))
             routed = np.zeros((len(wanted), layers, self.config.num_experts_per_tok), _CHOICE)
         logits, normed = (None, out.data_ptr()) if states else (out.data_ptr(), None)
-        step = CStep(*at[:5], which, at[5], logits, normed, None if routed is None else routed.ctypes.data, width,
-                     len(chunks), len(wanted), self.threads or torch.get_num_threads(), 0)  # fmt: skip
+        raw = np.empty((len(ids), self.state_floats), np.float32) if self.drafts else None
+        step = CStep(*at[:5], which, at[5], logits, normed, None if raw is None else raw.ctypes.data,
+                     None if routed is None else routed.ctypes.data, width, len(chunks), len(wanted),
+                     self.threads or torch.get_num_threads(), 0)  # fmt: skip
         self._native.step(step)
+        if raw is not None:
+            self.raw_states = [raw[first:end] for first, end in itertools.pairwise(row_ends)]
         if routed is not None:
             self.chosen = Chosen(routed["expert"], routed["weight"])
         return out if width == size else out[:, :size]

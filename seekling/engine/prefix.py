@@ -6,11 +6,12 @@ leaves it (copy on write), so that reuse ends at a token and not at a page.
 """
 
 import heapq
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
 from seekling.engine.pages import PagePool
+from seekling.engine.spill import Spill
 
 _SCAN = 128  # newest children compared token by token where no whole block fits
 
@@ -22,6 +23,7 @@ class _Node:
     parent: Optional["_Node"] = None
     children: dict[tuple[int, ...], "_Node"] = field(default_factory=dict)
     used: int = 0  # the tree's clock when last matched or inserted
+    key: bytes | None = None  # its name in the spill; None where it was not asked for yet, or has none
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,13 @@ class PrefixTree:
     Args:
         pool: where its pages come from; the tree is one holder of each.
         page_tokens: tokens a page holds.
+        spill: where full pages go that are given up; ``read`` gives a page's content.
     """
 
-    def __init__(self, pool: PagePool, page_tokens: int):
-        self._pool, self._size = pool, page_tokens
+    def __init__(
+        self, pool: PagePool, page_tokens: int, spill: Spill | None = None, read: Callable[[int], bytes] | None = None
+    ):
+        self._pool, self._size, self._spill, self._read = pool, page_tokens, spill, read
         self._roots: dict[Hashable, _Node] = {}
         self._clock = 0
         self.pages = 0
@@ -97,7 +102,9 @@ class PrefixTree:
     def insert(self, salt: Hashable, ids: Sequence[int], pages: Sequence[int]) -> None:
         """Remember that ``pages`` hold ``ids``; blocks that are there already keep their page."""
         self._clock += 1
-        node = self._roots.setdefault(salt, _Node())
+        node = self._roots.get(salt)
+        if node is None:
+            node = self._roots[salt] = _Node(key=None if self._spill is None else self._spill.root(salt))
         for number, page in enumerate(pages):
             block = tuple(ids[number * self._size : (number + 1) * self._size])
             if not block:
@@ -121,6 +128,7 @@ class PrefixTree:
         while heap and freed < count:
             leaf = heapq.heappop(heap)[2]
             parent = leaf.parent
+            self._keep(leaf)
             self._drop(leaf)
             freed += 1
             inner = parent is not None and parent.parent is not None and not parent.children
@@ -133,6 +141,11 @@ class PrefixTree:
         for node in self._nodes():
             self._pool.release(node.page)
         self._roots, self.pages = {}, 0
+
+    def spill_all(self) -> None:
+        """Put every full page into files, the least recently used first; they stay in the tree."""
+        for node in sorted(self._nodes(), key=lambda node: node.used):
+            self._keep(node, patient=True)
 
     def evictable(self) -> int:
         """Pages `evict` could free: those only the tree holds."""
@@ -160,6 +173,20 @@ class PrefixTree:
 
     def _leaves(self) -> list[_Node]:
         return [node for node in self._nodes() if not node.children]
+
+    def _keep(self, node: _Node, patient: bool = False) -> None:
+        """Put a full page into a file, where there is a place for them."""
+        if self._spill is None or self._read is None or len(node.tokens) < self._size:
+            return
+        path, at = [], node
+        while at.key is None and at.parent is not None:
+            path.append(at)
+            at = at.parent
+        for below in reversed(path):  # the root has no key where the salt has none
+            below.key = None if at.key is None else self._spill.key(at.key, below.tokens)
+            at = below
+        if node.key is not None and node.key not in self._spill:
+            self._spill.put(node.key, self._read(node.page), patient)
 
     def _drop(self, leaf: _Node) -> None:
         """Take a leaf out of the tree."""

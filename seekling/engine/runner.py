@@ -19,6 +19,7 @@ import numpy as np
 from torch import Tensor
 
 PAGE = 32  # tokens a page
+Content = bytes  # of a page, all layers
 
 
 @dataclass(slots=True)
@@ -82,6 +83,10 @@ class Runner(Protocol):
     page_tokens: int
     chosen: Chosen | None
 
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a page's content."""
+
     def allocate(self, pages: int) -> None:
         """Create the pool: pages 0 .. pages - 1, replacing any earlier pool. Their content is undefined until written."""
 
@@ -96,3 +101,9 @@ class Runner(Protocol):
 
     def copy_page(self, src: int, dst: int) -> None:
         """Copy the content of one page over another (copy on write)."""
+
+    def read_page(self, page: int) -> Content:
+        """The content of a page, which `write_page` of an equal runner takes."""
+
+    def write_page(self, page: int, content: Content) -> None:
+        """Give a page the content of another."""

@@ -12,6 +12,8 @@ from typing import Protocol
 from seekling.engine.request import Request
 from seekling.engine.runner import Chunk
 
+PLAIN_STEPS = 2  # measured before the first draft
+
 
 class Drafter(Protocol):
     """Proposes the next tokens of decoding requests, at most ``tokens``. ``steps`` counts proposals, the others tokens."""
@@ -39,7 +41,7 @@ class Drafter(Protocol):
 
 @dataclass
 class Gate:
-    """Switches speculation of one request off while it does not pay, and tries again later.
+    """Switches speculation of one request off while it does not pay, tries again later, and says how far to guess.
 
     A step with k drafts costs 1 + ``cost``·k plain ones, and yields 1 + accepted tokens.
     """
@@ -47,13 +49,27 @@ class Gate:
     gain: float = 1.0  # running mean of (tokens of a step) / (its cost); starts hopeful
     wait: int = 0
     pause: int = 16
+    right: float = 4.0  # fading counts of drafted tokens that were right, and of first wrong ones
+    wrong: float = 1.0
 
     def open(self) -> bool:
         if self.wait:
             self.wait -= 1
         return not self.wait
 
+    def length(self, most: int, cost: float) -> int:
+        """Drafts to make, at least one: as many as raise the tokens expected in a time."""
+        chance = self.right / (self.right + self.wrong)
+        worth = yielded = spent = 1.0
+        for count in range(most):
+            worth *= chance
+            if worth * spent <= cost * yielded:
+                return max(1, count)
+            yielded, spent = yielded + worth, spent + cost
+        return most
+
     def learn(self, drafted: int, accepted: int, cost: float) -> None:
+        self.right, self.wrong = 0.9 * self.right + accepted, 0.9 * self.wrong + (accepted < drafted)
         self.gain = 0.75 * self.gain + 0.25 * (1 + accepted) / (1 + cost * drafted)
         if self.gain < 0.97:
             self.wait, self.gain = self.pause, 1.0
@@ -68,23 +84,35 @@ class Gated:
     def __init__(self, tokens: int = 4):
         self.tokens = tokens
         self.cost = 0.1  # of a draft, in plain steps of one row; measured as it goes
-        self._plain: dict[int, float] = {}  # seconds of a step without drafts, by its rows
+        self._plain: dict[int, tuple[float, int]] = {}  # seconds of a step without drafts, and steps measured, by its rows
+        self._measured = 0
         self.drafted = self.accepted = self.steps = 0
         self._gates: dict[Request, Gate] = {}
 
     def gate(self, request: Request) -> Gate:
         return self._gates.setdefault(request, Gate())
 
+    def settled(self, rows: int) -> bool:
+        """Whether it is known what a step of so many rows costs without drafts; until then there are none."""
+        return self._plain.get(rows, (0.0, 0))[1] >= PLAIN_STEPS
+
+    @property
+    def least(self) -> float:
+        """Chance below which a draft is not worth its row."""
+        return self.cost
+
     def observe(self, chunks: Sequence[Chunk], requests: Sequence[Request]) -> None:
         """Nothing to see."""
 
     def timed(self, rows: int, drafted: int, seconds: float) -> None:
-        plain = self._plain.get(rows)
+        plain, steps = self._plain.get(rows, (seconds, 0))
         if not drafted:
-            self._plain[rows] = seconds if plain is None else 0.9 * plain + 0.1 * seconds
-        elif plain is not None:
-            cost = (seconds / plain - 1) * rows / drafted
-            self.cost = 0.95 * self.cost + 0.05 * min(max(cost, 0.02), 1.0)
+            # the first are slower and soon forgotten
+            self._plain[rows] = plain + (seconds - plain) * (0.1 if steps >= PLAIN_STEPS else 0.7), steps + 1
+        elif steps:
+            cost = min(max((seconds / plain - 1) * rows / drafted, 0.02), 1.0)
+            self._measured += 1
+            self.cost += (cost - self.cost) * max(0.05, 1 / (4 + self._measured))
 
     def learn(self, request: Request, drafted: int, accepted: int) -> None:
         self.steps += 1
@@ -104,15 +132,21 @@ class NgramDrafter(Gated):
         longest, shortest: length of the end that is looked up.
     """
 
-    def __init__(self, tokens: int = 4, longest: int = 4, shortest: int = 2):
+    def __init__(self, tokens: int = 8, longest: int = 4, shortest: int = 2):
         super().__init__(tokens)
         self._sizes = range(longest, shortest - 1, -1)
         self._seen: dict[Request, tuple[int, list[dict[tuple[int, ...], int]]]] = {}
 
     def propose(self, requests: Sequence[Request]) -> list[list[int]]:
-        return [self._look_up(request) if self.gate(request).open() else [] for request in requests]
+        if not self.settled(len(requests)):
+            return [[] for _ in requests]
+        out = []
+        for request in requests:
+            gate = self.gate(request)
+            out.append(self._look_up(request, gate.length(self.tokens, self.cost)) if gate.open() else [])
+        return out
 
-    def _look_up(self, request: Request) -> list[int]:
+    def _look_up(self, request: Request, most: int) -> list[int]:
         ids = request.ids
         done, tables = self._seen.get(request, (0, [{} for _ in self._sizes]))
         for size, table in zip(self._sizes, tables, strict=True):
@@ -122,7 +156,10 @@ class NgramDrafter(Gated):
         for size, table in zip(self._sizes, tables, strict=True):
             after = table.get(tuple(ids[-size:])) if len(ids) >= size else None
             if after is not None:
-                return ids[after : after + self.tokens]
+                draft = ids[after : after + most]
+                while len(draft) < most:  # it reached the end: what follows is the repetition again
+                    draft += draft[: most - len(draft)]
+                return draft
         return []
 
     def forget(self, request: Request) -> None:

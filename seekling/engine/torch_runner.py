@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seekling.engine.runner import PAGE, Chosen, Chunk
+from seekling.engine.runner import PAGE, Chosen, Chunk, Content
 from seekling.errors import SeeklingError
 from seekling.model.cache import slot_shapes, state_shapes
 from seekling.model.moe import Routing, Trace
@@ -39,8 +39,8 @@ class TorchRunner:
         model: `seekling.model.Decoder`, or a quantised copy.
         config: its configuration.
         page_tokens: tokens a page.
-        keep_states: keep the states of a step's tokens before the final norm, one (T, D) a chunk, in `states`; and keep pages
-            for the MTP layers too, which read them (speculation).
+        keep_states: keep the states of a step's tokens before the final norm, one (T, D) a chunk, in `raw_states`; and keep
+            pages for the MTP layers too, which read them (speculation).
     """
 
     path = "torch"
@@ -48,7 +48,7 @@ class TorchRunner:
     def __init__(self, model: Any, config: Any, page_tokens: int = PAGE, keep_states: bool = False):
         self.model, self.config, self.page_tokens, self.keep_states = model, config, page_tokens, keep_states
         self.adapters: dict[str, Any] = {}  # models that share the weights (`seekling.engine.adapters`)
-        self.states: list[Tensor] = []
+        self.raw_states: list[Tensor] = []
         self.chosen: Chosen | None = None
         layers = config.num_hidden_layers + (config.num_nextn_predict_layers if keep_states else 0)
         self._shapes = [slot_shapes(config, layer) for layer in range(layers)]
@@ -86,6 +86,24 @@ class TorchRunner:
         for store in self._stores:
             for layer in store:
                 layer[dst] = layer[src]
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a page of all layers."""
+        return sum(self._empty(1, shape).nbytes for shapes in self._shapes for shape in shapes)
+
+    def read_page(self, page: int) -> Content:
+        self._reach(page)
+        return b"".join(layer[page].cpu().contiguous().view(torch.uint8).numpy().tobytes() for s in self._stores for layer in s)
+
+    def write_page(self, page: int, content: Content) -> None:
+        self._reach(page)
+        whole, first = torch.frombuffer(bytearray(content), dtype=torch.uint8), 0
+        for store in self._stores:
+            for layer in store:
+                size = layer[page].nbytes
+                layer[page] = whole[first : first + size].clone().view(layer.dtype).view(layer[page].shape)
+                first += size
 
     def forget(self, first_page: int) -> None:
         """The row that began on this page is over: its state is dropped."""
@@ -125,7 +143,7 @@ class TorchRunner:
                 parts = model.head(h).float().split([len(r) for r in rows])
                 for (_, i), part in zip(wanted, parts, strict=True):
                     logits[i] = part
-        self.states = states if self.keep_states else []
+        self.raw_states = states if self.keep_states else []
         self.chosen = _together(chosen) if told else None
         found = [part for part in logits if part is not None]
         return torch.cat(found) if found else torch.empty(0, self.config.vocab_size)

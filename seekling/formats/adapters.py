@@ -80,6 +80,15 @@ class Adapter:
         """Numbers in all A and B."""
         return sum(part.a.numel() + part.b.numel() for part in self.parts.values())
 
+    def digest(self) -> str:
+        """A hash of all its numbers."""
+        whole = hashlib.sha256()
+        for name, part in sorted(self.parts.items()):
+            whole.update(f"{name} {tuple(part.a.shape)} {tuple(part.b.shape)} {part.a.dtype} {part.scale}".encode())
+            for side in (part.a, part.b):
+                whole.update(side.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return whole.hexdigest()
+
     def check(
         self,
         shapes: Mapping[str, tuple[int, ...]],

@@ -39,11 +39,22 @@ class CLowRank(ctypes.Structure):
     ]
 
 
+class CDraft(ctypes.Structure):
+    """struct Draft."""
+
+    _fields_ = [
+        ("join", CMatrix),
+        *_fields(c_void_p, "token_norm state_norm head_norm"),
+        *_fields(c_int32, "state_first after_norm"),
+    ]
+
+
 class CModel(ctypes.Structure):
     """struct Model."""
 
     _fields_ = [
         *_fields(c_void_p, "layers"),
+        ("draft", CDraft),
         *_fields(CMatrix, "embedding head"),
         *_fields(c_void_p, "final_norm cosines sines pool adapters"),
         *_fields(c_int64, "page_bytes"),
@@ -61,10 +72,19 @@ class CStep(ctypes.Structure):
     """struct Step."""
 
     _fields_ = [
-        *_fields(c_void_p, "ids chunk_rows chunk_start page_offset pages chunk_adapter wanted logits states routed"),
+        *_fields(c_void_p, "ids chunk_rows chunk_start page_offset pages chunk_adapter wanted logits states raw_states routed"),
         *_fields(c_int64, "logits_stride"),
         *_fields(c_int32, "chunks wanted_count threads reserved"),
     ]
+
+
+class CDrafting(ctypes.Structure):
+    """struct Drafting."""
+
+    _fields_ = [*_fields(c_void_p, "states room tokens chances"), ("most", c_int32), ("least", c_float)]
+
+
+_MIRRORED = (CMatrix, CLayer, CModel, CStep, CLowRank, CDraft, CDrafting)
 
 
 class NativeModel:
@@ -72,18 +92,19 @@ class NativeModel:
 
     def __init__(self) -> None:
         self._open, self._close = native.symbol("infer_open"), native.symbol("infer_close")
-        self._step = native.symbol("infer_step")
-        if self._open is None or self._close is None or self._step is None:
+        self._step, self._draft = native.symbol("infer_step"), native.symbol("infer_draft")
+        if self._open is None or self._close is None or self._step is None or self._draft is None:
             raise MachineError(f"the native runner is not available here: {native.status()}")
-        sizes = (c_int64 * 5)()
+        sizes = (c_int64 * 7)()
         check = native.symbol("infer_sizes")
         assert check is not None
         check(sizes)
-        if list(sizes) != [ctypes.sizeof(kind) for kind in (CMatrix, CLayer, CModel, CStep, CLowRank)]:
+        if list(sizes) != [ctypes.sizeof(kind) for kind in _MIRRORED]:
             raise MachineError("the native library is of another version; build it again with `pip install -e .`")
         self._open.restype, self._open.argtypes = c_void_p, []
         self._close.restype, self._close.argtypes = None, [c_void_p]
         self._step.restype, self._step.argtypes = None, [c_void_p, c_void_p, c_void_p]
+        self._draft.restype, self._draft.argtypes = None, [c_void_p, c_void_p, c_void_p, c_void_p]
         self.model = CModel()
         self.keep: list[object] = []
         self._handle = self._open()
@@ -105,6 +126,10 @@ class NativeModel:
     def step(self, step: CStep) -> None:
         """Run it; tensors behind the pointers must stay until this returns."""
         self._step(self._handle, ctypes.addressof(self.model), ctypes.addressof(step))
+
+    def draft(self, step: CStep, drafting: CDrafting) -> None:
+        """Let the MTP layer read the rows of a step and draft on from their last; see struct Drafting."""
+        self._draft(self._handle, ctypes.addressof(self.model), ctypes.addressof(step), ctypes.addressof(drafting))
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None) and self._close is not None:

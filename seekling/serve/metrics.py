@@ -119,6 +119,12 @@ def _of_engine(model: str, stats: dict[str, Any]) -> Iterator[Metric]:
     yield gauge("seekling:cache_pages_kept", "Pages kept for later prompts", stats["pages_cached"])
     yield gauge("seekling:cache_bytes", "Bytes the cache may take", stats["cache_bytes"])
     yield gauge("seekling:cache_bytes_used", "Bytes its used pages take", stats["cache_bytes"] * share(stats["pages_used"]))
+    if "spill_files" in stats:
+        yield gauge("seekling:spill_bytes", "Bytes of the files that evicted pages lie in", stats["spill_bytes"])
+        yield count("seekling:spilled_bytes", "Bytes of pages written to files", stats["spilled_bytes"])
+        yield count("seekling:reloaded_bytes", "Bytes of pages read back from them", stats["reloaded_bytes"])
+        yield count("seekling:spill_damaged", "Files that were damaged or gone", stats["spill_damaged"])
+        yield count("seekling:spill_unwritten", "Pages the disk did not take", stats["spill_unwritten"])
     if "drafted" in stats:
         yield count("vllm:spec_decode_num_drafts", "Drafts made", stats["drafts"])
         yield count("vllm:spec_decode_num_draft_tokens", "Tokens proposed", stats["drafted"])

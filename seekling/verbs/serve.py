@@ -1,6 +1,7 @@
 """``seekling serve``: one model or several behind an HTTP server."""
 
 import argparse
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ def serve(args: argparse.Namespace) -> int:
     ledger = Ledger(usage_file(doors.keys.path, args.usage))
     if args.daily_tokens or args.rpm or args.usage or doors.keys.all():
         ledger.open()
+    if not 0 < args.cache_spill_gb < 1e6:
+        raise RecipeError(f"--cache-spill-gb is {args.cache_spill_gb}: give the gigabytes that folder may take")
     wanted = wanted_of(args)
     barriers = barriers_of(args)
     limits = Limits(max_tokens=args.max_tokens, rpm=args.rpm, concurrent=args.concurrent, daily_tokens=args.daily_tokens)
@@ -109,12 +112,21 @@ def opened(wanted: list[Wanted], args: argparse.Namespace) -> "list[Model]":
             cache_tokens=args.cache_tokens,
             cache_bytes=CACHE_BYTES // len(wanted),
             cache_dtype=args.cache_dtype,
+            cache_spill=_spill_folder(args.cache_spill, one.names[0], len(wanted)),
+            cache_spill_bytes=max(1, int(args.cache_spill_gb * 1e9 / len(wanted))),
             speculate=args.speculate,
             adapters=one.adapters,
             beside=models[0].engine if models else None,
         )
         models.append(Model(engine, one.names, frozenset(one.adapters)))
     return models
+
+
+def _spill_folder(folder: str | None, name: str, models: int) -> Path | None:
+    """Each model's own, where there are several."""
+    if folder is None or models == 1:
+        return None if folder is None else Path(folder)
+    return Path(folder) / re.sub(r"[^\w.-]|^\.", "_", name)
 
 
 def barriers_of(args: argparse.Namespace) -> "Barriers":

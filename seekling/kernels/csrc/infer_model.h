@@ -43,8 +43,18 @@ struct LowRank {  // an adapter's change of one matrix, or of a stack; mirrored 
     int32_t rank, reserved;      // 0 = unchanged
 };
 
+struct Draft {  // what a multi-token-prediction layer (DeepSeek-V3 §2.2) has beside its decoder layer; mirrored in infer_model.py
+    Matrix join;              // (D outputs, 2D inputs); outputs 0 = the model does not draft
+    const float* token_norm;  // of the next token's embedding
+    const float* state_norm;  // of the state before it
+    const float* head_norm;
+    int32_t state_first;      // the state comes first in what is joined
+    int32_t after_norm;       // the main model's state goes through the final norm before
+};
+
 struct Model {
-    const Layer* layers;
+    const Layer* layers;           // layer_count of them, and that of the draft
+    Draft draft;
     Matrix embedding, head;
     const float* final_norm;
     const float* cosines;          // (positions, rotary/2)
@@ -76,9 +86,21 @@ struct Step {
     const int32_t* wanted;         // (wanted_count): rows whose logits are asked for
     float* logits;                 // (wanted_count, logits_stride)
     float* states;                 // (wanted_count, hidden padded to 32) final-normed states in place of logits, or null
+    float* raw_states;             // (M, hidden padded to 32) states of all rows before the final norm, or null
     Chosen* routed;                // (wanted_count, MoE layers, experts a token), or null: nobody asks what the routers chose
     int64_t logits_stride;         // at least the vocabulary rounded up to 32
     int32_t chunks, wanted_count, threads, reserved;
+};
+
+// Tokens drafted after the last row of each chunk of a Step, whose rows are entries of the MTP layer: their ids come one token
+// after the states they are joined with.  Mirrored in infer_model.py.
+struct Drafting {
+    const float* states;  // (M, hidden padded to 32) raw states of the main model
+    const int32_t* room;  // (chunks): entries the chunk's pages hold
+    int32_t* tokens;      // (chunks, most): the draft, −1 behind its end
+    float* chances;       // (chunks, most): probability the layer gives each
+    int32_t most;         // 0: only the entries are made
+    float least;          // a draft ends before the token whose chances multiply to less
 };
 
 // Threads of one step meet here.  They spin, for the wait is shorter than a system call, and give way when it is not.

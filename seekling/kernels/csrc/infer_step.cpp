@@ -21,14 +21,18 @@ Worker::Worker(Runner& run, const Step& in, Team team) : run(run), m(run.model),
 
 void Worker::step() {
     embed();
-    for (int l = 0; l < m.layer_count; l++) {
-        const Layer& layer = m.layers[l];
-        if (m.attention == MLA) mla(layer);
-        else gqa(layer);
-        if (layer.moe) moe(layer);
-        else mlp(layer);
-    }
+    for (int l = 0; l < m.layer_count; l++) layer(m.layers[l]);
+    if (in.raw_states)
+        for (int r = team.first(M); r < team.end(M); r++)
+            std::memcpy(in.raw_states + (int64_t)r * padded(m.hidden), x(r), (size_t)padded(m.hidden) * 4);
     head();
+}
+
+void Worker::layer(const Layer& layer) {
+    if (m.attention == MLA) mla(layer);
+    else gqa(layer);
+    if (layer.moe) moe(layer);
+    else mlp(layer);
 }
 
 void Worker::embed() {
@@ -76,8 +80,13 @@ void Worker::glu(const Matrix& gate, const Matrix& up, int index, int block, con
     float* other = tile + ROW_BLOCK * BLOCK;
     multiply(gate, index, block, from, count, tile, BLOCK);
     multiply(up, index, block, from, count, other, BLOCK);
-    add_low_rank(gate, index, 0, first, count, block * BLOCK, tile);
-    add_low_rank(up, index, 1, first, count, block * BLOCK, other);
+    if (choices) {
+        add_low_rank_of_expert(gate, index, first, count, block * BLOCK, tile);
+        add_low_rank_of_expert(up, index, first, count, block * BLOCK, other);
+    } else {
+        add_low_rank(gate, index, 0, first, count, block * BLOCK, tile);
+        add_low_rank(up, index, 1, first, count, block * BLOCK, other);
+    }
     auto activation = [&](Floats g, Floats u) {
         if (!clamped) return mul(silu16(g), u);
         Floats limit = all(m.swiglu_limit);
@@ -100,10 +109,7 @@ void Worker::head() {
             rms_norm_row(x(in.wanted[i]), m.final_norm, m.hidden, m.eps, in.states + (int64_t)i * padded(m.hidden));
         return;
     }
-    Prepared rows = prepare(in.wanted_count, m.hidden, 1u << kind_of(m.head), [&](int i, float* out) {
-        rms_norm_row(x(in.wanted[i]), m.final_norm, m.hidden, m.eps, out);
-    });
-    product(m.head, rows, in.wanted_count, [&](int first, int count, int column, const float* tile) {
+    head_product(m.final_norm, [&](int first, int count, int column, const float* tile) {
         for (int r = 0; r < count; r++)
             std::memcpy(in.logits + (first + r) * in.logits_stride + column, tile + r * BLOCK, BLOCK * 4);
     });
@@ -126,6 +132,7 @@ void Runner::ensure(const Step& in) {
     if (m.attention == MLA) queries.ensure((int64_t)(M + in.chunks) * (m.heads + LANES) * mla_row(m.latent, m.rotary) * 2);
     else queries.ensure((int64_t)M * m.heads * head_channels(m.head_dim) * 2);
     if (in.chunk_adapter) low.ensure((int64_t)M * std::max(3, m.heads) * m.most_rank * 4);
+    if (in.chunk_adapter) expert_low.ensure((int64_t)M * m.experts_per_token * m.most_rank * 4);
     shared_scale.ensure((int64_t)M * 4);
     scores.ensure((int64_t)M * padded(m.experts) * 4);
     chosen.ensure((int64_t)M * m.experts_per_token * 8);
@@ -138,7 +145,8 @@ void Runner::ensure(const Step& in) {
 void Runner::ensure_layers(int M, int rows) {
     auto input_of = [&](const Matrix& w) { prepared[kind_of(w)].ensure(rows * row_bytes(w.format, w.inputs)); };
     input_of(model.head);
-    for (int l = 0; l < model.layer_count; l++) {
+    if (model.draft.join.outputs) input_of(model.draft.join);
+    for (int l = 0; l < model.layer_count + (model.draft.join.outputs > 0); l++) {
         const Layer& layer = model.layers[l];
         for (const Matrix* w : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.q_a, &layer.q_b, &layer.kv_a, &layer.gate, &layer.router,
                                 &layer.shared_gate, &layer.expert_gate})
@@ -192,6 +200,8 @@ SK_API void sk_infer_sizes(int64_t* sizes) {  // so that Python can check its mi
     sizes[2] = sizeof(Model);
     sizes[3] = sizeof(Step);
     sizes[4] = sizeof(LowRank);
+    sizes[5] = sizeof(Draft);
+    sizes[6] = sizeof(Drafting);
 }
 
 SK_API int64_t sk_infer_layer_page_bytes(const Model* m) {

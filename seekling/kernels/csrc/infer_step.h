@@ -34,8 +34,8 @@ struct Runner {
     Barrier barrier;
     std::atomic<int> tickets[TICKETS];
     int rows = 0, q_width = 0, k_width = 0;
-    Buffer x, prepared[KINDS], q, k, v, q_latent, attended, queries, head_rows, low, partials, hidden, shared_hidden, shared_scale, scores, chosen,
-        position, chunk_of, first_part;
+    Buffer x, prepared[KINDS], q, k, v, q_latent, attended, queries, head_rows, low, expert_low, partials, hidden, shared_hidden, shared_scale, scores, chosen,
+        position, chunk_of, first_part, guesses, draft_states;
     std::vector<std::unique_ptr<Buffer>> own;  // a thread's own
     void ensure(const Step& in);
 
@@ -50,6 +50,9 @@ class Worker {
   public:
     Worker(Runner& run, const Step& in, Team team);
     void step();
+    // Entries of the MTP layer for the rows of the step, joined with `states`; then, of the wanted rows, the likeliest token and
+    // its probability; their states go to run.draft_states.
+    void draft(const float* states, bool of_main, Chosen* best);
 
   private:
     Runner& run;
@@ -83,11 +86,20 @@ class Worker {
     const LowRank* change(const Matrix& w, int row) const;
     float* low(int row, int place) const;
     void low_rank(const Matrix* const* w, int count, const Prepared& rows);
+    void low_rank_of(const Matrix& w, int rows, const Prepared& prepared, const int32_t* places);
+    static void add_change(const LowRank* c, const Matrix& w, int index, const float* low, int column, float* out);
     void low_rank_of_head(const Matrix& w, int row, int head, const float* x);
     void add_low_rank(const Matrix& w, int index, int place, int first, int count, int column, float* tile);
+    float* expert_low(int choice) const { return run.expert_low.as<float>() + (int64_t)choice * m.most_rank; }
+    void low_rank_of_experts(const Matrix& w, const Rows& rows, bool by_row);
+    void add_low_rank_of_expert(const Matrix& w, int expert, int first, int count, int column, float* tile);
+    template <class Then> void head_product(const float* norm, Then then);
     Prepared normed(const float* weight, unsigned kinds);
 
     void embed();
+    void join(const float* states, bool of_main);
+    void guess(Chosen* best);
+    void layer(const Layer& layer);
     void gqa(const Layer& layer);
     void place_gqa(const Layer& layer, int row, int head);
     void mla(const Layer& layer);

@@ -55,6 +55,18 @@ void Worker::low_rank(const Matrix* const* w, int count, const Prepared& rows) {
     team.meet();
 }
 
+// The same for some of the step's rows: prepared row i is row places[i].
+void Worker::low_rank_of(const Matrix& w, int rows, const Prepared& prepared, const int32_t* places) {
+    for (int i = 0; i < rows; i++) {
+        const LowRank* c = change(w, places[i]);
+        if (!c) continue;
+        int size = padded(w.inputs);
+        widen(kind_of(w), prepared.of(w)[i], w.inputs, scratch);
+        for (int j = team.first(c->rank); j < team.end(c->rank); j++) low(i, 0)[j] = dot(c->a + (int64_t)j * size, scratch, size);
+    }
+    team.meet();
+}
+
 // The same for one head's matrix of a stack, x in floats with zeros at the end.
 void Worker::low_rank_of_head(const Matrix& w, int row, int head, const float* x) {
     const LowRank* c = in.chunk_adapter && w.slot ? change(w, row) : nullptr;
@@ -63,19 +75,43 @@ void Worker::low_rank_of_head(const Matrix& w, int row, int head, const float* x
     for (int j = 0; j < c->rank; j++) low(row, head)[j] = dot(c->a + head * c->a_stride + (int64_t)j * size, x, size);
 }
 
+// The same for every choice of an expert, whose prepared row is that of its token (by_row) or its own.  Gate and up share their A.
+void Worker::low_rank_of_experts(const Matrix& w, const Rows& rows, bool by_row) {
+    if (!in.chunk_adapter || !w.slot) return;
+    int size = padded(w.inputs), count = (int)choices.size();
+    size_t at = 0;
+    for (int i = team.first(count); i < team.end(count); i++) {
+        while (expert_first[(size_t)active[at] + 1] <= i) at++;
+        const LowRank* c = change(w, choices[(size_t)i].row);
+        if (!c) continue;
+        widen(kind_of(w), rows[by_row ? choices[(size_t)i].row : i], w.inputs, scratch);
+        for (int j = 0; j < c->rank; j++) expert_low(i)[j] = dot(c->a + active[at] * c->a_stride + (int64_t)j * size, scratch, size);
+    }
+    team.meet();
+}
+
+// out (BLOCK) += B · low.
+void Worker::add_change(const LowRank* c, const Matrix& w, int index, const float* low, int column, float* out) {
+    if (!c) return;
+    const float* b = c->b + index * c->b_stride + column;
+    for (int i = 0; i < BLOCK; i += LANES) {
+        Floats sum = load16(out + i);
+        for (int j = 0; j < c->rank; j++) sum = fma(load16(b + (int64_t)j * padded(w.outputs) + i), all(low[j]), sum);
+        store16(out + i, sum);
+    }
+}
+
 // tile (count, BLOCK) += B · low of rows first .. first + count.
 void Worker::add_low_rank(const Matrix& w, int index, int place, int first, int count, int column, float* tile) {
     if (!in.chunk_adapter || !w.slot) return;
-    for (int r = 0; r < count; r++) {
-        const LowRank* c = change(w, first + r);
-        if (!c) continue;
-        const float *b = c->b + index * c->b_stride + column, *t = low(first + r, place);
-        for (int i = 0; i < BLOCK; i += LANES) {
-            Floats sum = load16(tile + r * BLOCK + i);
-            for (int j = 0; j < c->rank; j++) sum = fma(load16(b + (int64_t)j * padded(w.outputs) + i), all(t[j]), sum);
-            store16(tile + r * BLOCK + i, sum);
-        }
-    }
+    for (int r = 0; r < count; r++) add_change(change(w, first + r), w, index, low(first + r, place), column, tile + r * BLOCK);
+}
+
+// The same for choices first .. first + count of an expert.
+void Worker::add_low_rank_of_expert(const Matrix& w, int expert, int first, int count, int column, float* tile) {
+    if (!in.chunk_adapter || !w.slot) return;
+    for (int r = 0; r < count; r++)
+        add_change(change(w, choices[(size_t)(first + r)].row), w, expert, expert_low(first + r), column, tile + r * BLOCK);
 }
 
 }  // namespace sk

@@ -11,8 +11,10 @@ void Worker::moe(const Layer& layer) {
     route(layer, rows);
     const Matrix* both[2] = {&layer.gate, &layer.up};
     if (layer.gate.outputs) low_rank(both, 2, rows);
+    low_rank_of_experts(layer.expert_gate, rows.of(layer.expert_gate), true);
     expert_hidden(layer, rows);
     team.meet();
+    low_rank_of_experts(layer.expert_down, {run.hidden.data, row_bytes(layer.expert_down.format, padded(layer.expert_down.inputs))}, false);
     if (layer.down.outputs) {
         Prepared hidden;
         hidden.kinds[kind_of(layer.down)] = {run.shared_hidden.data, row_bytes(layer.down.format, padded(layer.down.inputs))};
@@ -77,11 +79,13 @@ void Worker::add_experts(const Layer& layer) {
     const void* from[ROW_BLOCK];
     auto add = [&](const Matrix& w, int index, int block, const Buffer& hidden, int begin, int end, auto row_of, auto weight_of) {
         int64_t stride = row_bytes(w.format, padded(w.inputs));
+        bool stacked = &w == &layer.expert_down;
         for (int first = begin; first < end; first += ROW_BLOCK) {
             int count = std::min(ROW_BLOCK, end - first);
             for (int r = 0; r < count; r++) from[r] = hidden.data + (first + r) * stride;
             multiply(w, index, block, from, count, tile, BLOCK);
-            add_low_rank(w, index, 0, first, count, block * BLOCK, tile);
+            if (stacked) add_low_rank_of_expert(w, index, first, count, block * BLOCK, tile);
+            else add_low_rank(w, index, 0, first, count, block * BLOCK, tile);
             for (int r = 0; r < count; r++)
                 for (int i = 0; i < BLOCK; i += LANES) {
                     float* at = x(row_of(first + r)) + block * BLOCK + i;

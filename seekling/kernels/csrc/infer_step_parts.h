@@ -66,7 +66,23 @@ template <class Then> void Worker::products(const Matrix* const* w, int count, i
 
 template <class Then> void Worker::product(const Matrix& w, const Prepared& rows, int M, Then then) {
     const Matrix* one = &w;
-    products(&one, 1, 0, rows, M, [&](int, int first, int count, int column, const float* tile) {
+    products(&one, 1, 0, rows, M, [&](int, int first, int count, int column, float* tile) {
+        then(first, count, column, tile);
+    });
+}
+
+// Logits of the wanted rows, normed: then(first of them, how many, first column, tile).
+template <class Then> void Worker::head_product(const float* norm, Then then) {
+    Prepared rows = prepare(in.wanted_count, m.hidden, 1u << kind_of(m.head), [&](int i, float* out) {
+        rms_norm_row(x(in.wanted[i]), norm, m.hidden, m.eps, out);
+    });
+    Matrix plain = m.head;  // its change is of the wanted rows and not of the step's
+    plain.slot = 0;
+    bool changed = in.chunk_adapter && m.head.slot;
+    if (changed) low_rank_of(m.head, in.wanted_count, rows, in.wanted);
+    product(plain, rows, in.wanted_count, [&](int first, int count, int column, float* tile) {
+        for (int r = 0; r < count && changed; r++)
+            add_change(change(m.head, in.wanted[first + r]), m.head, 0, low(first + r, 0), column, tile + r * BLOCK);
         then(first, count, column, tile);
     });
 }
