@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from seekling.knobs import knob
 from seekling.tree import Tree
 
-FULL_STEPS = 150  # lesson steps and practice steps of a run of the default length; short runs get fewer
+FULL_STEPS = 300  # lesson steps and practice steps of a run of the default length; short runs get fewer
 FULL_PRACTICE = 100
 
 
@@ -18,11 +18,11 @@ class LessonsPart:
     teach: bool = knob(True, "teach after pretraining; --no-teach stops with the base model")
     tasks: tuple[str, ...] = knob(("comparison@2", "sorting@1"), "tasks of lessons and practice, NAME@LEVEL")
     lessons: int = knob(3000, "worked problems of each task", low=4)
-    talks: int = knob(400, "ordinary conversations among the lessons", low=0)
+    talks: int = knob(3000, "ordinary conversations among the lessons", low=0)
     sft_steps: int = knob(
         None, "most optimizer steps on the lessons", low=1, derived=f"{FULL_STEPS}, fewer after short pretraining"
     )
-    sft_lr: float = knob(3e-3, "peak learning rate of the lessons", above=0, high=1)
+    sft_lr: float = knob(1e-3, "peak learning rate of the lessons", above=0, high=1)
     until: float = knob(
         0.4, "share of problems right at which lessons end, early enough for practice to differ", above=0, high=1
     )
