@@ -11,6 +11,7 @@ Shapes: O outputs, I inputs, E matrices of a stack (experts, heads), N rows.
 import contextlib
 import ctypes
 import mmap
+import os
 from dataclasses import dataclass, field
 
 import torch
@@ -144,7 +145,10 @@ class Memory:
     @classmethod
     def map(cls, size: int) -> Tensor:
         """uint8 (size,) of its own; nothing is really taken before it is written to."""
-        area = mmap.mmap(-1, size + cls.LARGE_PAGE)
+        kind = (
+            {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
+        )  # shared memory has no large pages
+        area = mmap.mmap(-1, size + cls.LARGE_PAGE, **kind)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # a kernel without large pages
                 area.madvise(mmap.MADV_HUGEPAGE)

@@ -41,6 +41,13 @@ static inline float fast_exp(float input) {
 
 static inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
 
+// Ask for `bytes` from here on to be brought near, to be read or written soon; any address will do.  Inlined by force: gcc takes a
+// function that only prefetches for one without effect, and drops its calls.
+static inline __attribute__((always_inline)) void fetch(const void* from, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char*)from + i, 0, 2);
+}
+static inline __attribute__((always_inline)) void fetch_to_write(const void* at) { __builtin_prefetch(at, 1, 3); }
+
 // Sums that must not depend on the number of threads are kept in this many partial rows, added in order.
 constexpr int64_t PARTS = 16;
 

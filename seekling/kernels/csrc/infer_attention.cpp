@@ -74,6 +74,8 @@ template <int R> void gqa_tile(const Pages& pages, int head_dim, float scale, co
     for (int i = 0; i < count; i++) {
         const uint8_t* page = pages[from / PAGE + i];
         values[i] = page + (int64_t)channels * PAGE * 2;
+        fetch(values[i], (int64_t)channels * PAGE * 2);
+        if (i + 1 < count) fetch(pages[from / PAGE + i + 1], (int64_t)channels * PAGE * 2);
         page_scores<R>(page, channels, q, scale, score, i * PAGE);
     }
     for (int r = 0; r < R; r++)
@@ -109,6 +111,12 @@ void gqa_store(uint8_t* head, int slot, const float* k, const float* v, int head
         keys[((d / 2) * PAGE + slot) * 2 + d % 2] = to_bf16(k[d]);
         values[(((d / 16) * (PAGE / 2) + slot / 2) * 16 + d % 16) * 2 + slot % 2] = to_bf16(v[d]);
     }
+}
+
+void gqa_fetch(const uint8_t* head, int slot, int head_dim) {
+    int channels = head_channels(head_dim);
+    for (int pair = 0; pair < channels / 2; pair++) fetch_to_write(head + (pair * PAGE + slot) * 4);
+    for (int block = 0; block < channels / 16; block++) fetch_to_write(head + channels * PAGE * 2 + (block * (PAGE / 2) + slot / 2) * 64);
 }
 
 void gqa_split(const Pages& pages, int head_dim, float scale, const Query* q, int count, int from, Partial* out) {

@@ -28,6 +28,7 @@ struct Pages {
 SK_INLINE int head_channels(int head_dim) { return (head_dim + 15) / 16 * 16; }
 SK_INLINE int64_t gqa_head_bytes(int head_dim) { return (int64_t)head_channels(head_dim) * PAGE * 2 * 2; }
 void gqa_store(uint8_t* head, int slot, const float* k, const float* v, int head_dim);
+void gqa_fetch(const uint8_t* head, int slot, int head_dim);  // brings near what gqa_store will write
 
 // The same as 8 bits, for half the memory: numbers + 128 in the order of above, then a float scale for each token's key, and for
 // each token's value.  `gqa_open` makes the bfloat16 form of one head's part of a page.

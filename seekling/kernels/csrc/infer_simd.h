@@ -73,7 +73,18 @@ SK_INLINE Floats at_least(Floats v, Floats least) {  // lanes below become 0
 }
 SK_INLINE Ints all_ints(int32_t v) { return _mm512_set1_epi32(v); }
 SK_INLINE Floats to_float(Ints v) { return _mm512_cvtepi32_ps(v); }
-SK_INLINE void store_int8(int8_t* p, Floats v) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v))); }
+SK_INLINE int32_t store_int8(int8_t* p, Floats v) {  // rounded; returns their sum
+    Ints whole = _mm512_cvtps_epi32(v);
+    _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(whole));
+    return _mm512_reduce_add_epi32(whole);
+}
+SK_INLINE float largest(Floats v) { return _mm512_reduce_max_ps(v); }
+SK_INLINE float total(Floats v) {  // in the order of the portable one below
+    __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
 SK_INLINE Bytes load_bytes(const void* p) { return _mm512_loadu_si512(p); }
 SK_INLINE Bytes low_nibbles(Bytes v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
 SK_INLINE Bytes high_nibbles(Bytes v) { return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15)); }
@@ -169,10 +180,16 @@ SK_INLINE Floats at_least(Floats v, Floats least) {
 }
 SK_INLINE Ints all_ints(int32_t v) { __m256i x = _mm256_set1_epi32(v); return {x, x}; }
 SK_INLINE Floats to_float(Ints v) { return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)}; }
-SK_INLINE void store_int8(int8_t* p, Floats v) {
+SK_INLINE int32_t sum_of_int8(const int8_t* p) {
+    int32_t sum = 0;
+    for (int i = 0; i < 16; i++) sum += p[i];
+    return sum;
+}
+SK_INLINE int32_t store_int8(int8_t* p, Floats v) {
     __m256i x = _mm256_packs_epi32(_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b));  // a0-3 b0-3 a4-7 b4-7
     x = _mm256_permute4x64_epi64(x, 0xd8);
     _mm_storeu_si128((__m128i*)p, _mm_packs_epi16(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
+    return sum_of_int8(p);
 }
 SK_INLINE Bytes load_bytes(const void* p) { return {avx_load(p), avx_load((const char*)p + 32)}; }
 SK_INLINE Bytes low_nibbles(Bytes v) {
@@ -242,7 +259,12 @@ SK_INLINE Floats first_lanes(Floats v, int n, float rest) { SK_LANES v.v[i] = i 
 SK_INLINE Floats at_least(Floats v, Floats least) { SK_LANES v.v[i] = v.v[i] >= least.v[i] ? v.v[i] : 0.0f; return v; }
 SK_INLINE Ints all_ints(int32_t v) { Ints r; SK_LANES r.v[i] = v; return r; }
 SK_INLINE Floats to_float(Ints v) { Floats r; SK_LANES r.v[i] = (float)v.v[i]; return r; }
-SK_INLINE void store_int8(int8_t* p, Floats v) { v = rounded(v); SK_LANES p[i] = (int8_t)v.v[i]; }
+SK_INLINE int32_t store_int8(int8_t* p, Floats v) {
+    int32_t sum = 0;
+    v = rounded(v);
+    SK_LANES sum += p[i] = (int8_t)v.v[i];
+    return sum;
+}
 SK_INLINE Bytes load_bytes(const void* p) { Bytes r; std::memcpy(r.v, p, 64); return r; }
 SK_INLINE Bytes low_nibbles(Bytes v) { for (int i = 0; i < 64; i++) v.v[i] &= 15; return v; }
 SK_INLINE Bytes high_nibbles(Bytes v) { for (int i = 0; i < 64; i++) v.v[i] >>= 4; return v; }
@@ -281,6 +303,7 @@ SK_INLINE void zip32(const uint16_t* a, const uint16_t* b, Bytes out[2]) {
 
 // ---- built from the above, one text for all levels -------------------------------------------------------------------
 
+#if !(defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__))
 SK_INLINE float total(Floats v) {  // always in this order
     float x[16];
     store16(x, v);
@@ -296,6 +319,7 @@ SK_INLINE float largest(Floats v) {
         for (int i = 0; i < step; i++) x[i] = x[i] > x[i + step] ? x[i] : x[i + step];
     return x[0];
 }
+#endif
 
 SK_INLINE Floats exp16(Floats x) {  // relative error about 1e-7 (Cephes' polynomial); exp(-87) for all below
     Floats small = all(-87.0f);

@@ -21,7 +21,10 @@ Worker::Worker(Runner& run, const Step& in, Team team) : run(run), m(run.model),
 
 void Worker::step() {
     embed();
-    for (int l = 0; l < m.layer_count; l++) layer(m.layers[l]);
+    for (int l = 0; l < m.layer_count; l++) {
+        next = l + 1 < m.layer_count ? &m.layers[l + 1] : nullptr;
+        layer(m.layers[l]);
+    }
     if (in.raw_states)
         for (int r = team.first(M); r < team.end(M); r++)
             std::memcpy(in.raw_states + (int64_t)r * padded(m.hidden), x(r), (size_t)padded(m.hidden) * 4);
@@ -41,10 +44,19 @@ void Worker::embed() {
 }
 
 Prepared Worker::normed(const float* weight, unsigned kinds) {
+    if (M > ALONE && M <= FEW)
+        for (int r = team.first(M); r < team.end(M); r++) fetch(x(r), m.hidden * 4);
     return prepare(M, m.hidden, kinds, [&](int r, float* out) { rms_norm_row(x(r), weight, m.hidden, m.eps, out); });
 }
 
-void Worker::add_product(const Matrix& w, const Prepared& rows) {
+// The first matrices of the next layer, or the head.
+void Worker::soon_attention() {
+    if (!next) return soon(m.head, blocks_of(m.head.outputs));
+    const Matrix& first = next->q_a.outputs ? next->q_a : next->q;
+    soon(first, blocks_of(first.outputs) + (m.attention == MLA ? blocks_of(next->kv_a.outputs) : 2 * blocks_of(next->k.outputs)));
+}
+
+template <class Then> void Worker::add_product(const Matrix& w, const Prepared& rows, Then meanwhile) {
     product(w, rows, M, [&](int first, int count, int column, const float* tile) {
         for (int r = 0; r < count; r++)
             for (int i = 0; i < BLOCK; i += LANES) {
@@ -52,7 +64,12 @@ void Worker::add_product(const Matrix& w, const Prepared& rows) {
                 store16(at, add(load16(at), load16(tile + r * BLOCK + i)));
             }
     });
+    meanwhile();
     team.meet();
+}
+
+void Worker::add_attended(const Layer& layer, const Prepared& rows) {
+    add_product(layer.o, rows, [&] { soon(layer.gate, blocks_of(layer.gate.outputs)); });
 }
 
 void Worker::mlp(const Layer& layer) {
@@ -62,14 +79,16 @@ void Worker::mlp(const Layer& layer) {
     int kind = kind_of(layer.down);
     int64_t stride = row_bytes(format_of(kind), layer.gate.outputs);
     int blocks = blocks_of(layer.gate.outputs);
+    rows.of(layer.gate).gather(M);
     share((M + ROW_BLOCK - 1) / ROW_BLOCK * blocks, [&](int item) {
         int first = item / blocks * ROW_BLOCK, n = std::min(ROW_BLOCK, M - first);
         glu(layer.gate, layer.up, 0, item % blocks, rows.of(layer.gate), nullptr, first, n, kind, run.hidden, stride, false);
     });
+    soon(layer.down, blocks_of(layer.down.outputs));
     team.meet();
     Prepared hidden;
     hidden.kinds[kind] = {run.hidden.data, stride};
-    add_product(layer.down, hidden);
+    add_product(layer.down, hidden, [&] { soon_attention(); });
 }
 
 // 32 channels of silu(gate) · up for a run of rows, quantised at once: a group of activations never leaves this thread.
@@ -139,6 +158,8 @@ void Runner::ensure(const Step& in) {
     ensure_layers(M, std::max(M, in.wanted_count));
     ensure_chunks(in, M);
     while ((int)own.size() < in.threads) own.push_back(std::make_unique<Buffer>());
+    if (taken.size() != (size_t)(LOOPS * in.threads)) taken = std::vector<Taken>((size_t)(LOOPS * in.threads));
+    for (Taken& one : taken) one.ends.store(0);
 }
 
 // Activation rows, for the kinds and widths that the matrices really take.
@@ -186,7 +207,6 @@ SK_API void sk_infer_close(Runner* run) { delete run; }
 SK_API void sk_infer_step(Runner* run, const Model* model, const Step* in) {
     run->model = *model;
     run->ensure(*in);
-    for (auto& ticket : run->tickets) ticket.store(0);
 #pragma omp parallel num_threads(in->threads)
     {
         Worker worker(*run, *in, Team{run->barrier, omp_get_thread_num(), omp_get_num_threads()});

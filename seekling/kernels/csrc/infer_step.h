@@ -11,7 +11,9 @@ namespace sk {
 
 constexpr int ROW_BLOCK = 96;  // rows that pass while a pair of weight blocks stays in the cache
 constexpr int ALONE = 2;       // rows every thread prepares for itself
-constexpr int TICKETS = 64;    // more than twice the shared loops between two meetings
+constexpr int FEW = 64;        // rows of a step that only writes answers on
+constexpr int SOON = 16384;    // bytes asked for before the threads meet: memory is busy while they do
+constexpr int LOOPS = 64;      // more than twice the shared loops between two meetings
 
 // The three shapes of activation rows.
 enum Kind : int32_t { GROUPS = 0, HALVES = 1, SINGLES = 2, KINDS = 3 };
@@ -22,17 +24,25 @@ struct Rows {  // activation rows of one kind
     const uint8_t* data;
     int64_t stride;
     const void* operator[](int64_t row) const { return data + row * stride; }
+    // Half of what the threads wrote together lies in another core's cache: all of it is asked for at once, not met line by line.
+    void gather(int rows) const {
+        if (rows > ALONE) fetch(data, std::min<int64_t>(rows, ROW_BLOCK) * stride);
+    }
 };
 
 struct Prepared { Rows kinds[KINDS]; const Rows& of(const Matrix& w) const { return kinds[kind_of(w)]; } };
 
 struct Choice { int32_t row; float weight; };  // Chosen, sorted by expert
 
+struct alignas(64) Taken {  // of a thread's run: how many items from its front (low half) and from its back
+    std::atomic<uint64_t> ends{0};
+};
+
 // What outlives a step: the model and its scratch memory.
 struct Runner {
     Model model;
     Barrier barrier;
-    std::atomic<int> tickets[TICKETS];
+    std::vector<Taken> taken;  // (LOOPS, threads)
     int rows = 0, q_width = 0, k_width = 0;
     Buffer x, prepared[KINDS], q, k, v, q_latent, attended, queries, head_rows, low, expert_low, partials, hidden, shared_hidden, shared_scale, scores, chosen,
         position, chunk_of, first_part, guesses, draft_states;
@@ -65,6 +75,7 @@ class Worker {
     float* tile;         // (ROW_BLOCK, BLOCK) × 2
     uint8_t* opened;     // the pages of a split in bfloat16, where the cache has 8 bits
     int loops = 0;       // shared loops so far; equal in all threads
+    const Layer* next = nullptr;  // behind the layer at hand
     int moe_layers = 0;  // behind us in this step
     std::vector<Unit> units;
     std::vector<Choice> choices;
@@ -78,11 +89,14 @@ class Worker {
     }
 
     template <class Do> void share(int n, Do work);
+    void soon(const Matrix& w, int all);
     template <class Make> Prepared prepare(int rows, int inputs, unsigned kinds, Make make);
     template <class Then> void products(const Matrix* const* w, int count, int index, const Prepared& rows, int M, Then then);
     template <class Then> void product(const Matrix& w, const Prepared& rows, int M, Then then);
     template <class Then> void head_products(const Matrix& w, int format_inputs, Then then);
-    void add_product(const Matrix& w, const Prepared& rows);
+    template <class Then> void add_product(const Matrix& w, const Prepared& rows, Then meanwhile);
+    void add_attended(const Layer& layer, const Prepared& rows);
+    void soon_attention();
     const LowRank* change(const Matrix& w, int row) const;
     float* low(int row, int place) const;
     void low_rank(const Matrix* const* w, int count, const Prepared& rows);

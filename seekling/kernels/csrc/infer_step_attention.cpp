@@ -9,21 +9,28 @@ void Worker::gqa(const Layer& layer) {
     const Matrix* w[3] = {&layer.q, &layer.k, &layer.v};
     float* to[3] = {run.q.as<float>(), run.k.as<float>(), run.v.as<float>()};
     int width[3] = {run.q_width, run.k_width, run.k_width};
+    int places = M * (m.heads + m.kv_heads), mine = team.first(places), end = team.end(places);
+    auto page_of = [&](int row, int kv) { return (uint8_t*)pages(chunk_of(row), layer.cache_offset + kv * head_bytes())[position(row) / PAGE]; };
+    if (M <= FEW && !m.cache_int8)  // where keys and values will go: lines that no cache holds
+        for (int u = mine; u < end; u++) {
+            int row = u / (m.heads + m.kv_heads), kv = u % (m.heads + m.kv_heads) - m.heads;
+            if (kv >= 0) gqa_fetch(page_of(row, kv), position(row) % PAGE, m.head_dim);
+        }
     Prepared rows = normed(layer.attention_norm, 1u << kind_of(layer.q) | 1u << kind_of(layer.k) | 1u << kind_of(layer.v));
     products(w, 3, 0, rows, M, [&](int which, int first, int count, int column, const float* tile) {
         for (int r = 0; r < count; r++)
             std::memcpy(to[which] + (int64_t)(first + r) * width[which] + column, tile + r * BLOCK, BLOCK * 4);
     });
+    soon(layer.o, blocks_of(layer.o.outputs));
     team.meet();
-    int places = M * (m.heads + m.kv_heads);
-    for (int u = team.first(places); u < team.end(places); u++) place_gqa(layer, u / (m.heads + m.kv_heads), u % (m.heads + m.kv_heads));
+    for (int u = mine; u < end; u++) place_gqa(layer, u / (m.heads + m.kv_heads), u % (m.heads + m.kv_heads));
     team.meet();
     attend(layer);
     team.meet();
     Prepared attended = prepare(M, m.heads * m.head_dim, 1u << kind_of(layer.o), [&](int r, float* out) {
         for (int h = 0; h < m.heads; h++) merged(layer, r, h, out + h * m.head_dim);
     });
-    add_product(layer.o, attended);
+    add_attended(layer, attended);
 }
 
 // One head of one row: norm, rotation; a query becomes bfloat16, a key and its value go to their page.
@@ -90,7 +97,7 @@ void Worker::mla(const Layer& layer) {
     Prepared attended = prepare(M, m.heads * m.head_dim, 1u << kind_of(layer.o), [&](int r, float* out) {
         std::memcpy(out, run.attended.as<float>() + (int64_t)r * attended_width, (size_t)m.heads * m.head_dim * 4);
     });
-    add_product(layer.o, attended);
+    add_attended(layer, attended);
 }
 
 void Worker::place_latent(const Layer& layer, int row) {

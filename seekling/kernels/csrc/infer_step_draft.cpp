@@ -75,7 +75,6 @@ SK_API void sk_infer_draft(Runner* run, const Model* model, const Step* in, cons
     float* own = run->draft_states.as<float>();
     for (int n = 0; n == 0 || (n < d->most && !of.empty()); n++) {
         run->ensure(step);
-        for (auto& ticket : run->tickets) ticket.store(0);
 #pragma omp parallel num_threads(in->threads)
         {
             Worker worker(*run, step, Team{run->barrier, omp_get_thread_num(), omp_get_num_threads()});

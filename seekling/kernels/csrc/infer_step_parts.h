@@ -8,17 +8,30 @@ namespace sk {
 SK_INLINE bool walks(int rows) { return rows > 8; }
 SK_INLINE int parts_of(int rows, int end) { return walks(rows) ? 1 : (end + SPLIT - 1) / SPLIT; }
 
-// work(i) for every i in 0 .. n, by some thread.  Three quarters are handed out beforehand, in runs; the rest goes to whoever is
-// free, for the threads are never equally fast.
+// work(i) for every i in 0 .. n, by some thread.  Each has a run of its own, so that it reads memory in one stream, and takes from the
+// ends of the others' when it is through, for threads are never equally fast.
 template <class Do> void Worker::share(int n, Do work) {
-    std::atomic<int>& ticket = run.tickets[loops % TICKETS];
-    if (team.me == 0) run.tickets[(loops + TICKETS / 2) % TICKETS].store(0, std::memory_order_relaxed);
+    Taken* now = run.taken.data() + (size_t)(loops % LOOPS * team.size);
+    run.taken[(size_t)((loops + LOOPS / 2) % LOOPS * team.size + team.me)].ends.store(0, std::memory_order_relaxed);
     loops++;
-    int run = n * 3 / 4 / team.size;
-    for (int i = team.me * run; i < (team.me + 1) * run; i++) work(i);
-    int some = std::max(1, n / 64);
-    for (int i; (i = run * team.size + ticket.fetch_add(some, std::memory_order_relaxed)) < n;)
-        for (int j = i; j < std::min(n, i + some); j++) work(j);
+    for (int i = 0; i < team.size; i++) {
+        int whose = (team.me + i) % team.size;
+        int first = (int)((int64_t)n * whose / team.size), count = (int)((int64_t)n * (whose + 1) / team.size) - first;
+        uint64_t one = i == 0 ? 1 : (uint64_t)1 << 32;
+        for (;;) {
+            uint64_t ends = now[whose].ends.fetch_add(one, std::memory_order_relaxed);
+            int front = (int)(uint32_t)ends, back = (int)(ends >> 32);
+            if (front + back >= count) break;
+            work(i == 0 ? first + front : first + count - 1 - back);
+        }
+    }
+}
+
+// Ask for the beginning of what this thread will read of `w` once the threads have met; `all`: items of that shared loop.
+inline void Worker::soon(const Matrix& w, int all) {
+    if (M > FEW || !w.outputs) return;
+    int block = std::min((int)((int64_t)all * team.me / team.size), blocks_of(w.outputs) - 1);
+    fetch(w.data + (int64_t)block * w.step, std::min<int64_t>(SOON, (int64_t)w.step));
 }
 
 // Rows 0 .. rows, made as floats by make(row, out) and quantised to each of the wanted kinds.
@@ -49,6 +62,7 @@ template <class Then> void Worker::products(const Matrix* const* w, int count, i
     const Rows* held = nullptr;
     const void* from[ROW_BLOCK];
     low_rank(w, count, rows);
+    rows.of(*w[0]).gather(M);
     share((M + ROW_BLOCK - 1) / ROW_BLOCK * all, [&](int item) {
         int first = item / all * ROW_BLOCK, n = std::min(ROW_BLOCK, M - first), block = item % all, which = 0;
         for (; block >= blocks_of(w[which]->outputs); which++) block -= blocks_of(w[which]->outputs);
