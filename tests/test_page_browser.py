@@ -5,11 +5,15 @@ import time
 
 import pytest
 from browser import ask, chromium, complete, missing, tab, violations, with_axe
-from engine_tiny import TOKENIZER, one_thread  # noqa: F401
-from serve_tiny import Scripted, scripted_engine, serving, until
+from engine_tiny import TOKENIZER, one_thread, tiny_lm  # noqa: F401
+from serve_tiny import CONTEXT, Scripted, random_engine, scripted_engine, serving, until
 
+from seekling.engine import Engine
+from seekling.serve.barriers import Barriers
 from seekling.serve.guard import Doors
 from seekling.serve.keys import Keys
+from seekling.serve.labels import Labels
+from seekling.serve.model import Model
 from seekling.serve.state import Limits
 from seekling.text.special import CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, THINK_END, TOOL_SEP, Mark
 
@@ -153,6 +157,47 @@ def test_two_answers_are_compared_and_the_chosen_one_is_gone_on_from(browser, to
         ask(page, "and then?", answers=3)
         assert page.locator(".body").all_inner_texts() == ["same", "same", "later"]
         assert page.locator(".side.chosen .letter").inner_text() == "B"
+
+
+def test_two_models_are_compared_side_by_side(browser):
+    """With several models B is another one from the start; what is asked names the model."""
+    first = random_engine()
+    second = Engine(tiny_lm(seed=1, max_position_embeddings=CONTEXT), cache_tokens=2048, beside=first)
+    with serving(first, names=["left", "l"], beside=[Model(second, ["right"])]) as both, tab(browser, both.url) as page:
+        assert page.locator("#model").inner_text() == "left"
+        page.get_by_role("button", name="Compare two answers").click()
+        assert page.locator("#model").inner_text() == "left · right"
+        assert page.get_by_label("Model", exact=True).input_value() == "right"
+        page.get_by_label("Most tokens").fill("6")
+        page.keyboard.press("Escape")
+        ask(page, "which?", answers=2)
+        assert sorted(json.loads(request)["model"] for request in page.sent) == ["left", "right"]
+        sides = page.locator(".pair .side")
+        assert [side.locator(".model").inner_text().split(" · ")[0] for side in sides.all()] == ["left", "right"]
+        sides.nth(1).get_by_role("button", name="Go on from this one").click()
+        page.get_by_role("button", name="Compare two answers").click()
+        settings(page)
+        page.get_by_label("Model", exact=True).select_option("right")
+        assert page.locator("#model").inner_text() == "right"
+
+
+@pytest.mark.parametrize(
+    "language, shown", [("en-GB", "内容由人工智能生成 · AI-generated content"), ("zh-CN", "内容由人工智能生成")]
+)
+def test_the_page_shows_the_words_of_a_server_that_labels(browser, language, shown):
+    """GB 45438-2025 asks for Chinese words wherever an answer is shown, and on what leaves the page."""
+    engine = scripted_engine()
+    with (
+        serving(engine, barriers=Barriers(labels=Labels("cn", "ACME-1"))) as told,
+        tab(browser, told.url, locale=language) as page,
+    ):
+        assert page.locator("#mark").inner_text().startswith(shown)
+        say(told, "hello", "hi")
+        ask(page, "hi")
+        assert page.locator("article.assistant .ai-mark").inner_text() == shown and page.locator(".ai-mark").is_visible()
+        home = page.locator("script[type=module]").get_attribute("src").removesuffix("app.js")
+        copied = page.evaluate("async home => (await import(new URL(home + 'about.js', location))).labelled('hello')", home)
+        assert copied == f"hello\n\n（{shown}）"
 
 
 @pytest.mark.slow
@@ -454,19 +499,31 @@ def test_the_keyboard_alone_is_enough(browser, told):
         assert page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
+def accessible(page, what):
+    """axe finds nothing in what is shown, by day and by night."""
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        assert violations(page) == "[]", (what, scheme)
+
+
 @with_axe
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(browser, served, scheme):
-    with tab(browser, served.url, color_scheme=scheme) as page:
-        assert violations(page) == "[]"
+@pytest.mark.parametrize("width", [1200, 360])
+def test_axe_finds_nothing(browser, served, width):
+    with tab(browser, served.url, viewport={"width": width, "height": 800}) as page:
+        accessible(page, "empty")
         settings(page, "Sampling", "Tools and form", "For model builders", "Cost", "This page", "Server")
         page.get_by_label("Record experts").check()
         page.get_by_label("Most tokens").fill("8")
-        assert violations(page) == "[]"
+        accessible(page, "settings")
         page.keyboard.press("Escape")
         ask(page, "hi")
+        accessible(page, "a conversation")
         page.get_by_role("button", name="Tokens and probabilities").click()
         page.locator(".token-line").wait_for()
-        assert violations(page) == "[]"
+        accessible(page, "tokens")
+        page.get_by_role("button", name="Compare two answers").click()
+        page.keyboard.press("Escape")
+        ask(page, "and?", answers=3)
+        accessible(page, "two answers")
         page.evaluate("() => document.getElementById('title').removeAttribute('aria-label')")
         assert "label" in violations(page)  # it does look
