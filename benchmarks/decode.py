@@ -186,7 +186,7 @@ def own(path: Path, threads: int, rounds: int) -> dict[str, Any]:
     engines: dict[str, Engine] = {}
     for kind, drafter in kinds.items():
         try:
-            engines[kind] = Engine(path, threads=threads, prefix_cache=False, speculate=drafter, draft_tokens=3)
+            engines[kind] = Engine(path, threads=threads, prefix_cache=False, speculate=drafter)
         except Exception as error:
             print(f"own, {kind}: {error}", file=sys.stderr)
     speeds: dict[str, list[float]] = defaultdict(list)

@@ -9,7 +9,7 @@ from engine_tiny import EOS, TOKENIZER, VOCAB, one_thread, scripted_lm, tiny_lm 
 from seekling import Engine, Sampling, SeeklingError
 from seekling.engine.draft_mtp import MTPDrafter
 from seekling.engine.runner import PAGE
-from seekling.engine.speculate import Gate, Gated
+from seekling.engine.speculate import Gate, Gated, StepCost
 
 
 def greedy(**kw):
@@ -159,7 +159,7 @@ def test_the_gate_closes_where_guesses_are_wrong_and_tries_again_ever_later():
     for step in range(3000):
         if gate.open():
             tries.append(step)
-            gate.learn(4, 0, 0.1)
+            gate.learn(4, 0, 1.4)
     assert len(tries) < 40
     assert 200 < tries[-1] - tries[-2] <= 512 or tries[-1] - tries[-2] == 1
     gaps = [b - a for a, b in itertools.pairwise(tries) if b - a > 1]
@@ -170,20 +170,29 @@ def test_the_gate_stays_open_where_guesses_are_right():
     gate = Gate()
     for _ in range(500):
         assert gate.open()
-        gate.learn(4, 3, 0.1)
+        gate.learn(4, 3, 1.4)
 
 
-def test_what_a_draft_costs_is_measured():
-    dear, cheap = Gated(), Gated()
-    for _ in range(200):
-        for drafter, seconds in ((dear, 0.05), (cheap, 0.0101)):
-            drafter.timed(2, 0, 0.01)
-            drafter.timed(2, 8, seconds)
-    assert dear.cost == pytest.approx(1.0, abs=0.01) and cheap.cost == pytest.approx(0.02, abs=0.01)
-    gate = Gate()
-    for _ in range(30):
-        gate.learn(4, 2, dear.cost)
-    assert not gate.open()
+@pytest.mark.parametrize(("fixed", "each"), [(0.0, 1.0), (0.5, 0.2), (0.3, 0.02), (0.0, 0.1)])
+def test_what_a_step_with_drafts_costs_is_measured(fixed, each):
+    drafter = Gated()
+    assert not drafter.settled(2)
+    for step in range(300):
+        drafts = 1 + step % 4
+        drafter.timed(2, 0, 0.01)
+        drafter.timed(2, 2 * drafts, 0.01 * (1 + fixed + each * drafts))
+    assert drafter.settled(2) and not drafter.settled(3)
+    assert drafter.cost.fixed == pytest.approx(fixed, abs=0.01) and drafter.cost.each == pytest.approx(each, abs=0.01)
+
+
+def test_guesses_go_as_far_as_they_pay():
+    cheap, dear, gate = StepCost(), StepCost(), Gate()
+    cheap.each, dear.each = 0.02, 0.9
+    for right, far, near in ((4, 12, 12), (3, 9, 2), (1, 5, 1)):
+        for _ in range(60):
+            gate.learn(4, right, 1.1)
+        assert gate.length(12, cheap) >= gate.length(12, dear)
+        assert abs(gate.length(12, cheap) - far) <= 2 and abs(gate.length(12, dear) - near) <= 1
 
 
 def test_a_useless_draft_is_switched_off(lm):

@@ -43,35 +43,36 @@ class MTP(Protocol):
 
 @dataclass
 class _Known:
-    """States of a request's tokens ``first`` … that the MTP layer has not read yet, in ``pieces`` one after another."""
+    """States of a request's tokens ``first`` … ``end`` that the MTP layer has not read yet, in ``pieces`` one after another."""
 
     first: int
+    end: int
     pieces: list[Any] = field(default_factory=list)
 
-    @property
-    def end(self) -> int:
-        return self.first + sum(map(len, self.pieces))
+    def add(self, start: int, new: Any) -> None:
+        """States of tokens ``start`` …; what was known from there on were drafts that turned out wrong."""
+        while self.end > start:
+            last = self.pieces.pop()
+            self.end -= len(last)
+            if self.end < start:
+                self.pieces.append(last[: start - self.end])
+                self.end = start
+        self.pieces.append(new)
+        self.end += len(new)
 
-    def cut(self, end: int) -> None:
-        """Keep those before ``end``."""
-        room, kept = end - self.first, []
-        for piece in self.pieces:
-            if room > 0:
-                kept.append(piece[:room])
-            room -= len(piece)
-        self.pieces = kept
-
-    def take(self, count: int) -> list[Any]:
-        """The first ``count``, which go."""
+    def take(self, end: int) -> Any:
+        """Those before ``end``, which go."""
         out = []
-        while count:
+        while self.first < end:
             piece = self.pieces.pop(0)
-            if len(piece) > count:
-                self.pieces.insert(0, piece[count:])
-                piece = piece[:count]
+            if len(piece) > end - self.first:
+                self.pieces.insert(0, piece[end - self.first :])
+                piece = piece[: end - self.first]
             out.append(piece)
-            count, self.first = count - len(piece), self.first + len(piece)
-        return out
+            self.first += len(piece)
+        if len(out) == 1:
+            return out[0]
+        return torch.cat(out) if isinstance(out[0], Tensor) else np.concatenate(out)
 
 
 class MTPDrafter(Gated):
@@ -97,18 +98,25 @@ class MTPDrafter(Gated):
         for chunk, request, new in zip(chunks, requests, self._mtp.raw_states, strict=True):
             known = self._known.get(request)
             if known is None or not known.first <= chunk.start <= known.end:
-                known = self._known[request] = _Known(chunk.start)  # a new request, or one that is computed again
-            known.cut(chunk.start)  # behind it may lie drafts that turned out wrong
-            known.pieces.append(new)
+                known = self._known[request] = _Known(chunk.start, chunk.start)  # new, or computed again
+            known.add(chunk.start, new)
             if min(known.end, len(request.ids) - 1) - known.first > CATCH_UP:
                 behind.append(request)
         self._read(behind, 0)
 
     def propose(self, requests: Sequence[Request]) -> list[list[int]]:
-        drafts: dict[Request, list[int]] = {}
+        able: list[Request] = []
         if self.settled(len(requests)):
-            ready = [r for r in requests if r in self._known and self.gate(r).open()]
-            drafts = self._read([r for r in ready if self._known[r].first < r.computed <= self._known[r].end], self.tokens)
+            for request in requests:
+                known = self._known.get(request)
+                if known is not None and self.gate(request).open() and known.first < request.computed <= known.end:
+                    able.append(request)
+        self.tried = bool(able)
+        self.late = any(r.computed - self._known[r].first > 1 + self.tokens for r in able)
+        drafts = self._read(able, self.tokens)
+        for request, draft in drafts.items():
+            if not draft:  # in vain
+                self.gate(request).learn(0, 0, self.cost.of(1))
         return [drafts.get(request, []) for request in requests]
 
     def _read(self, requests: Sequence[Request], tokens: int) -> dict[Request, list[int]]:
@@ -119,7 +127,7 @@ class MTPDrafter(Gated):
         for request in requests:
             known = self._known[request]
             start, end = known.first, min(known.end, len(request.ids) - 1)
-            states.append(_joined(known.take(end - start)))
+            states.append(known.take(end))
             chunks.append(Chunk(request.ids[start + 1 : end + 1], start, request.pages, adapter=request.adapter))
         found = self._mtp.draft(chunks, states, tokens, self.least)
         return dict(zip(requests, found, strict=True))
@@ -127,12 +135,6 @@ class MTPDrafter(Gated):
     def forget(self, request: Request) -> None:
         super().forget(request)
         self._known.pop(request, None)
-
-
-def _joined(pieces: list[Any]) -> Any:
-    if len(pieces) == 1:
-        return pieces[0]
-    return torch.cat(pieces) if isinstance(pieces[0], Tensor) else np.concatenate(pieces)
 
 
 class InTorch:

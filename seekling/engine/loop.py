@@ -174,13 +174,14 @@ class Loop:
         chunks = [self._chunk(work, watched) for work in works]
         logits_RV = self.cache.runner.step(chunks)
         self.steps += 1
+        decoding = self.drafter is not None and all(work.request.prefilled for work in works)
         if self.drafter is not None:
             self.drafter.observe(chunks, [work.request for work in works])
-            if all(work.request.prefilled for work in works):
-                self.drafter.timed(len(works), sum(len(work.draft) for work in works), time.perf_counter() - start)
         if watched and self.cache.runner.chosen is not None:
             self._watch(self.cache.runner.chosen.experts)
         self._hear(works, chunks, as_rows(logits_RV))
+        if self.drafter is not None and decoding:
+            self.drafter.timed(len(works), sum(len(work.draft) for work in works), time.perf_counter() - start)
         return True
 
     def _hear(self, works: list[Work], chunks: list[Chunk], rows: Array) -> None:

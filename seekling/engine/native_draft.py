@@ -43,13 +43,13 @@ class InNative:
             ends.append(len(chunk.pages) * PAGE)
         runner._check(ids, pages, max(min(end, chunk.end + tokens) for end, chunk in zip(ends, chunks, strict=True)))
         wanted = [end - 1 for end in row_ends[1:]] if tokens else []
-        adapters = [-1 if chunk.adapter is None else table[chunk.adapter] for chunk in chunks]
+        adapters = [-1 if chunk.adapter is None else table[chunk.adapter] for chunk in chunks] if table else [-1]
         parts = [ids, row_ends, starts, offsets, pages, adapters, wanted, ends]
         numbers = np.array(list(itertools.chain.from_iterable(parts)), np.int32)
-        at = list(itertools.accumulate((4 * len(part) for part in parts), initial=numbers.ctypes.data))
-        given = np.ascontiguousarray(states[0] if len(states) == 1 else np.concatenate(states))
-        drafts, chances = np.empty((len(chunks), tokens), np.int32), np.empty((len(chunks), tokens), np.float32)
+        at = list(itertools.accumulate((4 * len(part) for part in parts), initial=numbers.__array_interface__["data"][0]))
+        given = states[0] if len(states) == 1 else np.concatenate(states)  # rows of steps, one behind the other in memory
+        drafts = np.empty((len(chunks), tokens), np.int32)
         step = CStep(*at[:5], at[5] if max(adapters) >= 0 else None, at[6], None, None, None, None, 0, len(chunks), len(wanted),
                      runner.threads or torch.get_num_threads(), 0)  # fmt: skip
-        runner._native.draft(step, CDrafting(given.ctypes.data, at[7], drafts.ctypes.data, chances.ctypes.data, tokens, least))
+        runner._native.draft(step, CDrafting(given.__array_interface__["data"][0], at[7], drafts.__array_interface__["data"][0], None, tokens, least))
         return [[token for token in row if token >= 0] for row in drafts.tolist()]

@@ -350,12 +350,12 @@ class NativeRunner:
             routed = np.zeros((len(wanted), layers, self.config.num_experts_per_tok), _CHOICE)
         logits, normed = (None, out.data_ptr()) if states else (out.data_ptr(), None)
         raw = np.empty((len(ids), self.state_floats), np.float32) if self.drafts else None
-        step = CStep(*at[:5], which, at[5], logits, normed, None if raw is None else raw.ctypes.data,
+        step = CStep(*at[:5], which, at[5], logits, normed, None if raw is None else raw.__array_interface__["data"][0],
                      None if routed is None else routed.ctypes.data, width, len(chunks), len(wanted),
                      self.threads or torch.get_num_threads(), 0)  # fmt: skip
         self._native.step(step)
         if raw is not None:
-            self.raw_states = [raw[first:end] for first, end in itertools.pairwise(row_ends)]
+            self.raw_states = [raw] if len(chunks) == 1 else [raw[a:b] for a, b in itertools.pairwise(row_ends)]
         if routed is not None:
             self.chosen = Chosen(routed["expert"], routed["weight"])
         return out if width == size else out[:, :size]

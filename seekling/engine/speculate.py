@@ -30,7 +30,7 @@ class Drafter(Protocol):
         """A step of the model has run over these chunks."""
 
     def timed(self, rows: int, drafted: int, seconds: float) -> None:
-        """A step of nothing but decoding requests took so long, with so many drafts in it."""
+        """A step of nothing but decoding requests took so long, drafting and drawing included, with so many drafts in it."""
 
     def learn(self, request: Request, drafted: int, accepted: int) -> None:
         """What came of a proposal."""
@@ -43,7 +43,7 @@ class Drafter(Protocol):
 class Gate:
     """Switches speculation of one request off while it does not pay, tries again later, and says how far to guess.
 
-    A step with k drafts costs 1 + ``cost``·k plain ones, and yields 1 + accepted tokens.
+    A step with drafts costs so many plain ones (see `StepCost`), and yields 1 + accepted tokens.
     """
 
     gain: float = 1.0  # running mean of (tokens of a step) / (its cost); starts hopeful
@@ -57,20 +57,21 @@ class Gate:
             self.wait -= 1
         return not self.wait
 
-    def length(self, most: int, cost: float) -> int:
+    def length(self, most: int, cost: "StepCost") -> int:
         """Drafts to make, at least one: as many as raise the tokens expected in a time."""
         chance = self.right / (self.right + self.wrong)
-        worth = yielded = spent = 1.0
+        worth = yielded = 1.0
         for count in range(most):
             worth *= chance
-            if worth * spent <= cost * yielded:
+            if worth * cost.of(count) <= cost.each * yielded:
                 return max(1, count)
-            yielded, spent = yielded + worth, spent + cost
+            yielded += worth
         return most
 
-    def learn(self, drafted: int, accepted: int, cost: float) -> None:
+    def learn(self, drafted: int, accepted: int, spent: float) -> None:
+        """A step with so many drafts came out so; it took the time of ``spent`` plain ones."""
         self.right, self.wrong = 0.9 * self.right + accepted, 0.9 * self.wrong + (accepted < drafted)
-        self.gain = 0.75 * self.gain + 0.25 * (1 + accepted) / (1 + cost * drafted)
+        self.gain = 0.75 * self.gain + 0.25 * (1 + accepted) / spent
         if self.gain < 0.97:
             self.wait, self.gain = self.pause, 1.0
             self.pause = min(2 * self.pause, 512)
@@ -78,14 +79,44 @@ class Gate:
             self.pause = 16
 
 
+class StepCost:
+    """What a step with k drafts takes, in plain ones: 1 + ``fixed`` + ``each``·k, fitted as it goes (fading least squares)."""
+
+    FADE = 0.98
+
+    def __init__(self) -> None:
+        self.fixed, self.each = 0.0, 0.1
+        self._sums = [0.0] * 5  # of weights, k, k², cost, k·cost
+        for drafts in (1, 4):  # two measurements to begin with
+            self._add(drafts, self.each * drafts)
+
+    def of(self, drafts: int) -> float:
+        return 1 + self.fixed * (drafts > 0) + self.each * drafts
+
+    def learn(self, drafts: float, cost: float) -> None:
+        """A step with so many drafts a row took ``cost`` plain ones more."""
+        self._sums = [self.FADE * value for value in self._sums]
+        self._add(drafts, min(max(cost, 0.0), 4.0 * max(1.0, drafts)))
+        weight, k, kk, y, ky = self._sums
+        spread = kk / weight - (k / weight) ** 2
+        slope = (ky / weight - k * y / weight**2) / spread if spread > 0.05 else y / k
+        self.each = min(max(slope, 0.02), y / k if y > 0.02 * k else 0.02)
+        self.fixed = max(0.0, (y - self.each * k) / weight)
+
+    def _add(self, drafts: float, cost: float) -> None:
+        new = (1.0, drafts, drafts * drafts, cost, drafts * cost)
+        self._sums = [value + more for value, more in zip(self._sums, new, strict=True)]
+
+
 class Gated:
     """What all drafters share: a gate for each request, what a draft costs here, and counts."""
 
     def __init__(self, tokens: int = 4):
         self.tokens = tokens
-        self.cost = 0.1  # of a draft, in plain steps of one row; measured as it goes
+        self.cost = StepCost()
         self._plain: dict[int, tuple[float, int]] = {}  # seconds of a step without drafts, and steps measured, by its rows
-        self._measured = 0
+        self.tried = False  # the last proposal took time, whatever came of it
+        self.late = False  # … and had more to read than usual
         self.drafted = self.accepted = self.steps = 0
         self._gates: dict[Request, Gate] = {}
 
@@ -98,27 +129,27 @@ class Gated:
 
     @property
     def least(self) -> float:
-        """Chance below which a draft is not worth its row."""
-        return self.cost
+        """Chance below which one more draft is not worth its row."""
+        return self.cost.each
 
     def observe(self, chunks: Sequence[Chunk], requests: Sequence[Request]) -> None:
         """Nothing to see."""
 
     def timed(self, rows: int, drafted: int, seconds: float) -> None:
         plain, steps = self._plain.get(rows, (seconds, 0))
+        if self.late or (self.tried and not drafted):
+            return
         if not drafted:
             # the first are slower and soon forgotten
             self._plain[rows] = plain + (seconds - plain) * (0.1 if steps >= PLAIN_STEPS else 0.7), steps + 1
         elif steps:
-            cost = min(max((seconds / plain - 1) * rows / drafted, 0.02), 1.0)
-            self._measured += 1
-            self.cost += (cost - self.cost) * max(0.05, 1 / (4 + self._measured))
+            self.cost.learn(drafted / rows, seconds / plain - 1)
 
     def learn(self, request: Request, drafted: int, accepted: int) -> None:
         self.steps += 1
         self.drafted += drafted
         self.accepted += accepted
-        self.gate(request).learn(drafted, accepted, self.cost)
+        self.gate(request).learn(drafted, accepted, self.cost.of(drafted))
 
     def forget(self, request: Request) -> None:
         self._gates.pop(request, None)

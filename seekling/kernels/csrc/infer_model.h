@@ -98,7 +98,7 @@ struct Drafting {
     const float* states;  // (M, hidden padded to 32) raw states of the main model
     const int32_t* room;  // (chunks): entries the chunk's pages hold
     int32_t* tokens;      // (chunks, most): the draft, −1 behind its end
-    float* chances;       // (chunks, most): probability the layer gives each
+    float* chances;       // (chunks, most): probability the layer gives each, or null
     int32_t most;         // 0: only the entries are made
     float least;          // a draft ends before the token whose chances multiply to less
 };

@@ -88,7 +88,7 @@ SK_API void sk_infer_draft(Runner* run, const Model* model, const Step* in, cons
             worth[(size_t)c] *= best[i].weight;
             if (!(worth[(size_t)c] >= d->least)) continue;
             d->tokens[(int64_t)c * d->most + n] = best[i].expert;
-            d->chances[(int64_t)c * d->most + n] = best[i].weight;
+            if (d->chances) d->chances[(int64_t)c * d->most + n] = best[i].weight;
             if (next >= d->room[c]) continue;
             std::memmove(own + (int64_t)left.size() * size, own + (int64_t)i * size, (size_t)size * 4);
             left.push_back(c);
