@@ -96,6 +96,9 @@ class MTPDrafter(Gated):
     def observe(self, chunks: Sequence[Chunk], requests: Sequence[Request]) -> None:
         behind = []
         for chunk, request, new in zip(chunks, requests, self._mtp.raw_states, strict=True):
+            if self.gate(request).wait > CATCH_UP:  # long switched off: what it does not read by then is missing
+                self._known.pop(request, None)
+                continue
             known = self._known.get(request)
             if known is None or not known.first <= chunk.start <= known.end:
                 known = self._known[request] = _Known(chunk.start, chunk.start)  # new, or computed again
@@ -116,7 +119,7 @@ class MTPDrafter(Gated):
         drafts = self._read(able, self.tokens)
         for request, draft in drafts.items():
             if not draft:  # in vain
-                self.gate(request).learn(0, 0, self.cost.of(1))
+                self.learn(request, 0, 0)
         return [drafts.get(request, []) for request in requests]
 
     def _read(self, requests: Sequence[Request], tokens: int) -> dict[Request, list[int]]:

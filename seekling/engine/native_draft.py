@@ -51,5 +51,8 @@ class InNative:
         drafts = np.empty((len(chunks), tokens), np.int32)
         step = CStep(*at[:5], at[5] if max(adapters) >= 0 else None, at[6], None, None, None, None, 0, len(chunks), len(wanted),
                      runner.threads or torch.get_num_threads(), 0)  # fmt: skip
-        runner._native.draft(step, CDrafting(given.__array_interface__["data"][0], at[7], drafts.__array_interface__["data"][0], None, tokens, least))
+        runner._native.draft(
+            step,
+            CDrafting(given.__array_interface__["data"][0], at[7], drafts.__array_interface__["data"][0], None, tokens, least),
+        )
         return [[token for token in row if token >= 0] for row in drafts.tolist()]

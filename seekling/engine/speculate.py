@@ -71,7 +71,7 @@ class Gate:
     def learn(self, drafted: int, accepted: int, spent: float) -> None:
         """A step with so many drafts came out so; it took the time of ``spent`` plain ones."""
         self.right, self.wrong = 0.9 * self.right + accepted, 0.9 * self.wrong + (accepted < drafted)
-        self.gain = 0.75 * self.gain + 0.25 * (1 + accepted) / spent
+        self.gain = 0.85 * self.gain + 0.15 * (1 + accepted) / spent
         if self.gain < 0.97:
             self.wait, self.gain = self.pause, 1.0
             self.pause = min(2 * self.pause, 512)
@@ -117,11 +117,15 @@ class Gated:
         self._plain: dict[int, tuple[float, int]] = {}  # seconds of a step without drafts, and steps measured, by its rows
         self.tried = False  # the last proposal took time, whatever came of it
         self.late = False  # … and had more to read than usual
+        self.gain = 1.0  # running mean over all requests of (tokens of a step) / (its cost)
         self.drafted = self.accepted = self.steps = 0
         self._gates: dict[Request, Gate] = {}
 
     def gate(self, request: Request) -> Gate:
-        return self._gates.setdefault(request, Gate())
+        gate = self._gates.get(request)
+        if gate is None:  # where it has not paid for others, it is tried later
+            gate = self._gates[request] = Gate(wait=0 if self.gain > 0.97 else 64)
+        return gate
 
     def settled(self, rows: int) -> bool:
         """Whether it is known what a step of so many rows costs without drafts; until then there are none."""
@@ -146,10 +150,12 @@ class Gated:
             self.cost.learn(drafted / rows, seconds / plain - 1)
 
     def learn(self, request: Request, drafted: int, accepted: int) -> None:
-        self.steps += 1
+        self.steps += drafted > 0
         self.drafted += drafted
         self.accepted += accepted
-        self.gate(request).learn(drafted, accepted, self.cost.of(drafted))
+        spent = self.cost.of(max(1, drafted))
+        self.gain += 0.01 * ((1 + accepted) / spent - self.gain)
+        self.gate(request).learn(drafted, accepted, spent)
 
     def forget(self, request: Request) -> None:
         self._gates.pop(request, None)
