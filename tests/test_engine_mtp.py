@@ -34,7 +34,7 @@ SHAPES = {
 def always(monkeypatch):
     """Draft whether it pays or not: these models foretell little."""
     monkeypatch.setattr(Gated, "least", 0.0)
-    monkeypatch.setattr(Gate, "open", lambda self: True)
+    monkeypatch.setattr(Gated, "gate", lambda self, request: Gate())
 
 
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)

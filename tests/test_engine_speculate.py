@@ -94,7 +94,7 @@ def test_the_distribution_stays_that_of_the_model(lm):
 
 def test_mtp_drafts_are_what_its_layer_foretells(lm, monkeypatch):
     """The oracle: Decoder.mtp_states over the whole row."""
-    monkeypatch.setattr(Gate, "open", lambda self: True)
+    monkeypatch.setattr(Gated, "gate", lambda self, request: Gate())
     monkeypatch.setattr(Gated, "least", 0.0)
     engine = Engine(lm, speculate="mtp", draft_tokens=1)
     proposals = []
