@@ -7,7 +7,10 @@ Every stream asks a question, reads the answer to its end and asks the next, for
 no two alike, answers end where the model ends them or after ``--tokens``. The servers take turns ``--rounds`` times for each
 number of ``--streams``, each with as many slots as there are streams, the same threads, and the machine to itself and the
 client (one process of its own, which parses as little as it can). llama-server gets its fastest format of these weights (Q4_0)
-unless ``--same-file``. Sent, not read: `logprobs`, tools.
+unless ``--same-file``.
+
+For long measurements ``--streams 64 --seconds 600 --llama DIR`` does both sides in turn. It can be cut in two: ``--side ours``,
+later ``--side peer``, each with the same settings and its last line kept in a file, then ``--merge OURS PEER``.
 
 Reported: tokens a second of all streams, time to the first token and between tokens (p50, p95, p99, ms), requests, errors, CPU
 seconds of server and client, and the server's resident memory after ``--warm``, at the end, and its growth. The last line is
@@ -25,6 +28,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -228,10 +232,14 @@ def pages_in_use(url: str) -> float | None:
 # ---- measuring -------------------------------------------------------------------------------------------------------
 
 
-def percentiles(values: list[float]) -> dict[str, float]:
-    """p50, p95, p99 in milliseconds."""
-    ordered = sorted(values) or [float("nan")]
-    return {f"p{p}": round(1000 * ordered[min(len(ordered) - 1, int(len(ordered) * p / 100))], 1) for p in (50, 95, 99)}
+def percentiles(values: list[float]) -> dict[str, float | None]:
+    """p50, p95, p99 in milliseconds; None where nothing came."""
+    ordered = sorted(values)
+
+    def at(p: int) -> float | None:
+        return round(1000 * ordered[min(len(ordered) - 1, int(len(ordered) * p / 100))], 1) if ordered else None
+
+    return {f"p{p}": at(p) for p in (50, 95, 99)}
 
 
 def measure(server: Running, count: int, args: argparse.Namespace, seed: int) -> dict[str, Any]:
@@ -282,10 +290,11 @@ def measure(server: Running, count: int, args: argparse.Namespace, seed: int) ->
 
 
 def line(name: str, count: int, cell: dict[str, Any]) -> str:
-    first, between = cell["ttft_ms"], cell["inter_token_ms"]
+    first, between = (
+        " / ".join("-" if v is None else f"{v:.0f}" for v in cell[k].values()) for k in ("ttft_ms", "inter_token_ms")
+    )
     return (
-        f"{name:>12} {count:3d} streams  {cell['tokens_per_s']:7.0f} tokens/s  first {first['p50']:.0f} / {first['p95']:.0f} / "
-        f"{first['p99']:.0f} ms  between {between['p50']:.0f} / {between['p95']:.0f} / {between['p99']:.0f} ms  "
+        f"{name:>12} {count:3d} streams  {cell['tokens_per_s']:7.0f} tokens/s  first {first} ms  between {between} ms  "
         f"{cell['requests']} answers, {cell['errors']} errors, {cell['server_cores']} + {cell['client_cores']} cores"
     )
 
@@ -299,11 +308,57 @@ def middle(cells: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+SETTINGS = ("model", "seconds", "warm", "tokens", "threads", "rounds")  # what two pieces must have in common
+
+
+def sides(args: argparse.Namespace) -> list[Callable[[int], Running]]:
+    """What starts each server that is to be measured, for a number of streams."""
+    out: list[Callable[[int], Running]] = []
+    if args.side != "peer":
+        out.append(lambda count: ours(args.model, count, args.threads, args.folder))
+    if args.llama is not None and args.side != "ours":
+        from seekling.lm import resolve
+
+        path = Path(resolve(args.model))
+        file = path if args.same_file else q4_0(args.llama, path, args.folder)
+        out.append(lambda count: llama(args.llama, file, count, args.threads, args.folder))
+    return out
+
+
+def compared(cells: dict[str, Any]) -> dict[str, Any]:
+    """With the ratios, where both were measured."""
+    if {"seekling", "llama-server"} <= cells.keys():
+        mine, theirs = cells["seekling"], cells["llama-server"]
+        pairs = {
+            "tokens_per_s": (mine["tokens_per_s"], theirs["tokens_per_s"]),
+            "ttft_p95": (mine["ttft_ms"]["p95"], theirs["ttft_ms"]["p95"]),
+        }
+        cells["ratio"] = {name: round(own / other, 2) if own and other else None for name, (own, other) in pairs.items()}
+    return cells
+
+
+def merged(pieces: list[dict[str, Any]]) -> dict[str, Any]:
+    """Pieces of one measurement as one. SystemExit where their settings differ."""
+    out = dict(pieces[0])
+    for piece in pieces[1:]:
+        for name in SETTINGS:
+            if piece[name] != out[name]:
+                raise SystemExit(f"the pieces do not belong together: {name} is {out[name]} and {piece[name]}")
+        for count in piece.keys() - out.keys():
+            out[count] = {}
+        for count, cells in piece.items():
+            if count.isdigit():
+                out[count] = compared({**out[count], **cells})
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--llama", type=Path, default=None, help="folder of llama-server and llama-quantize")
     parser.add_argument("--same-file", action="store_true", help="llama-server reads the file as it is")
+    parser.add_argument("--side", choices=("ours", "peer"), default=None, help="measure only this one")
+    parser.add_argument("--merge", type=Path, nargs=2, default=None, metavar="FILE", help="two pieces' last lines as one")
     parser.add_argument("--server", default=None, help="measure only this URL")
     parser.add_argument("--streams", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--seconds", type=float, default=40.0)
@@ -320,21 +375,17 @@ def main() -> None:
             cell = {"tokens_per_s": seen.tokens / args.seconds, "ttft_ms": percentiles(seen.first)}
             print(json.dumps({count: cell | {"inter_token_ms": percentiles(seen.between), "errors": len(seen.errors)}}))
         return
-    file = None
-    if args.llama is not None:
-        from seekling.lm import resolve
-
-        path = Path(resolve(args.model))
-        file = path if args.same_file else q4_0(args.llama, path, args.folder)
+    if args.merge is not None:
+        print(json.dumps(merged([json.loads(path.read_text().splitlines()[-1]) for path in args.merge])))
+        return
+    if args.side == "peer" and args.llama is None:
+        parser.error("--side peer needs --llama DIR")
     results: dict[str, Any] = {}
     for count in args.streams:
         rounds: dict[str, list[dict[str, Any]]] = {}
         for number in range(args.rounds):
-            makers = [lambda c=count: ours(args.model, c, args.threads, args.folder)]
-            if file is not None:
-                makers.append(lambda c=count: llama(args.llama, file, c, args.threads, args.folder))
-            for make in makers:
-                server = make()
+            for make in sides(args):
+                server = make(count)
                 try:
                     cell = measure(server, count, args, number)
                 finally:
@@ -342,15 +393,9 @@ def main() -> None:
                 cell["start_s"] = round(server.started, 2)
                 rounds.setdefault(server.name, []).append(cell)
                 print(line(server.name, count, cell), file=sys.stderr, flush=True)
-        cells = {name: middle(some) for name, some in rounds.items()}
-        if len(cells) == 2:
-            mine, theirs = cells["seekling"], cells["llama-server"]
-            cells["ratio"] = {
-                "tokens_per_s": round(mine["tokens_per_s"] / theirs["tokens_per_s"], 2),
-                "ttft_p95": round(mine["ttft_ms"]["p95"] / theirs["ttft_ms"]["p95"], 2),
-            }
-        results[str(count)] = cells
-    print(json.dumps({"benchmark": "load", "seconds": args.seconds, "tokens": args.tokens, "threads": args.threads, **results}))
+        results[str(count)] = compared({name: middle(some) for name, some in rounds.items()})
+    settings = {name: getattr(args, name) for name in SETTINGS}
+    print(json.dumps({"benchmark": "load", **settings, **results}))
 
 
 if __name__ == "__main__":
