@@ -5,7 +5,7 @@ python tests/interop/portable_kernels.py riscv64
 
 Matrix products are compared on odd shapes, packing to the byte; then whole models take the same steps: a prompt, a second one
 beside it, single tokens, several rows at once, a draft by the MTP layer. A model goes over as an image of its memory: every
-block of bytes its structures point at, and where in them the pointers lie (both machines have 64-bit pointers, low bytes first).
+block of bytes its structures name, and where in them the pointers lie (both machines have 64-bit pointers, low bytes first).
 """
 
 import ctypes
