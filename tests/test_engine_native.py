@@ -31,7 +31,7 @@ def gqa_lm():
     return SimpleNamespace(model=Decoder.build(cfg, seed=0), tokenizer=TOKENIZER, config=cfg)
 
 
-MLA = tiny_lm(dtype=torch.float32, hidden_size=64, max_position_embeddings=192)
+MLA = tiny_lm(dtype=torch.float32, hidden_size=64, max_position_embeddings=192, num_nextn_predict_layers=1)
 GQA = gqa_lm()
 ENGINES = {}
 
@@ -49,8 +49,9 @@ def alone(name, quant, ids, s, index=0):
 
 # ---- bit for bit -----------------------------------------------------------------------------------------------------
 
+HEAD = [10, 12, 11, 11] * 10  # more than a page
 EVENT = st.tuples(
-    st.lists(st.integers(10, 12), min_size=1, max_size=80),
+    st.builds(lambda head, ids: head + ids, st.sampled_from([[], HEAD]), st.lists(st.integers(10, 12), min_size=1, max_size=80)),
     st.integers(1, 30),  # max_tokens
     st.sampled_from([0.0, 1.0]),
     st.integers(0, 2),  # priority
@@ -61,8 +62,8 @@ EVENT = st.tuples(
 
 
 @pytest.mark.parametrize("name, quant", [("mla", "int8"), ("mla", None), ("gqa", "int4")])
-def test_bits_do_not_depend_on_company_chunks_prefix_hits_evictions_or_drafts(name, quant):
-    hits, drafts, preempted = [], [], []
+def test_bits_do_not_depend_on_company_chunks_prefix_hits_evictions_files_or_drafts(name, quant, tmp_path):
+    hits, drafts, preempted, reloaded = [], [], [], []
 
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None, derandomize=True)
     @given(
@@ -70,14 +71,17 @@ def test_bits_do_not_depend_on_company_chunks_prefix_hits_evictions_or_drafts(na
         st.integers(6, 12),  # pages
         st.integers(1, 5),  # rows
         st.sampled_from([5, 16, 64]),  # tokens a step
-        st.sampled_from([None, "ngram", "itself"]),
+        st.sampled_from([None, "ngram", "itself", *["mtp"] * (name == "mla")]),
+        st.booleans(),  # pages in files
     )
-    def check(events, pages, rows, step_tokens, speculate):
+    def check(events, pages, rows, step_tokens, speculate, files):
         lm = MLA if name == "mla" else GQA
-        speculate = lm if speculate == "itself" else speculate
-        engine = Engine(
-            lm, quant, runner="native", cache_tokens=pages * PAGE, max_rows=rows, step_tokens=step_tokens, speculate=speculate
-        )
+        options = dict(runner="native", cache_tokens=pages * PAGE, max_rows=rows, step_tokens=step_tokens)
+        options |= dict(speculate=lm if speculate == "itself" else speculate, cache_spill=tmp_path if files else None)
+        with Engine(lm, quant, **options) as engine:
+            run(engine, events)
+
+    def run(engine, events):
         handles = []
         for number, (ids, count, temperature, priority, cancel, pause, n) in enumerate(events):
             s = Sampling(max_tokens=count, temperature=temperature, seed=number, ignore_eos=True, n=n)
@@ -97,11 +101,13 @@ def test_bits_do_not_depend_on_company_chunks_prefix_hits_evictions_or_drafts(na
                 hits.append(answer.cached_tokens)
                 drafts.append(answer.accepted)
         preempted.append(engine.stats()["preempted"])
+        reloaded.append(engine.stats().get("reloaded_pages"))
+        engine._loop.cache.tree.spill_all()
         engine._loop.cache.tree.clear()
         assert engine.stats()["pages_used"] == 0
 
     check()
-    assert any(hits) and any(drafts) and any(preempted)  # all of it took place
+    assert any(hits) and any(drafts) and any(preempted) and any(reloaded)  # all of it took place
 
 
 def test_the_number_of_threads_changes_no_bit():
