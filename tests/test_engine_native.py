@@ -50,10 +50,9 @@ def alone(name, quant, ids, s, index=0):
 # ---- bit for bit -----------------------------------------------------------------------------------------------------
 
 HEAD = [10, 12, 11, 11] * 10  # more than a page
+PROMPT = st.tuples(st.sampled_from([[], HEAD]), st.lists(st.integers(10, 12), min_size=1, max_size=80))
 EVENT = st.tuples(
-    st.tuples(st.sampled_from([[], HEAD]), st.lists(st.integers(10, 12), min_size=1, max_size=80)).map(
-        lambda both: sum(both, [])
-    ),
+    PROMPT.map(lambda parts: parts[0] + parts[1]),
     st.integers(1, 30),  # max_tokens
     st.sampled_from([0.0, 1.0]),
     st.integers(0, 2),  # priority
