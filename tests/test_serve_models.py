@@ -190,6 +190,20 @@ def test_engines_side_by_side_are_stepped_by_one_thread_in_turns(lms):
     assert not thread.is_alive()
 
 
+def test_whoever_needs_the_runner_waits_for_one_step_and_not_for_a_lull(lms):
+    """Vectors are made between two steps of an engine that is busy all the time."""
+    with Engine(lms[0]) as engine:
+        handle = engine.submit("abc", Sampling(max_tokens=600, logit_bias={1: -100.0}))
+        until(lambda: engine.stats()["steps"] > 3)
+        waited = []
+        for _ in range(10):
+            before = engine.stats()["steps"]
+            with engine._loop.paused():
+                waited.append(engine.stats()["steps"] - before)
+        assert not handle.done and max(waited) <= 2
+        handle.cancel()
+
+
 # ---- the verb --------------------------------------------------------------------------------------------------------
 
 

@@ -15,11 +15,13 @@ class Driver:
 
     Attributes:
         wake: to be notified when a loop has something to do; stepping: held by whoever steps one of its loops.
+        door: held by who waits for `stepping` or has it for something else than a step. The thread goes through it before every
+            step, or it would take `stepping` again before anybody who waits could wake up.
     """
 
     def __init__(self) -> None:
         self.wake = threading.Condition()
-        self.stepping = threading.RLock()
+        self.stepping, self.door = threading.RLock(), threading.Lock()
         self._loops: list[Loop] = []
         self._thread: threading.Thread | None = None
 
@@ -61,4 +63,6 @@ class Driver:
                     return
                 busy = [loop for loop in self._loops if loop.busy]
             for loop in busy:
+                with self.door:
+                    pass
                 loop.step()

@@ -122,8 +122,8 @@ class Loop:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """No step runs meanwhile."""
-        with self._stepping:
+        """No step runs meanwhile; waits for one step at most."""
+        with self.driver.door, self._stepping:
             yield
 
     def cancel(self, handle: Handle, index: int | None = None) -> None:
