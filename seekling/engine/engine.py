@@ -133,12 +133,12 @@ class Engine:
         self.config, self.tokenizer, self.model = backend.config, backend.tokenizer, backend.model
         self.quant, self.max_rows = quant, max_rows
         self._fingerprint: tuple[object, str] | None = None
-        prefix, spill = prefix_cache and not self.config.holds_state, None
+        prefix, spill, me = prefix_cache and not self.config.holds_state, None, weakref.proxy(self)
         if cache_spill is not None:
             if not prefix:
                 raise SeeklingError("cache_spill keeps pages of the prefix cache, and this engine has none: leave it out")
             spill = Spill(cache_spill, cache_spill_bytes, backend.adapters)
-        cache = PagedCache(backend.runner, self._pages(cache_tokens, cache_bytes), prefix, spill, lambda: self.fingerprint)
+        cache = PagedCache(backend.runner, self._pages(cache_tokens, cache_bytes), prefix, spill, lambda: me.fingerprint)
         self.context = min(self.config.max_position_embeddings, cache.tokens)
         drafter = self._drafter(speculate, draft_tokens, cache.pool.size, threads)
         self._intake = Intake(self.config, self.tokenizer, self.context, getattr(backend.runner, "adapters", {}).keys())
