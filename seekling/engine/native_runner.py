@@ -99,6 +99,8 @@ class NativeRunner:
         self._pages = 0
         self._describe(weights)
         self._weights = weights if isinstance(weights.parts, DecoderParts) else None
+        if self._weights is None:
+            weights.close()
 
     def refresh(self, parts: Parts, targets: Container[str] | None = None) -> None:
         """Pack tensors of a model in memory anew in place: those of ``targets``, or all. What was cached is stale then."""

@@ -134,6 +134,10 @@ class PackedWeights:
             if targets is None or any(target in targets for target in made_of):
                 again()
 
+    def close(self) -> None:
+        """Forget where the weights came from: nothing will be written again, and a file that was read need not stay mapped."""
+        self._made.clear()
+
     def vector(self, target: str) -> Tensor | None:
         """A norm or bias in float32, zeros up to a multiple of 32; None where the model has none."""
         if not self.parts.has(target):
