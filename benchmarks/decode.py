@@ -5,11 +5,13 @@ from the source distribution of llama-cpp-python). Without it only Seekling is m
 
 ``--models smollm2,v3-100m,dense-1.5b,mla-5b``: SmolLM2 is the real one (`seekling pull smollm2`), the others are random weights
 of those shapes. llama.cpp gets the weights in each of its formats; Seekling opens the first file as it is, and makes its
-own int8 and int4 of it. Cells: decode of 1 request, prefill of 512 tokens, 16 requests together; ``--depth 8192`` adds
-decode behind so many tokens; time from the start of a process to its first token and its memory beyond weights and cache.
-``--own RUN`` adds plain decode of a run of your own against prompt look-up and its MTP layer, on the endings of its own
-samples. A round measures every contestant once, in turn; the medians of ``--rounds`` are compared, the
-best format of each. Memory bandwidth is measured between the rounds.
+own int8 and int4 of it. Writing the larger shapes takes a while: ``--prepare --folder DIR`` does it beforehand.
+
+Cells: decode of 1 request, prefill of 512 tokens, 16 requests together; ``--depth 8192`` adds decode behind so many tokens;
+time from the start of a process to its first token and its memory beyond weights and cache. ``--own RUN`` adds plain decode of
+a run of your own against prompt look-up and its MTP layer, on the endings of its own samples. A round measures every
+contestant once, in turn; the medians of ``--rounds`` are compared, the best format of each. Memory bandwidth is measured
+between the rounds.
 
 The last line is one JSON object: {model: {cell, cell_vs_llamacpp, cell_bandwidth_share, prefill_gemm_share,
 decode_overhead_us (a token's time less that of reading its weights), first_token_seconds, extra_memory_bytes, …},
@@ -17,6 +19,7 @@ decode_overhead_us (a token's time less that of reading its weights), first_toke
 """
 
 import argparse
+import contextlib
 import gc
 import json
 import os
@@ -60,6 +63,10 @@ SHAPES: dict[str, dict[str, Any]] = {
         moe_intermediate_size=0, kv_lora_rank=0, qk_nope_head_dim=0, qk_rope_head_dim=0, v_head_dim=0,
     ),
 }  # fmt: skip
+WRITTEN = {"dense-1.5b": "q4_0", "mla-5b": "q4_0"}  # random weights of the others are written as Q8_0
+# llama.cpp tells DeepSeek-V2 models apart by their number of layers and does not load this one; what it reached here with a
+# patch in November 2026 (Q4_0; 16 together and at depth Q4_K_M).
+PUBLISHED = {"mla-5b": {"decode": 32.0, "prefill": 78.7, "together": 49.1, "decode_at_8192": 9.1}}
 FORMATS = ("Q4_0", "Q4_K_M", "Q8_0")
 OURS = ("file", "int4", "int8")
 CELLS = {"decode": "decode, 1 request", "prefill": "prefill 512", "together": "16 requests together"}
@@ -69,15 +76,31 @@ CELLS = {"decode": "decode, 1 request", "prefill": "prefill 512", "together": "1
 
 
 def gguf_of(name: str, folder: Path) -> Path:
-    """The model's GGUF file, as it comes or written from random weights."""
+    """The model's GGUF file, as it comes or written from random weights, unless the folder has it from another run."""
     if name == "smollm2":
         return resolve("smollm2")
     from seekling.formats.gguf_write import write_gguf
 
     path = folder / f"{name}.gguf"
-    model = Decoder.build(ModelConfig(**SHAPES[name]), dtype=torch.bfloat16)
-    write_gguf(LM(model), path, "q8_0")
+    if not path.is_file():
+        print(f"{name:10} writing {path} …", flush=True)
+        write_gguf(LM(random_model(ModelConfig(**SHAPES[name]))), path, WRITTEN.get(name, "q8_0"))
     return path
+
+
+def random_model(config: ModelConfig) -> Decoder:
+    """A model whose matrices all lie in one piece of memory: a step takes the same time whatever the numbers."""
+    model = Decoder.empty(config, dtype=torch.bfloat16)
+    pool = torch.empty(max(p.numel() for p in model.parameters()), dtype=torch.bfloat16)
+    pool.normal_(0, config.initializer_range, generator=torch.Generator().manual_seed(0))
+    for module in model.modules():
+        for name, tensor in list(module.named_parameters(recurse=False)):
+            norm = name == "weight" and tensor.dim() == 1
+            data = torch.ones(tensor.shape, dtype=torch.bfloat16) if norm else pool[: tensor.numel()].view(tensor.shape)
+            setattr(module, name, torch.nn.Parameter(data, requires_grad=False))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, torch.zeros(buffer.shape, dtype=buffer.dtype))
+    return model
 
 
 def requantised(path: Path, kind: str, tools: Path | None, folder: Path) -> Path | None:
@@ -85,6 +108,8 @@ def requantised(path: Path, kind: str, tools: Path | None, folder: Path) -> Path
     if tools is None:
         return None
     out = folder / f"{path.stem}-{kind}.gguf"
+    if out.is_file():
+        return out
     command = [tools / "llama-quantize", "--allow-requantize", path, out, kind, "2"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     if done.returncode:
@@ -121,12 +146,16 @@ class Ours:
             handle.results()
         return (sum(len(r.token_ids) for r in requests) - before) / (time.perf_counter() - start)
 
-    def measure(self) -> dict[str, float]:
-        out = {"decode": self.speak([self.ids(16)], 65)}
-        prompt, start = self.ids(512), time.perf_counter()
-        self.engine.generate(prompt, Sampling(max_tokens=1, temperature=0, logprobs=False))
-        out["prefill"] = 512 / (time.perf_counter() - start)
-        out["together"] = self.speak([self.ids(128) for _ in range(16)], 49)
+    def measure(self, cells: list[str]) -> dict[str, float]:
+        out = {}
+        if "decode" in cells:
+            out["decode"] = self.speak([self.ids(16)], 65)
+        if "prefill" in cells:
+            prompt, start = self.ids(512), time.perf_counter()
+            self.engine.generate(prompt, Sampling(max_tokens=1, temperature=0, logprobs=False))
+            out["prefill"] = 512 / (time.perf_counter() - start)
+        if "together" in cells:
+            out["together"] = self.speak([self.ids(128) for _ in range(16)], 49)
         if self.depth:
             out[f"decode_at_{self.depth}"] = self.speak([self.ids(self.depth)], 33)
         return out
@@ -140,21 +169,23 @@ class Ours:
 # ---- llama.cpp -------------------------------------------------------------------------------------------------------
 
 
-def llama(tools: Path, path: Path, threads: int, depth: int) -> dict[str, float]:
-    """The same cells from llama-bench and llama-batched-bench."""
+def llama(tools: Path, path: Path, threads: int, depth: int, cells: list[str]) -> dict[str, float]:
+    """The same cells from llama-bench and llama-batched-bench; none where it cannot load the file."""
     base = [tools / "llama-bench", "-m", path, "-t", threads, "-r", 1, "-o", "json"]
     out = {}
-    for row in json.loads(run([*base, "-p", 512, "-n", 64])):
-        out["prefill" if row["n_prompt"] else "decode"] = row["avg_ts"]
+    if {"decode", "prefill"} & set(cells):
+        for row in json.loads(run([*base, "-p", 512 if "prefill" in cells else 0, "-n", 64 if "decode" in cells else 0])):
+            out["prefill" if row["n_prompt"] else "decode"] = row["avg_ts"]
     if depth:
         rows = json.loads(run([*base, "-p", 0, "-n", 32, "-d", depth, "-fa", 1]))
         out[f"decode_at_{depth}"] = rows[0]["avg_ts"]
-    batched = run([
-        tools / "llama-batched-bench", "-m", path, "-t", threads, "-c", 4096, "-b", 2048, "-ub", 512, "-npp", 128, "-ntg", 48,
-        "-npl", 16, "--output-format", "jsonl",
-    ])  # fmt: skip
-    row = next(json.loads(line) for line in batched.splitlines() if line.startswith("{"))
-    out["together"] = row["speed_tg"]
+    if "together" in cells:
+        batched = run([
+            tools / "llama-batched-bench", "-m", path, "-t", threads, "-c", 4096, "-b", 2048, "-ub", 512, "-npp", 128, "-ntg",
+            48, "-npl", 16, "--output-format", "jsonl",
+        ])  # fmt: skip
+        row = next(json.loads(line) for line in batched.splitlines() if line.startswith("{"))
+        out["together"] = row["speed_tg"]
     return out
 
 
@@ -212,29 +243,39 @@ def own(path: Path, threads: int, rounds: int) -> dict[str, Any]:
 def compare(name: str, args: argparse.Namespace, folder: Path, bandwidth: list[float]) -> dict[str, Any]:
     path = gguf_of(name, folder)
     files = {kind: requantised(path, kind, args.llama, folder) for kind in args.formats}
-    if args.llama is not None and name == "smollm2":
-        files["as shipped"] = path
+    if args.llama is not None:
+        files["as it is"] = path
+    if name in PUBLISHED:
+        files.clear()
     ours: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     theirs: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    weights: dict[str, float] = {}
+    if args.prepare:
+        return {"file": str(path), "others": [str(file) for file in files.values() if file is not None]}
+    contestants = {quant: Ours(path, quant, args.threads, args.depth) for quant in args.ours}
+    weights = {quant: contestant.bytes_a_token() for quant, contestant in contestants.items()}
     for _ in range(args.rounds):
         bandwidth.append(read_bandwidth(args.threads, 0.5, 1 << 30))
-        for quant in args.ours:
-            contestant = Ours(path, quant, args.threads, args.depth)
+        for quant, contestant in contestants.items():
             contestant.speak([contestant.ids(8)], 3)  # warm
-            for cell, value in contestant.measure().items():
+            for cell, value in contestant.measure(args.cells).items():
                 ours[cell][quant].append(value)
-            weights[quant] = contestant.bytes_a_token()
-            del contestant
-            gc.collect()
         for kind, file in files.items():
             if args.llama is not None and file is not None:
-                for cell, value in llama(args.llama, file, args.threads, args.depth).items():
+                for cell, value in llama(args.llama, file, args.threads, args.depth, args.cells).items():
                     theirs[cell][kind].append(value)
+    contestants.clear()
+    gc.collect()
     out = table(name, ours, theirs, weights, statistics.median(bandwidth))
+    for cell, value in PUBLISHED.get(name, {}).items():
+        if cell in out:
+            out[f"{cell}_vs_published_llamacpp"] = round(out[cell]["tokens_per_second"] / value, 2)
     config = config_of(path)
     operations = 2 * (config.parameters().active_matmul - config.vocab_size * config.hidden_size)  # the head runs once
+    if "prefill" not in out:
+        return out
     out["prefill_gemm_share"] = round(out["prefill"]["tokens_per_second"] * operations / 1e9 / int8_gops(args.threads), 2)
+    if "decode" not in out:
+        return out
     best = out["decode"]["format"]
     start = fresh(path, None if best == "file" else best, "native", args.threads, 16, 512)
     out["first_token_seconds"], out["extra_memory_bytes"] = round(start.seconds, 2), start.extra
@@ -273,15 +314,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--own", type=Path, help="a run of your own, for speculation")
+    parser.add_argument("--cells", default="decode,prefill,together", help="which of them; none with --cells ''")
+    parser.add_argument("--folder", type=Path, help="keep the files of random weights here, for the next run")
+    parser.add_argument("--prepare", action="store_true", help="only write those files")
     parser.add_argument("--depth", type=int, default=0, help="also measure decode behind so many tokens")
     args = parser.parse_args()
-    args.formats, args.ours = args.formats.split(","), args.ours.split(",")
+    args.formats, args.ours, args.cells = (
+        list(filter(None, value.split(","))) for value in (args.formats, args.ours, args.cells)
+    )
     torch.set_num_threads(args.threads)
     bandwidth: list[float] = []
     out: dict[str, Any] = {}
     if args.own is not None:
         out["own"] = own(args.own, args.threads, args.rounds)
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.nullcontext(args.folder) if args.folder else tempfile.TemporaryDirectory() as folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
         for name in filter(None, args.models.split(",")):
             out[name] = compare(name, args, Path(folder), bandwidth)
     bandwidth.append(read_bandwidth(args.threads, 0.5, 1 << 30))
