@@ -62,7 +62,7 @@ def ours(folder: str, quant: str) -> None:
 
         def draw(self, step: int) -> list[Answer]:
             began, found, r = time.monotonic(), self.tokens_of(PROMPTS, GROUP, step), random.Random(step)
-            self.seconds += time.monotonic() - began
+            self.seconds["rollout"] += time.monotonic() - began
             self.tokens += PROMPTS * GROUP * ANSWER
             prompts, out = prompt_ids(PROMPTS), []
             for i, c in enumerate(found):
@@ -83,7 +83,7 @@ def ours(folder: str, quant: str) -> None:
     answer({"ready": True})
     serve({
         "rollout 8": lambda: rollout(8), "rollout 32": lambda: rollout(32),
-        "step": lambda: {"seconds": timed(loop.one_step), "rollout_seconds": roller.seconds},
+        "step": lambda: {"seconds": timed(loop.one_step), "rollout_seconds": roller.seconds["rollout"]},
     })  # fmt: skip
 
 

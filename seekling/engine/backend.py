@@ -58,7 +58,7 @@ def open_backend(
     adapters: Mapping[str, Any] | None = None,
     cache: Any = None,
 ) -> Backend:
-    """A path or a loaded model with the runner it gets.
+    """A path or a loaded model with the runner it gets; a `Backend` is taken as it is.
 
     Args:
         states: a runner that keeps hidden states and runs the MTP layer is needed.
@@ -68,6 +68,8 @@ def open_backend(
     Raises:
         MachineError: ``choice`` is "native" and something stands against it; CheckpointError: from the files.
     """
+    if isinstance(path_or_lm, Backend):
+        return path_or_lm
     adapters = adapters or {}
     if hasattr(path_or_lm, "model") and hasattr(path_or_lm, "config"):
         return _of_model(path_or_lm, quant, choice, threads, states, adapters, cache)
@@ -81,7 +83,7 @@ def open_backend(
         lm = load(path, dtype=dtype or ("bfloat16" if choice == "native" else "float32"))
         return dataclasses.replace(_of_model(lm, quant, choice, threads, states, adapters, cache), path=path)
     if choice != "torch":
-        config, tokenizer, source, stored = _open(path)
+        config, tokenizer, source, stored = open_store(path)
         found = read_adapters(adapters, config)
         why_not = _against(config, found)
         if dtype not in (None, *_FLOATS):
@@ -205,11 +207,12 @@ def read_adapted_config(folder: Path) -> ModelConfig:
     from seekling.lm import ADAPTER, resolve
 
     base = resolve(read_json(folder, ADAPTER).get("base_model_name_or_path") or "")
-    return _open(base)[0]
+    return open_store(base)[0]
 
 
-def _open(path: Path) -> tuple[ModelConfig, Any, Any, str]:
-    """Config, tokenizer, weights and what these are kept as where no quantisation was asked for."""
+def open_store(path: Path) -> tuple[ModelConfig, Any, Any, str]:
+    """What `seekling.lm.resolve` found, opened: config, tokenizer, weights, and how these are kept where no quantisation was
+    asked for."""
     if path.suffix == ".gguf":
         from seekling.formats.families import read_config
         from seekling.formats.gguf_file import open_gguf

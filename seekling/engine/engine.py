@@ -33,6 +33,7 @@ from seekling.engine.scheduler import Scheduler
 from seekling.engine.speculate import Drafter, NgramDrafter
 from seekling.engine.spill import Spill
 from seekling.errors import SeeklingError, raise_all
+from seekling.formats.adapters import Adapter
 from seekling.model.v4.cache import SLACK
 
 CACHE_BYTES = 1 << 30  # of the cache, by default
@@ -44,7 +45,7 @@ class Engine:
 
     Args:
         path_or_lm: a run or checkpoint folder, or what `seekling.load` returned (then its weights are shared, not copied,
-            and an engine over a model in training always uses the current weights).
+            and an engine over a model in training always uses the current weights), or a `Backend` made ready elsewhere.
         quant: None keeps the weights; "int8" / "int4" make a smaller quantised copy.
         dtype: of a model loaded from a path; default as stored for the native runner, "float32" for torch.
         runner: "native" (packed weights, CPU), "torch", or "auto": native for paths and quantised copies where it can.
@@ -335,6 +336,15 @@ class Engine:
         runner.refresh(parts, targets)
         self.weights_changed()
         return True
+
+    def set_adapter(self, name: str, adapter: Adapter) -> None:
+        """Give a native engine an adapter, or one it has new numbers. Raises SeeklingError: it cannot change that here."""
+        runner = self._backend.runner
+        if not isinstance(runner, NativeRunner):
+            raise SeeklingError("adapters of an engine in torch are given when it is made")
+        with self._loop.paused():
+            runner.add_adapter(name, adapter)
+        self.weights_changed()
 
     def close(self) -> None:
         """End the engine's thread; answers still open fail. Also at the end of a ``with`` block."""

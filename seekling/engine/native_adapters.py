@@ -76,7 +76,7 @@ class AdapterTable:
         self.numbers: dict[str, int] = {}
         self._tables: list[Any] = []
         self._pointers: Any = None
-        self._keep: list[Tensor] = []
+        self._keep: dict[str, list[Tensor]] = {}  # adapter -> what its table points at
         self.most_rank = 0
 
     def _take(self, matrix: Any, field: str, name: str) -> None:
@@ -86,7 +86,7 @@ class AdapterTable:
         self._count += 1
 
     def add(self, name: str, adapter: Adapter) -> int:
-        """Take an adapter; returns the address of the table of all, for the model's structure.
+        """Take an adapter, in place of one of that name; returns the address of the table of all, for the model's structure.
 
         Raises:
             SeeklingError: it changes what cannot change here.
@@ -97,14 +97,16 @@ class AdapterTable:
             if target not in self._slots and not _of_draft(self._config, target)
         ]
         raise_all(SeeklingError, bad, f"adapter {name}")
-        table = (CLowRank * self._count)()
+        table, keep = (CLowRank * self._count)(), []
         for target, change in adapter.parts.items():
             for field, slot in self._slots.get(target, {}).items():
-                a, b = self._sides(field, change)
-                table[slot] = self._packed(a, b)
+                sides = [_padded(side) for side in self._sides(field, change)]
+                table[slot] = _structure(*sides)
+                keep += sides
             self.most_rank = max(self.most_rank, change.rank)
-        self.numbers[name] = len(self._tables)
-        self._tables.append(table)
+        number = self.numbers.setdefault(name, len(self._tables))
+        self._tables[number : number + 1] = [table]
+        self._keep[name] = keep
         self._pointers = (ctypes.c_void_p * len(self._tables))(*(ctypes.addressof(t) for t in self._tables))
         return ctypes.addressof(self._pointers)
 
@@ -122,8 +124,11 @@ class AdapterTable:
         # W_UK is used transposed: queries (N) go into the latent space (L).
         return (b_k.transpose(1, 2), change.scale * a) if field == "k_b" else (a, change.scale * b_v.transpose(1, 2))
 
-    def _packed(self, a: Tensor, b: Tensor) -> CLowRank:
-        a, b = (torch.nn.functional.pad(t, (0, -t.shape[-1] % infer.GROUP)).contiguous() for t in (a, b))
-        self._keep += [a, b]
-        strides = (t[0].numel() if t.dim() == 3 else 0 for t in (a, b))
-        return CLowRank(a.data_ptr(), b.data_ptr(), *strides, a.shape[-2], 0)
+
+def _padded(side: Tensor) -> Tensor:
+    return torch.nn.functional.pad(side, (0, -side.shape[-1] % infer.GROUP)).contiguous()
+
+
+def _structure(a: Tensor, b: Tensor) -> CLowRank:
+    strides = (t[0].numel() if t.dim() == 3 else 0 for t in (a, b))
+    return CLowRank(a.data_ptr(), b.data_ptr(), *strides, a.shape[-2], 0)

@@ -31,12 +31,14 @@ def write_adapter(
     folder: str | os.PathLike,
     model: nn.Module | Mapping[str, tuple[int, ...]] | None = None,
     each_expert: bool = False,
+    notes: Mapping[str, str] | None = None,
 ) -> None:
     """Write a folder that ``peft.PeftModel.from_pretrained`` opens.
 
     Args:
         model: the base; with it ``target_modules`` is short (``q_proj`` for all of them) instead of naming every module.
         each_expert: one pair for each expert's gate, up and down instead of stacks (what older loaders read).
+        notes: further entries of the file's header, which peft passes over.
 
     Raises:
         CheckpointError: when the disk cannot be written; the folder is then as it was.
@@ -46,7 +48,7 @@ def write_adapter(
     shapes = parameter_shapes(model) or {}
     raw, tensors = _Writer(adapter, shapes, each_expert).files()
     path = Path(folder)
-    metadata = {FINGERPRINT: adapter.base_fingerprint} if adapter.base_fingerprint else {}
+    metadata = dict(notes or {}) | ({FINGERPRINT: adapter.base_fingerprint} if adapter.base_fingerprint else {})
     with files.disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         with files.staging(path) as fresh:

@@ -242,10 +242,31 @@ def _matrix_pointer(w: Packed, index: int) -> ctypes.c_void_p:
     return ctypes.c_void_p(w.data.data_ptr() + index * w.ways * matrix_bytes(w.format, *w.shape[-2:]))
 
 
-def dequantise(w: Packed) -> Tensor:
-    """The numbers a packed matrix (O, I) stands for, float32."""
-    out = torch.empty(w.shape[-2], w.shape[-1])
-    _function("dequantise")(ctypes.byref(w.c), _pointer(out))
+def dequantise(
+    w: Packed,
+    first: int = 0,
+    count: int | None = None,
+    *,
+    index: int = 0,
+    chosen_N: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """The numbers that rows of a packed matrix stand for (N, I): from ``first`` on, or those of ``chosen_N`` (int64).
+
+    Args:
+        index: which matrix of a stack. dtype: float32, or bfloat16, to which they are rounded once.
+    """
+    outputs, inputs = w.shape[-2:]
+    chosen = None if chosen_N is None else chosen_N.reshape(-1).contiguous()
+    count = (outputs - first if count is None else count) if chosen is None else chosen.numel()
+    low, high = (first, first + count - 1) if chosen is None or not count else (int(chosen.min()), int(chosen.max()))
+    if count and not 0 <= low <= high < outputs:
+        raise ValueError(f"rows {low} to {high} of a matrix of {outputs}")
+    out = torch.empty(count, inputs, dtype=dtype)
+    _function("dequantise")(
+        ctypes.byref(w.c), ctypes.c_int64(index), _pointer(chosen), ctypes.c_int64(first), ctypes.c_int64(count),
+        ctypes.c_int64(int(dtype == torch.bfloat16)), _pointer(out),
+    )  # fmt: skip
     return out
 
 

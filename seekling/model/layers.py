@@ -8,7 +8,8 @@ from seekling.model.config import ModelConfig
 
 
 def weight_of(linear: nn.Module) -> Tensor:
-    """The matrix a linear layer multiplies by, adapters included, for code that reads it instead of calling the layer."""
+    """The matrix a linear layer multiplies by, adapters included and unpacked, for code that reads it instead of calling the
+    layer."""
     effective = getattr(linear, "effective_weight", None)
     return linear.weight if effective is None else effective()  # type: ignore[return-value]
 

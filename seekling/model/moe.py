@@ -3,7 +3,7 @@
 Shapes: N tokens, D hidden, E routed experts, K experts a token, G groups, M expert width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -119,12 +119,47 @@ class Experts(nn.Module):
     def forward(self, x_ND: Tensor, routing: Routing) -> Tensor:
         return self.run(x_ND, routing, self.gate_up_proj, self.down_proj)
 
+    def matrix(self, half: str, expert: int) -> tuple[Tensor, Tensor | None]:
+        """One expert's matrix (O, I) of ``gate_up`` or ``down``, and its bias."""
+        bias = getattr(self, f"{half}_proj_bias")[expert] if self.config.expert_bias else None
+        return getattr(self, f"{half}_proj")[expert], bias
+
+    def activated(self, gate_up: Tensor) -> Tensor:
+        """(..., 2M) -> (..., M)."""
+        return activated(gate_up, self.config)
+
     def run(self, x_ND: Tensor, routing: Routing, gate_up_EMD: Tensor, down_EDM: Tensor) -> Tensor:
         """``forward`` with these matrices in place of the layer's own (an adapter's merged ones)."""
         if self.config.swiglu_limit is None and not self.config.expert_bias:
             return ops.grouped_experts(x_ND, routing.weights_NK, routing.indices_NK, gate_up_EMD, down_EDM)
         biases = (self.gate_up_proj_bias, self.down_proj_bias) if self.config.expert_bias else None
         return gptoss_experts(x_ND, routing, gate_up_EMD, down_EDM, biases, self.config)
+
+
+def activated(gate_up: Tensor, config: ModelConfig) -> Tensor:
+    """What an expert makes of its first product: SwiGLU, or gpt-oss's (up + 1)·gate·σ(α·gate), gate ≤ limit, |up| ≤ limit."""
+    gate, up = gate_up.chunk(2, -1)
+    if config.swiglu_limit is None and not config.expert_bias:
+        return ops.swiglu(gate, up)
+    limit = float("inf") if config.swiglu_limit is None else config.swiglu_limit
+    alpha = 1.0 if config.swiglu_alpha is None else config.swiglu_alpha
+    gate, up = gate.clamp(max=limit), up.clamp(min=-limit, max=limit)
+    return (up + 1) * gate * torch.sigmoid(gate * alpha)
+
+
+def by_expert(x_ND: Tensor, routing: Routing, experts: int, expert: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """Σ_k w_nk · expert(i_nk, x_n) -> (N, D): every expert that has tokens is called once, with all of them."""
+    order_J = routing.indices_NK.flatten().argsort(stable=True)
+    token_J = order_J // routing.indices_NK.shape[1]
+    counts = torch.bincount(routing.indices_NK.flatten(), minlength=experts).tolist()
+    parts = x_ND.index_select(0, token_J).split(counts)
+    found = [expert(e, part) for e, part in enumerate(parts) if len(part)]
+    wide = torch.promote_types(x_ND.dtype, torch.float32)
+    out_ND = x_ND.new_zeros(x_ND.shape, dtype=wide)
+    if found:
+        weights_J = routing.weights_NK.flatten()[order_J, None]
+        out_ND = out_ND.index_add(0, token_J, torch.cat(found).to(wide) * weights_J.to(wide))
+    return out_ND.to(x_ND.dtype)
 
 
 def gptoss_experts(
@@ -135,19 +170,13 @@ def gptoss_experts(
     biases: tuple[Tensor, Tensor] | None,
     config: ModelConfig,
 ) -> Tensor:
-    """Experts with biases and gpt-oss's activation: (up + 1)·gate·σ(α·gate), gate ≤ limit, |up| ≤ limit -> (N, D)."""
-    limit = float("inf") if config.swiglu_limit is None else config.swiglu_limit
-    alpha = 1.0 if config.swiglu_alpha is None else config.swiglu_alpha
-    out_ND = torch.zeros_like(x_ND)
-    for e in routing.indices_NK.unique().tolist():
-        token_J, place_J = torch.where(routing.indices_NK == e)
+    """Experts with biases and gpt-oss's activation -> (N, D)."""
+
+    def expert(e: int, x_JD: Tensor) -> Tensor:
         bias, down_bias = (None, None) if biases is None else (biases[0][e], biases[1][e])
-        gate, up = nn.functional.linear(x_ND[token_J], gate_up_EMD[e], bias).chunk(2, -1)
-        gate, up = gate.clamp(max=limit), up.clamp(min=-limit, max=limit)
-        hidden = (up + 1) * gate * torch.sigmoid(gate * alpha)
-        y_JD = nn.functional.linear(hidden, down_EDM[e], down_bias) * routing.weights_NK[token_J, place_J, None]
-        out_ND = out_ND.index_add(0, token_J, y_JD.to(out_ND.dtype))
-    return out_ND
+        return nn.functional.linear(activated(nn.functional.linear(x_JD, gate_up_EMD[e], bias), config), down_EDM[e], down_bias)
+
+    return by_expert(x_ND, routing, len(gate_up_EMD), expert)
 
 
 class MoE(nn.Module):

@@ -6,6 +6,7 @@ Every figure has a title that says what is seen, axes with units, and names at t
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,11 +51,16 @@ def draw(run: "Run", facts: dict[str, Any], folder: Path) -> dict[str, str]:
     Raises:
         ImportError: there is no matplotlib.
     """
+    return save_figures({name: partial(make, run, facts) for name, make in FIGURES.items()}, folder)
+
+
+def save_figures(made_by: "dict[str, Callable[[], Figure | None]]", folder: Path) -> dict[str, str]:
+    """Draw and write figures; returns as ``draw`` does. Raises ImportError: there is no matplotlib."""
     made = {}
     with drawing():
-        for name, make in FIGURES.items():
+        for name, make in made_by.items():
             path = folder / f"{name}.png"
-            figure = make(run, facts)
+            figure = make()
             if figure is None:
                 path.unlink(missing_ok=True)  # of an earlier report
                 continue

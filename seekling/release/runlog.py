@@ -37,7 +37,7 @@ class Records:
 def read_records(path: Path) -> Records:
     """Everything readable in a ``log.jsonl``; a missing file is an empty log, and said so."""
     out = Records()
-    kinds = {"step": out.steps, "eval": out.evals, "sample": out.samples, "event": out.events}
+    kinds = {"step": out.steps, "eval": out.evals, "tasks": out.evals, "sample": out.samples, "event": out.events}
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:

@@ -184,6 +184,9 @@ class RewardFile:
             said = self._read(self.seconds)
         except BrokenPipeError:
             said = {"died": "no answer"}
+        except BaseException:  # stopped from outside: what it says later must not be taken for the next answer
+            self.close()
+            raise
         if "hung" in said or "died" in said:
             self.close()
         return said

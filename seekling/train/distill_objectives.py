@@ -82,9 +82,10 @@ class OnPolicy:
         recipe: DistillRecipe,
     ):
         self.model, self.teacher, self.roller, self.prompts, self.recipe = student, teacher, roller, prompts, recipe
+        self.phases: dict[str, tuple[int, float]] = {}
 
     def load(self, step: int) -> Sequence[tuple[Rows, int, dict[str, tuple[float, float]]]]:
-        recipe, before, spent = self.recipe, self.roller.tokens, self.roller.seconds
+        recipe, before, spent = self.recipe, self.roller.tokens, dict(self.roller.seconds)
         self.model.eval()
         if self.prompts:
             n, count = recipe.practice.problems, len(self.prompts)
@@ -97,8 +98,8 @@ class OnPolicy:
         means = {
             "length": (float(sum(len(a.token_ids) for a in drawn)), float(n)),
             "cut": (float(sum(a.cut for a in drawn)), float(n)),
-            "rollout_tokens_per_second": (float(self.roller.tokens - before), max(1e-9, self.roller.seconds - spent)),
         }
+        self.phases = {k: (self.roller.tokens - before, v - spent[k]) for k, v in self.roller.seconds.items()}
         if isinstance(drawn[0], Answer):
             means["accuracy"] = (sum(a.reward.accuracy for a in drawn), float(n))
         rows = micro_batches([(a, 0.0) for a in drawn], MICRO_TOKENS, self.model.lm_head.weight.device)

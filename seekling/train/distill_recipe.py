@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from seekling.knobs import knob
 from seekling.train.grpo_recipe import ProblemsPart, RolloutPart
-from seekling.train.sft_recipe import LearnPart, LoraPart, StartPart, TalksPart
+from seekling.train.recipe_parts import LoraPart, StartPart, contradictions
+from seekling.train.sft_recipe import LearnPart, TalksPart
 from seekling.tree import Tree
 
 
@@ -61,11 +62,7 @@ class DistillRecipe(Tree):
         return self.teach.teacher.startswith(("http://", "https://"))
 
     def contradictions(self) -> list[str]:
-        bad, method = self.practice.wrong_form(), self.teach.method
-        if not self.start.resolved and self.learn.steps is not None and self.learn.epochs is not None:
-            bad.append("--steps and --epochs contradict each other: give one of them")
-        if self.learn.micro_batch and self.learn.batch_size % self.learn.micro_batch:
-            bad.append(f"micro_batch {self.learn.micro_batch} does not divide batch_size {self.learn.batch_size}")
+        bad, method = [*contradictions(self), *self.practice.wrong_form()], self.teach.method
         if self.remote and method != "traces":
             bad.append(f"--method {method} reads the teacher's distribution, which a URL does not give: use --method traces")
         if self.start.resolved:

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from seekling.knobs import knob
-from seekling.train.sft_recipe import LoraPart, OptimPart, StartPart
+from seekling.train.recipe_parts import LoraPart, OptimPart, StartPart, contradictions
 from seekling.tree import Tree
 
 
@@ -33,15 +33,6 @@ class PreferLearnPart(OptimPart):
     epochs: float = knob(None, "passes over the pairs", above=0, derived="1, or steps")
     batch_size: int = knob(16, "pairs in an optimizer step", low=1)
 
-    # These losses have no place here; `Schedules.of` asks for them.
-    @property
-    def mtp_weight(self) -> float:
-        return 0.0
-
-    @property
-    def bias_update_speed(self) -> float:
-        return 0.0
-
 
 @dataclass(frozen=True)
 class DpoRecipe(Tree):
@@ -58,9 +49,7 @@ class DpoRecipe(Tree):
         return "dpo"
 
     def contradictions(self) -> list[str]:
-        bad = []
-        if not self.start.resolved and self.learn.steps is not None and self.learn.epochs is not None:
-            bad.append("--steps and --epochs contradict each other: give one of them")
+        bad = contradictions(self)
         if self.prefer.dpo_loss == "ipo" and self.prefer.label_smoothing:
             bad.append("--label-smoothing belongs to the sigmoid loss: drop it, or --dpo-loss ipo")
         return bad

@@ -59,8 +59,13 @@ def train(recipe: GrpoRecipe, run: Path, saved: Saved | None, console: Any) -> P
     if not (run / "recipe.toml").exists():
         replace_text(run / "recipe.toml", recipe.to_toml())
     student = open_student(recipe, saved)
-    policy = Policy(student, Roller(student.lm, recipe, say), recipe, say)
     log = RunLog.of_run(run, saved, learn.trackers)
+
+    def warn(line: str) -> None:
+        say(line)
+        log.write("event", policy.step + 1, what="warning", text=line)  # of the step being made: dropped where it is made again
+
+    policy = Policy(student, Roller(student.lm, recipe, warn), recipe, warn)
     loop = build_loop(
         student,
         policy,

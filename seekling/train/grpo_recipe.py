@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 
 from seekling.knobs import knob
-from seekling.train.sft_recipe import LoraPart, OptimPart, StartPart
+from seekling.train.recipe_parts import LoraPart, OptimPart, StartPart, contradictions
 from seekling.tree import Tree
 
 
@@ -77,20 +77,6 @@ class PolicyPart:
 
 
 @dataclass(frozen=True)
-class PractisePart(OptimPart):
-    """How it is learned"""
-
-    # These losses have no place here; `Schedules.of` asks for them.
-    @property
-    def mtp_weight(self) -> float:
-        return 0.0
-
-    @property
-    def bias_update_speed(self) -> float:
-        return 0.0
-
-
-@dataclass(frozen=True)
 class GrpoRecipe(Tree):
     """Everything a reinforcement-learning run depends on."""
 
@@ -99,20 +85,22 @@ class GrpoRecipe(Tree):
     draw: RolloutPart = dataclasses.field(default_factory=RolloutPart)
     policy: PolicyPart = dataclasses.field(default_factory=PolicyPart)
     lora: LoraPart = dataclasses.field(default_factory=LoraPart)
-    learn: PractisePart = dataclasses.field(default_factory=PractisePart)
+    learn: OptimPart = dataclasses.field(default_factory=OptimPart)
 
     @classmethod
     def verb(cls) -> str:
         return "grpo"
 
     def contradictions(self) -> list[str]:
-        bad, p = self.practice.wrong_form(), self.policy
+        bad, p = [*contradictions(self), *self.practice.wrong_form()], self.policy
         if p.truncate and self.draw.temperature != 1.0:
             bad.append("the importance weight compares probabilities at temperature 1: give --temperature 1, or --truncate 0")
         if self.draw.rollout_quant and not p.truncate:
             bad.append("--rollout-quant draws from other weights than are trained: keep --truncate above 0")
         if self.draw.rollout == "torch" and self.draw.rollout_quant:
             bad.append("--rollout-quant needs the native kernels: drop --rollout torch")
+        if self.lora.base_quant and not p.truncate:
+            bad.append("--base-quant draws with activations of 8 bits, unlike the trainer: keep --truncate above 0")
         if p.refresh and not p.kl:
             bad.append("--refresh moves the reference of the KL term: give --kl above 0")
         if p.updates > 1 and self.learn.save_every and self.learn.save_every % p.updates:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from seekling.errors import DataError, RecipeError
 from seekling.train.state import Saved, replace_text
 
-TIMES = ("tokens_per_second", "utilisation", "seconds", "elapsed")
+TIMES = ("tokens_per_second", "utilisation", "speeds", "seconds", "elapsed")
 
 
 def plain(value: Any) -> Any:

@@ -47,7 +47,11 @@ class Terms:
 
 
 class Objective(Protocol):
-    """What is trained on and what is minimised. Both must depend on the step number and the weights only."""
+    """What is trained on and what is minimised. Both must depend on the step number and the weights only.
+
+    One that does more than read data in ``load`` tells how long in ``phases``: name -> (tokens, seconds) of the last call; the
+    log then has the tokens a second of each, and of the update.
+    """
 
     def load(self, step: int) -> Sequence[Any]:
         """The micro-batches of optimizer step ``step`` (0 = the first)."""
@@ -239,6 +243,10 @@ class Loop:
         record["tokens_per_second"] = round(speed, 1)
         if s.flops_per_token and s.peak_flops:
             record["utilisation"] = round(speed * s.flops_per_token / s.peak_flops, 4)
+        phases = dict(getattr(self.objective, "phases", {}))
+        if phases:
+            phases["update"] = total.positions, clock.seconds["compute"] + clock.seconds["optimizer"]
+            record["speeds"] = {name: round(n / seconds, 1) for name, (n, seconds) in phases.items() if seconds > 0}
         record["seconds"] = {k: round(v, 4) for k, v in {**clock.seconds, **self._outside}.items()}
         record["elapsed"] = round(self.elapsed, 2)
         self._outside = {}

@@ -1,4 +1,5 @@
-"""LoRA: low-rank adapters on any linear layer and on stacked experts, the base frozen (Hu et al. 2021, §4.1).
+"""LoRA: low-rank adapters on any linear layer and on stacked experts, the base frozen (Hu et al. 2021, §4.1), and packed in
+8 or 4 bits if that is wished (QLoRA, Dettmers et al. 2023; `seekling.train.packed_base`).
 
 >>> added = add_lora(model, LoraSettings(rank=8))      # freezes everything else
 >>> optimizer = Optimizer(model, …)                    # owns A and B only
@@ -11,9 +12,10 @@ Shapes: r rank, I inputs, O outputs, E experts.
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +23,16 @@ from torch import Tensor, nn
 from seekling.errors import RecipeError
 from seekling.formats.adapters import Adapter, LowRank
 from seekling.kernels.low_rank import LowRankLinear
+from seekling.kernels.packed_weight import Frozen, FrozenLinear, dense
 from seekling.model.init import seeded_generator
-from seekling.model.moe import Experts, Routing
+from seekling.model.moe import Experts, Routing, by_expert
+from seekling.train.packed_base import PackedExperts, PackedLinear
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
 ALL = "all-linear"
 HALVES = ("gate_up", "down")
+LINEAR, STACKS = nn.Linear | PackedLinear, Experts | PackedExperts
 
 
 @dataclass(frozen=True)
@@ -57,21 +62,23 @@ class LoRALinear(nn.Module):
 
     applied = True
 
-    def __init__(self, base: nn.Linear, settings: LoraSettings):
+    def __init__(self, base: nn.Linear | PackedLinear, settings: LoraSettings):
         super().__init__()
-        self.weight, self.bias = base.weight, base.bias
-        self.in_features, self.out_features = base.in_features, base.out_features
+        self.weight: Frozen = base.weight
+        self.bias: Tensor | None = base.bias  # type: ignore[assignment]
+        self.out_features, self.in_features = base.weight.shape
         self.scale, self.dropout = settings.scale, settings.dropout
-        self.lora_A = nn.Parameter(base.weight.new_empty(settings.rank, base.in_features))
-        self.lora_B = nn.Parameter(base.weight.new_zeros(base.out_features, settings.rank))
+        like: dict = dict(dtype=base.weight.dtype, device=base.weight.device)
+        self.lora_A = nn.Parameter(torch.empty(settings.rank, self.in_features, **like))
+        self.lora_B = nn.Parameter(torch.zeros(self.out_features, settings.rank, **like))
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.applied:
-            return nn.functional.linear(x, self.weight, self.bias)
+            return FrozenLinear.apply(x, self.weight, self.bias)
         a, b = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
         if self.dropout and self.training:
             down = nn.functional.linear(nn.functional.dropout(x, self.dropout), a)
-            return nn.functional.linear(x, self.weight, self.bias) + nn.functional.linear(down, b) * self.scale
+            return FrozenLinear.apply(x, self.weight, self.bias) + nn.functional.linear(down, b) * self.scale
         return LowRankLinear.apply(x, self.weight, self.bias, a, b, self.scale)
 
     def delta(self) -> Tensor:
@@ -80,25 +87,27 @@ class LoRALinear(nn.Module):
 
     def effective_weight(self) -> Tensor:
         """The merged weight, with gradient to A and B; for code that reads a weight instead of calling the layer."""
-        return self.weight + self.delta().to(self.weight.dtype) if self.applied else self.weight
+        weight = dense(self.weight)
+        return weight + self.delta().to(weight.dtype) if self.applied else weight
 
 
 class LoRAExperts(nn.Module):
-    """Stacked experts with one adapter each (or a shared A): the merged stacks are made anew in every forward pass."""
+    """Stacked experts with one adapter each (or a shared A)."""
 
     applied = True
 
-    def __init__(self, base: Experts, settings: LoraSettings):
+    def __init__(self, base: Experts | PackedExperts, settings: LoraSettings):
         super().__init__()
         self.base = base
-        self.scale = settings.scale
-        r = settings.rank
-        for name in ("gate_up", "down"):
-            weight = getattr(base, f"{name}_proj")
-            E, O, I = weight.shape  # noqa: E741
-            a = weight.new_empty(*((r, I) if settings.shared_a else (E, r, I)))
-            setattr(self, f"{name}_lora_A", nn.Parameter(a))
-            setattr(self, f"{name}_lora_B", nn.Parameter(weight.new_zeros(E, O, r)))
+        self.scale, self.dropout = settings.scale, settings.dropout
+        r, self.experts = settings.rank, base.config.n_routed_experts
+        for name in HALVES:
+            weight = base.matrix(name, 0)[0]
+            (O, I), like = weight.shape, {"dtype": weight.dtype, "device": weight.device}  # noqa: E741
+            a_shape = (r, I) if settings.shared_a else (self.experts, r, I)
+            setattr(self, f"{name}_lora_A", nn.Parameter(torch.empty(a_shape, **like)))  # type: ignore[call-overload]
+            b = torch.zeros(self.experts, O, r, **like)  # type: ignore[call-overload]
+            setattr(self, f"{name}_lora_B", nn.Parameter(b))
 
     def delta(self, name: str, expert: int | None = None) -> Tensor:
         """s · B A of ``gate_up`` or ``down``, float32: (E, O, I), or one expert's (O, I)."""
@@ -108,14 +117,33 @@ class LoRAExperts(nn.Module):
         return self.scale * (b.float() @ a.float())
 
     def merged(self, name: str) -> Tensor:
-        """The effective stack ``gate_up`` or ``down``, with gradient to A and B."""
-        weight = getattr(self.base, f"{name}_proj")
-        return weight + self.delta(name).to(weight.dtype)
+        """The effective stack ``gate_up`` or ``down``."""
+        return torch.stack(
+            [(w := dense(self.base.matrix(name, e)[0])) + self.delta(name, e).to(w.dtype) for e in range(self.experts)]
+        )
 
     def forward(self, x_ND: Tensor, routing: Routing) -> Tensor:
         if not self.applied:
             return self.base(x_ND, routing)
-        return self.base.run(x_ND, routing, self.merged("gate_up"), self.merged("down"))
+        sides = {name: self._sides(name, x_ND.dtype) for name in HALVES}
+
+        def product(name: str, e: int, x_JI: Tensor) -> Tensor:
+            weight, bias = self.base.matrix(name, e)
+            a, b = (side[e] for side in sides[name])
+            if self.dropout and self.training:
+                low = nn.functional.linear(nn.functional.linear(nn.functional.dropout(x_JI, self.dropout), a), b)
+                return FrozenLinear.apply(x_JI, weight, bias) + low * self.scale
+            return LowRankLinear.apply(x_JI, weight, bias, a, b, self.scale)
+
+        def expert(e: int, x_JD: Tensor) -> Tensor:
+            return product("down", e, self.base.activated(product("gate_up", e, x_JD)))
+
+        return by_expert(x_ND, routing, self.experts, expert)
+
+    def _sides(self, name: str, dtype: torch.dtype) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """A and B of every expert; taken apart once, so that their gradients are put together once."""
+        a, b = (getattr(self, f"{name}_lora_{side}").to(dtype) for side in "AB")
+        return (a,) * self.experts if a.dim() == 2 else a.unbind(0), b.unbind(0)
 
 
 def add_lora(model: nn.Module, settings: LoraSettings, seed: int = 0) -> list[str]:
@@ -125,15 +153,15 @@ def add_lora(model: nn.Module, settings: LoraSettings, seed: int = 0) -> list[st
         RecipeError: a target that names no layer of this model, with those it has.
     """
     model.requires_grad_(False)
-    found = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | Experts)}
+    found = {name: m for name, m in model.named_modules() if isinstance(m, LINEAR | STACKS)}
     chosen = [name for name in found if _wanted(name, found[name], settings.targets)]
     known = sorted({last_name(name) for name in found})
     unknown = [t for t in settings.targets if t != ALL and t not in known]
     if unknown or not chosen:
         raise RecipeError(f"no layer is called {', '.join(unknown) or 'so'}; this model has {', '.join(known)} (or {ALL})")
     for name in chosen:
-        base = found[name]
-        new = LoRALinear(base, settings) if isinstance(base, nn.Linear) else LoRAExperts(base, settings)
+        base: Any = found[name]
+        new = LoRALinear(base, settings) if isinstance(base, LINEAR) else LoRAExperts(base, settings)
         model.set_submodule(name, new)
     reset_lora(model, seed)
     return chosen
@@ -179,7 +207,9 @@ def take_out(model: nn.Module) -> Adapter:
     """Put the plain layers back, in place, and return what the adapters held; ``formats.adapters.merge`` adds it to them."""
     adapter = adapter_of(model, {name: p.detach() for name, p in model.named_parameters()})
     for name, module in list(model.named_modules()):
-        if isinstance(module, LoRALinear):
+        if isinstance(module, LoRALinear) and not isinstance(module.weight, Tensor):
+            model.set_submodule(name, PackedLinear(module.weight, module.bias))
+        elif isinstance(module, LoRALinear):
             plain = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None, device="meta")
             plain.weight, plain.bias = module.weight, module.bias  # type: ignore[assignment]
             model.set_submodule(name, plain)

@@ -51,7 +51,9 @@ class Policy:
         self.reference: Decoder | None = None
         self.held: tuple[int, list[Rows], Whole] | None = None
         self.last: list[Answer] = []
+        self.step = 0
         self.dull = 0
+        self.phases: dict[str, tuple[int, float]] = {}  # tokens and seconds of what `load` did, for the log
         self.clipped: tuple[float, int] = (0.0, 0)  # clipped tokens and all, since the last roll-out
         self.teacher = self._open_teacher() if p.teacher else None
         if recipe.draw.replay and not roller.routed:
@@ -70,7 +72,7 @@ class Policy:
     # ---- roll-outs -----------------------------------------------------------------------------------------------
 
     def load(self, step: int) -> Sequence[tuple[Rows | None, Whole, bool]]:
-        number = step // self.recipe.policy.updates
+        number, self.step, self.phases = step // self.recipe.policy.updates, step, {}
         if self.held is None or self.held[0] != number:
             self.held = (number, *self._roll(number, step))
         _, rows, whole = self.held
@@ -83,7 +85,7 @@ class Policy:
         if recipe.policy.kl and self.student.lora is None:
             self._move_reference(step)
         model.eval()
-        began, before = time.monotonic(), self.roller.tokens
+        before, spent = self.roller.tokens, dict(self.roller.seconds)
         faults = self.roller.judge.faults.total()
         answers: list[Answer] = []
         useful: list[tuple[Answer, float]] = []
@@ -98,21 +100,23 @@ class Policy:
             if len(useful) >= recipe.practice.problems * recipe.practice.group:
                 break
         self.last, rewards_PG = answers, torch.cat(rewards)
-        seconds = max(1e-9, time.monotonic() - began)
         n = len(answers)
         means = {
             "reward": (sum(a.reward.total for a in answers), n),
             "accuracy": (sum(a.reward.accuracy for a in answers), n),
             "format": (sum(a.reward.format for a in answers), n),
+            **({"language": (sum(a.reward.language for a in answers), n)} if recipe.practice.language else {}),
+            **({"overlong": (sum(a.reward.overlong for a in answers), n)} if recipe.practice.overlong else {}),
             "length": (sum(len(a.token_ids) for a in answers), n),
             "cut": (sum(a.cut for a in answers), n),
             "zero_variance": (float((rewards_PG.std(1, correction=0) < 1e-6).sum()), len(rewards_PG)),
-            "rollout_tokens_per_second": (self.roller.tokens - before, seconds),
             "reward_faults": (float(self.roller.judge.faults.total() - faults), 1.0),
             "left_out_groups": (float(n - len(useful)), float(n)),
         }
         self._warn(step, means)
         rows = micro_batches(useful, MICRO_TOKENS, model.lm_head.weight.device)
+        drawn, began = self.roller.tokens - before, time.monotonic()
+        self.phases = {name: (drawn, seconds - spent[name]) for name, seconds in self.roller.seconds.items()}
         with torch.no_grad():
             for part in rows:
                 if recipe.policy.updates > 1:
@@ -122,6 +126,8 @@ class Policy:
                 if self.teacher is not None:
                     part.teacher_AT = self._log_probs(self.teacher, part, told=False)[0]
         tokens = sum(int(part.mask_AT.sum()) for part in rows)
+        if rows and (recipe.policy.updates > 1 or recipe.policy.kl or self.teacher is not None):
+            self.phases["reference"] = (sum(part.ids_N.numel() for part in rows), time.monotonic() - began)
         return rows, Whole(max(1, tokens), max(1, len(useful)), means)
 
     def _worth_learning(self, answers: list[Answer]) -> tuple[list[tuple[Answer, float]], Tensor]:

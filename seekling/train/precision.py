@@ -4,9 +4,11 @@ Under bfloat16 the module's own parameters are bfloat16, so no cast happens insi
 here and are rounded down into the module once a step. Under float32 the parameter *is* the master and its ``.grad`` *is* the
 gradient sum: nothing is held twice.
 
-What stays float32 whatever the compute dtype: norm weights, biases, the router's weight and its selection bias.
+What stays float32 whatever the compute dtype: norm weights, the router's weight and biases. A linear layer's bias is added
+inside its product, so it has the product's dtype.
 """
 
+import re
 from collections.abc import Callable, Iterator
 
 import torch
@@ -14,12 +16,16 @@ from torch import Tensor, nn
 
 from seekling.errors import MachineError
 
-ROUTER_WEIGHT = "mlp.gate.weight"
+_ROUTER = re.compile(r"mlp\.gate\.(weight|bias)$")
+_LINEAR_BIAS = re.compile(r"(_proj|_with_mqa|lm_head)\.bias$")
 
 
 def stays_float32(name: str, tensor: Tensor) -> bool:
-    """Whether a tensor keeps float32: one-dimensional ones (norms, biases) and the router, on which the choice hangs."""
-    return tensor.dim() < 2 or name.endswith(ROUTER_WEIGHT)
+    """Whether a tensor keeps float32: the router, on which the choice hangs, and what has one dimension but for the biases of
+    linear layers."""
+    if _ROUTER.search(name):
+        return True
+    return tensor.dim() < 2 and not _LINEAR_BIAS.search(name)
 
 
 def has_fast_bfloat16() -> bool:

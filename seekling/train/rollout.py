@@ -1,7 +1,7 @@
 """Answers to problems, drawn by the engine from the weights in training, and judged.
 
-The engine reads the student's weights where they lie (torch) or packs them anew (native kernels, from the second on a second of
-work); nothing goes through the disk.
+The engine reads the student's weights where they lie (torch), packs them anew (native kernels, from the second on in place), or
+shares a packed base with the trainer and is given the adapter beside it; nothing goes through the disk.
 """
 
 import math
@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from seekling.engine.native_adapters import changes_by_merging
 from seekling.engine.packed import DecoderParts
-from seekling.errors import SeeklingError
+from seekling.errors import RecipeError, SeeklingError, raise_all
+from seekling.formats.adapters import Adapter
 from seekling.lm import LM
 from seekling.model import Decoder
 from seekling.model.layers import weight_of
@@ -22,12 +24,14 @@ from seekling.tasks.base import Reward
 from seekling.tasks.lessons import question_of
 from seekling.tasks.shaping import shaped
 from seekling.train.judging import Judge
-from seekling.train.lora import HALVES, LoRAExperts, LoRALinear
+from seekling.train.lora import HALVES, LoRAExperts, LoRALinear, adapter_of
+from seekling.train.packed_base import PackedLM
 
 if TYPE_CHECKING:
     from seekling.engine.runner import Experts
 
 EVAL_SEED = 2**31 - 1  # problems of evaluations: never those of a run's own seed
+STUDENT = "student"  # what the engine calls the adapter in training
 TAGS = "Give only the final answer between <answer> and </answer>."
 
 
@@ -114,16 +118,29 @@ class Roller:
     def __init__(self, lm: LM, recipe: Any, say: Callable[[str], None] = lambda line: None):
         self.lm, self.recipe = lm, recipe
         self.tasks = [task_at(name, recipe.practice.level) for name in recipe.practice.tasks]
-        self.seconds = 0.0
+        self.seconds = {"rollout": 0.0, "reward": 0.0}  # spent drawing and judging so far, and tokens drawn
         self.tokens = 0
         self.judge = Judge(recipe.practice, say)
         self.routed = lm.config.v4 is None and any(map(lm.config.is_moe, range(lm.config.num_hidden_layers)))
         self._engine: Any = None
+        if isinstance(lm, PackedLM) and self.tasks:
+            raise_all(RecipeError, self._against_sharing(lm), "--base-quant, where answers are drawn while it trains")
+
+    def _against_sharing(self, lm: PackedLM) -> list[str]:
+        found = changes_by_merging(lm.config, {STUDENT: self._adapter(lm)})
+        bad = [f"{one} cannot run beside packed weights: name others with --lora-targets, or leave it out" for one in found]
+        if self.recipe.draw.rollout == "torch":
+            bad.append("answers are drawn from the packed base by the native kernels: drop --rollout torch")
+        if self.recipe.draw.rollout_quant:
+            bad.append("answers are drawn from the packed base: drop --rollout-quant")
+        return bad
 
     def engine(self) -> Any:
         """An engine over the weights as they are now: native ones are packed again in place, only what training changes."""
         from seekling.engine import Engine
 
+        if isinstance(self.lm, PackedLM):
+            return self._beside(Engine, self.lm)
         fresh = self._engine is None
         if self._engine is None:
             self._engine = self._fresh_engine(Engine)
@@ -132,9 +149,25 @@ class Roller:
             self._engine = self._fresh_engine(Engine)
         return self._engine
 
+    def _beside(self, Engine: Any, lm: PackedLM) -> Any:
+        """An engine over the trainer's own packed base, with the adapter as it is now."""
+        from seekling.engine.backend import Backend
+
+        if self._engine is None:
+            backend = Backend(lm.config, lm.tokenizer, lm.runner, None, None, lambda: None)
+            self._engine = Engine(backend, max_rows=self._rows(), prefix_cache=not lm.config.holds_state)
+        self._engine.set_adapter(STUDENT, self._adapter(lm))
+        return self._engine
+
+    def _adapter(self, lm: PackedLM) -> Adapter:
+        return adapter_of(lm.model, {name: p.detach() for name, p in lm.model.named_parameters()})
+
+    def _rows(self) -> int:
+        practice = self.recipe.practice
+        return min(64, practice.problems * practice.group)
+
     def _fresh_engine(self, Engine: Any) -> Any:
-        draw, practice = self.recipe.draw, self.recipe.practice
-        rows = min(64, practice.problems * practice.group)
+        draw, rows = self.recipe.draw, self._rows()
         lm = LM(plain_model(self.lm.model), self.lm.tokenizer)
         cpu = self.lm.model.lm_head.weight.device.type == "cpu"
         choice: Any = "native" if draw.rollout == "auto" and cpu else draw.rollout
@@ -173,7 +206,9 @@ class Roller:
     def answers(self, problems: Sequence[Problem], group: int, temperature: float, seed: int) -> list[Answer]:
         """``group`` answers to each problem, a problem's together, judged."""
         practice, out = self.recipe.practice, []
-        for drawn in self.draw_talks([self.messages(p) for p in problems], group, temperature, seed):
+        found = self.draw_talks([self.messages(p) for p in problems], group, temperature, seed)
+        began = time.monotonic()
+        for drawn in found:
             problem, reply = problems[drawn.group], spoken(drawn.text, practice.think)
             reward = Reward(0.0, 0.0, 0.0) if reply is None else self.judge(problem, reply)
             if practice.language or practice.overlong:
@@ -182,6 +217,7 @@ class Roller:
                     limit=self.recipe.draw.max_tokens, margin=practice.overlong,
                 )  # fmt: skip
             out.append(Answer(**vars(drawn), problem=problem, reward=reward))
+        self.seconds["reward"] += time.monotonic() - began
         return out
 
     def draw_talks(
@@ -197,13 +233,13 @@ class Roller:
             for i in range(len(talks))
         ]
         prompts = encode_prompts(talks, self.lm.tokenizer, self.lm.config, thinking=self.recipe.practice.think)
-        found = self.engine().generate(prompts, settings)
+        found = self.engine().generate(prompts, settings, adapter=STUDENT if isinstance(self.lm, PackedLM) else None)
         out = [
             Drawn(i // group, tuple(prompts[i // group]), tuple(c.token_ids), tuple(c.logprobs or ()), c.text,
                   c.finish_reason == "length", experts=experts_of(c.experts))
             for i, c in enumerate(found)
         ]  # fmt: skip
-        self.seconds += time.monotonic() - began
+        self.seconds["rollout"] += time.monotonic() - began
         self.tokens += sum(len(a.token_ids) for a in out)
         return out
 

@@ -19,10 +19,11 @@ from seekling.train.log import Progress, RunLog, say_to
 from seekling.train.loop import Hook, Loop, LoopSettings, Objective
 from seekling.train.lora import LoraSettings, adapter_of, add_lora, put_in
 from seekling.train.optim import Optimizer, OptimSettings
+from seekling.train.packed_base import open_packed
 from seekling.train.precision import compute_dtype
+from seekling.train.recipe_parts import LoraPart
 from seekling.train.rundir import check_fresh, check_room, claim, fresh, newest_state, note_sources, recipe_of, text_fingerprint
 from seekling.train.schedule import Schedules, piecewise
-from seekling.train.sft_recipe import LoraPart
 from seekling.train.state import Checkpoints, Saved, seed_everything
 from seekling.tree import Tree
 
@@ -41,7 +42,7 @@ def lora_settings(part: LoraPart) -> LoraSettings | None:
 class Student:
     """The model in training with what belongs to it.
 
-    ``base`` names what it started from; ``fingerprint`` tells that model's weights.
+    ``base`` names what it started from, ``fingerprint`` tells that model's weights, ``base_quant`` how they are packed.
     """
 
     lm: LM
@@ -49,6 +50,7 @@ class Student:
     base: str
     fingerprint: str
     lora: LoraSettings | None
+    base_quant: str = ""
 
     @property
     def model(self) -> Decoder:
@@ -71,7 +73,8 @@ class Student:
 
         adapter = adapter_of(self.model, self.optimizer.weights.values)
         with_base = Adapter(adapter.parts, self.base, self.fingerprint)
-        write_adapter(with_base, folder, plain_shapes(self.model))
+        notes = {"base_quant": self.base_quant} if self.base_quant else {}
+        write_adapter(with_base, folder, plain_shapes(self.model), notes=notes)
         self.lm.tokenizer.save(folder)
 
 
@@ -98,10 +101,15 @@ def open_student(recipe: Any, saved: Saved | None) -> Student:
         raise RecipeError("--model names what to start from: a run, a checkpoint folder, a GGUF file or a pulled model")
     compute, _ = compute_dtype(recipe.learn.dtype)
     full = lora is None
-    lm = load(saved.path if saved is not None and full else source, dtype=torch.float32 if full else compute)
+    lm: LM
+    if recipe.lora.base_quant:
+        lm = open_packed(source, recipe.lora.base_quant, compute)
+        model, mark = lm.model, lm.fingerprint
+    else:
+        lm = load(saved.path if saved is not None and full else source, dtype=torch.float32 if full else compute)
+        model, mark = lm.model.to(start.device), model_fingerprint(lm.model)
     if lm.tokenizer is None:
         raise RecipeError(f"{source} has no tokenizer, which conversations need; give a model folder with tokenizer.json")
-    model, mark = lm.model.to(start.device), model_fingerprint(lm.model)
     if lora is not None:
         add_lora(model, lora, start.seed)
         if saved is not None:
@@ -110,7 +118,7 @@ def open_student(recipe: Any, saved: Saved | None) -> Student:
         model.requires_grad_(True)
     optimizer = Optimizer(model, OptimSettings.of(recipe.learn), compute)
     base = str(Path(source).resolve()) if Path(source).exists() else source
-    return Student(lm, optimizer, base, mark, lora)
+    return Student(lm, optimizer, base, mark, lora, recipe.lora.base_quant)
 
 
 def _restore_adapter(model: Decoder, folder: Path) -> None:

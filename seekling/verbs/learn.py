@@ -3,8 +3,9 @@
 import argparse
 import shlex
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seekling.errors import CheckpointError, DataError, MachineError, RecipeError, raise_all
 from seekling.recipe import Recipe, from_args, resolve
@@ -60,78 +61,59 @@ def pretrain(args: argparse.Namespace) -> int:
 
 def sft(args: argparse.Namespace) -> int:
     """Fine-tune a model on conversations, continue such a run, or show what would be learned."""
-    from seekling.train.sft import SftRecipe, resume
-    from seekling.train.sft import sft as start
+    from seekling.train import sft as stage
+    from seekling.train.sft_recipe import SftRecipe
 
-    if args.resume is not None:
-        only_resume(args, "show_mask")
-        print(resume(run_folder(args.resume), console=console()))
-        return 0
-    base = SftRecipe.load(args.recipe) if args.recipe else None
-    recipe = SftRecipe.from_args(args, base)
-    places = [str(Path(path).absolute()) for path in recipe.talks.data]  # a run is resumed from any folder
-    recipe = recipe.override(dict(data=places, command=shlex.join(["seekling", *args.argv])))
-    if args.show_mask:
+    if args.show_mask and args.resume is None:
         from seekling.train.show_mask import show_mask
 
-        show_mask(recipe, args.show_mask)
+        show_mask(_stage_recipe(args, SftRecipe), args.show_mask)
         return 0
-    folder = start(recipe, console=console())
-    talk_to(folder)
-    return 0
-
-
-def grpo(args: argparse.Namespace) -> int:
-    """Reinforcement learning on a task with exact rewards, or continue such a run."""
-    from seekling.train.grpo import grpo as start
-    from seekling.train.grpo import resume
-    from seekling.train.grpo_recipe import GrpoRecipe
-
-    if args.resume is not None:
-        only_resume(args)
-        print(resume(run_folder(args.resume), console=console()))
-        return 0
-    base = GrpoRecipe.load(args.recipe) if args.recipe else None
-    recipe = GrpoRecipe.from_args(args, base).override(dict(command=shlex.join(["seekling", *args.argv])))
-    folder = start(recipe, console=console())
-    talk_to(folder)
-    return 0
-
-
-def distill(args: argparse.Namespace) -> int:
-    """Teach a model by another one, or continue such a run."""
-    from seekling.train.distill import distill as start
-    from seekling.train.distill import resume
-    from seekling.train.distill_recipe import DistillRecipe
-
-    if args.resume is not None:
-        only_resume(args)
-        print(resume(run_folder(args.resume), console=console()))
-        return 0
-    base = DistillRecipe.load(args.recipe) if args.recipe else None
-    recipe = DistillRecipe.from_args(args, base)
-    places = [str(Path(path).absolute()) for path in recipe.talks.data]  # a run is resumed from any folder
-    recipe = recipe.override(dict(data=places, command=shlex.join(["seekling", *args.argv])))
-    talk_to(start(recipe, console=console()))
-    return 0
+    return _stage(args, SftRecipe, stage.sft, stage.resume)
 
 
 def dpo(args: argparse.Namespace) -> int:
     """Teach by pairs of a better and a worse answer, or continue such a run."""
-    from seekling.train.dpo import dpo as start
-    from seekling.train.dpo import resume
+    from seekling.train import dpo as stage
     from seekling.train.dpo_recipe import DpoRecipe
 
+    return _stage(args, DpoRecipe, stage.dpo, stage.resume)
+
+
+def grpo(args: argparse.Namespace) -> int:
+    """Reinforcement learning on a task with exact rewards, or continue such a run."""
+    from seekling.train import grpo as stage
+    from seekling.train.grpo_recipe import GrpoRecipe
+
+    return _stage(args, GrpoRecipe, stage.grpo, stage.resume)
+
+
+def distill(args: argparse.Namespace) -> int:
+    """Teach a model by another one, or continue such a run."""
+    from seekling.train import distill as stage
+    from seekling.train.distill_recipe import DistillRecipe
+
+    return _stage(args, DistillRecipe, stage.distill, stage.resume)
+
+
+def _stage(args: argparse.Namespace, kind: Any, start: Callable[..., Path], resume: Callable[..., Path]) -> int:
+    """Begin a stage or go on with it."""
     if args.resume is not None:
-        only_resume(args)
-        print(resume(run_folder(args.resume), console=console()))
-        return 0
-    base = DpoRecipe.load(args.recipe) if args.recipe else None
-    recipe = DpoRecipe.from_args(args, base)
-    places = [str(Path(path).absolute()) for path in recipe.pairs.data]  # a run is resumed from any folder
-    recipe = recipe.override(dict(data=places, command=shlex.join(["seekling", *args.argv])))
-    talk_to(start(recipe, console=console()))
+        only_resume(args, "show_mask")
+        folder = resume(run_folder(args.resume), console=console())
+    else:
+        folder = start(_stage_recipe(args, kind), console=console())
+    talk_to(folder)
     return 0
+
+
+def _stage_recipe(args: argparse.Namespace, kind: Any) -> Any:
+    """The recipe of ``--recipe`` and the flags, with the command noted."""
+    recipe = kind.from_args(args, kind.load(args.recipe) if args.recipe else None)
+    noted: dict[str, Any] = dict(command=shlex.join(["seekling", *args.argv]))
+    if "data" in recipe.flat():  # a run is resumed from any folder
+        noted["data"] = [str(Path(path).absolute()) for path in recipe.flat()["data"]]
+    return recipe.override(noted)
 
 
 def talk_to(folder: Path) -> None:
@@ -257,5 +239,11 @@ def samples_text(folder: Path) -> str:
 
 def report(args: argparse.Namespace) -> int:
     """Rebuild report.md, report.json and the figures from the run's log."""
-    report_folder(run_folder(args.path), watts=args.watts, price=args.price)
+    from seekling.release.stage_report import stage_of, write_stage_report
+
+    folder = run_folder(args.path)
+    if stage_of(folder) is None:
+        report_folder(folder, watts=args.watts, price=args.price)
+    else:
+        print("\n".join(write_stage_report(folder)))
     return 0

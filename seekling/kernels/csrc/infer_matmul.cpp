@@ -123,31 +123,57 @@ void multiply_as(const Matrix& w, int index, int block, const void* const* rows,
 
 // ---- one output's weights as floats ------------------------------------------------------------------------------------
 
-template <int F> float weight_at(const uint8_t* block, int groups, int lane, int k) {
-    int g = k / GROUP, i = k % GROUP, half = lane / LANES;
-    const uint8_t* at = block + Layout<F>::at(g) + half * 64;
-    lane %= LANES;
-    if constexpr (F == BF16) return float_of((uint32_t)((const uint16_t*)(at + i / 2 * 128))[lane * 2 + i % 2] << 16);
-    else if constexpr (F == F32) return ((const float*)(at + i * 128))[lane];
-    else if constexpr (F == I8) {
-        float q = (float)((int)at[(i / 4) * 128 + lane * 4 + i % 4] - 128);
-        return q * ((const float*)(block + Layout<F>::at(groups)))[half * 16 + lane];
-    } else {
-        float s[16], m[16];
-        Scales pair = load_scales<F>(block, g, half);
-        store16(s, pair.scale);
-        store16(m, pair.minimum);
-        if constexpr (F == Q8) return (float)((int)at[(i / 4) * 128 + lane * 4 + i % 4] - 128) * s[lane];
-        uint8_t both = at[(i / 8) * 128 + lane * 4 + i % 4];
-        float q = (float)(i % 8 < 4 ? both & 15 : both >> 4);
-        return F == Q4 ? (q - 8) * s[lane] : q * s[lane] + m[lane];
+// A group of 32 inputs.  Every product below is exact in float32, so that a fused multiply-add gives the same bits.
+template <int F> SK_INLINE void group_at(const uint8_t* block, int groups, int lane, int g, float* out) {
+    const uint8_t *start = block + Layout<F>::at(g), *at = start + lane / LANES * 64 + lane % LANES * 4;
+    if constexpr (F == F32)
+        for (int i = 0; i < GROUP; i++) std::memcpy(out + i, at + i * 128, 4);
+    else if constexpr (F == BF16)
+        for (int i = 0; i < GROUP; i += 2) {
+            uint32_t pair = (uint32_t)quad_at(at + i / 2 * 128);
+            out[i] = float_of(pair << 16);
+            out[i + 1] = float_of(pair & 0xffff0000u);
+        }
+    else {
+        alignas(64) uint8_t q[GROUP];
+        for (int line = 0; line < Layout<F>::lines; line++)
+            if constexpr (Layout<F>::nibbles)
+                for (int j = 0; j < 4; j++) {
+                    q[line * 8 + j] = at[line * 128 + j] & 15;
+                    q[line * 8 + 4 + j] = at[line * 128 + j] >> 4;
+                }
+            else std::memcpy(q + line * 4, at + line * 128, 4);
+        const uint8_t* scales = start + Layout<F>::numbers;
+        const uint16_t* half = (const uint16_t*)scales;
+        float scale, minimum = 0;
+        if constexpr (F == I8) scale = ((const float*)(block + Layout<F>::at(groups)))[lane];
+        else if constexpr (F == Q4K) {
+            const uint16_t* super = (const uint16_t*)(block + (int64_t)(g / 8) * Layout<F>::super);
+            scale = half_to_float(super[lane]) * (float)scales[lane];
+            minimum = -(half_to_float(super[BLOCK + lane]) * (float)scales[BLOCK + lane]);
+        } else scale = half_to_float(half[lane]);
+        if constexpr (F == Q4M) minimum = half_to_float(half[BLOCK + lane]);
+        constexpr int zero = F == Q8 || F == I8 ? 128 : F == Q4 ? 8 : 0;
+        for (int i = 0; i < GROUP; i++) out[i] = (float)((int)q[i] - zero) * scale + minimum;
     }
 }
 
-template <int F> void dequantise_as(const Matrix& w, int row, float* out) {
+SK_INLINE void put(float* out, const float* values, int count) { std::copy(values, values + count, out); }
+SK_INLINE void put(uint16_t* out, const float* values, int count) {
+    if (count == GROUP)
+        for (int i = 0; i < GROUP; i += LANES) store_bf16(out + i, load16(values + i));
+    else
+        for (int i = 0; i < count; i++) out[i] = to_bf16(values[i]);
+}
+
+template <int F, class T> void dequantise_as(const Matrix& w, int row, T* out) {
     int groups = groups_of(w.inputs);
     const uint8_t* block = w.data + (int64_t)(row / BLOCK) * w.step;
-    for (int k = 0; k < w.inputs; k++) out[k] = weight_at<F>(block, groups, row % BLOCK, k);
+    for (int g = 0; g < groups; g++) {
+        alignas(64) float values[GROUP];
+        group_at<F>(block, groups, row % BLOCK, g, values);
+        put(out + g * GROUP, values, std::min(GROUP, w.inputs - g * GROUP));
+    }
 }
 
 // ---- activations ---------------------------------------------------------------------------------------------------------
@@ -193,13 +219,16 @@ void quantise_row(int format, const float* x, int inputs, void* row) {
     else quantise_groups(x, groups, (Group*)row);
 }
 
-void dequantise_row(const Matrix& w, int row, float* out) {
+template <class T> void dequantise_any(const Matrix& w, int row, T* out) {
     switch (w.format) {
 #define SK_CASE(F) case F: return dequantise_as<F>(w, row, out);
         SK_FORMATS(SK_CASE)
 #undef SK_CASE
     }
 }
+
+void dequantise_row(const Matrix& w, int row, float* out) { dequantise_any(w, row, out); }
+void dequantise_row(const Matrix& w, int row, uint16_t* out) { dequantise_any(w, row, out); }
 
 void multiply(const Matrix& w, int index, int block, const void* const* rows, int count, float* out, int64_t stride) {
     switch (w.format) {

@@ -67,7 +67,8 @@ int64_t block_bytes(int format, int inputs);           // bytes of one block
 int64_t row_bytes(int format, int inputs);             // bytes of one activation row as this format wants it
 bool takes_groups(int format);                         // whether activations are Group, else bfloat16 or float
 void quantise_row(int format, const float* x, int inputs, void* row);  // x is readable to padded(inputs), zeros at the end
-void dequantise_row(const Matrix& w, int row, float* out);             // one output's weights as floats: embeddings, tests
+void dequantise_row(const Matrix& w, int row, float* out);             // one output's weights as floats
+void dequantise_row(const Matrix& w, int row, uint16_t* out);          // the same rounded to bfloat16
 
 // out[r][0 .. 32) = W[block] · rows[r] (+ bias) of one matrix of a stack; row r lies at rows[r], its result at out + r · stride.
 // Lanes beyond `outputs` are written too, as 0.

@@ -213,9 +213,16 @@ SK_API void sk_infer_repack(int64_t format, const uint8_t* rows, int64_t first, 
 
 SK_API int64_t sk_infer_block_bytes(int64_t format, int64_t inputs) { return block_bytes((int)format, (int)inputs); }
 
-SK_API void sk_infer_dequantise(const Matrix* w, float* out) {
+// Rows of one matrix of a stack (count, inputs): those that `chosen` names, or first .. first + count; floats or bfloat16.
+SK_API void sk_infer_dequantise(const Matrix* w, int64_t index, const int64_t* chosen, int64_t first, int64_t count, int64_t half, void* out) {
+    Matrix one = *w;
+    one.data += index * w->stride;
 #pragma omp parallel for schedule(static)
-    for (int64_t r = 0; r < w->outputs; r++) dequantise_row(*w, (int)r, out + r * w->inputs);
+    for (int64_t r = 0; r < count; r++) {
+        int row = (int)(chosen ? chosen[r] : first + r);
+        if (half) dequantise_row(one, row, (uint16_t*)out + r * w->inputs);
+        else dequantise_row(one, row, (float*)out + r * w->inputs);
+    }
 }
 
 // y (rows, 32·blocks) = x (rows, padded inputs) Wᵀ: for tests and benchmarks.

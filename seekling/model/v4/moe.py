@@ -62,6 +62,11 @@ def clamped_experts(x_ND: Tensor, routing: Routing, gate_up_EMD: Tensor, down_ED
 class V4Experts(Experts):
     """The stacked experts with clamped SwiGLU."""
 
+    def activated(self, gate_up: Tensor) -> Tensor:
+        assert self.config.swiglu_limit is not None
+        gate, up = gate_up.chunk(2, -1)
+        return clamped_swiglu(gate, up, self.config.swiglu_limit)
+
     def run(self, x_ND: Tensor, routing: Routing, gate_up_EMD: Tensor, down_EDM: Tensor) -> Tensor:
         assert self.config.swiglu_limit is not None
         return clamped_experts(x_ND, routing, gate_up_EMD, down_EDM, self.config.swiglu_limit)
