@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 def chosen(args: argparse.Namespace, every: Sequence[Any], group: str, groups: str) -> list[Any]:
-    """The questions of ``--only``, or all; ``group`` is the field that sorts them. Raises RecipeError: no address, no such group."""
+    """The questions of ``--only``, or all; ``group`` is the field that sorts them.
+
+    Raises:
+        RecipeError: no address, no such group.
+    """
     if urlsplit(args.url).scheme not in ("http", "https") or not urlsplit(args.url).hostname:
         raise RecipeError(f"{args.url} is no address: give one like http://127.0.0.1:8000")
     names = list(dict.fromkeys(getattr(one, group) for one in every))
