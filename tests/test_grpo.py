@@ -1,5 +1,6 @@
 """GRPO: advantages and objective against slow loops, log-probabilities against full logits, runs that resume bit for bit."""
 
+import json
 import math
 import shutil
 
@@ -167,6 +168,8 @@ def test_every_step_logs_what_people_look_at(base, tmp_path):
     lines = [line for line in read_log(run / "log.jsonl") if line["kind"] == "step"]
     wanted = {"reward", "accuracy", "format", "length", "cut", "zero_variance", "entropy", "clipped", "kl", "sampler_gap"}
     assert any(wanted <= line.keys() for line in lines)
+    assert {"rollout", "reward", "reference", "update"} == set().union(*(line.get("speeds", {}) for line in lines))
+    assert all(v > 0 for line in lines for v in line.get("speeds", {}).values())
     assert max(line["sampler_gap"] for line in lines if "sampler_gap" in line) < 0.05  # trainer and engine agree
     evals = [line for line in read_log(run / "log.jsonl") if line["kind"] == "eval"]
     assert evals[0]["step"] == 0 and evals[-1]["tasks"]["letters"]["problems"] == 4
@@ -377,6 +380,57 @@ def test_runs_that_cannot_learn_say_what_to_do(base, tmp_path, capsys):
     grpo(recipe(base, tmp_path / "run", max_tokens=2, tasks=["countdown"]), Console(soft_wrap=True))
     said = capsys.readouterr().out
     assert "lower --level" in said and "--max-tokens 2" in said
+    noted = [line["text"] for line in read_log(tmp_path / "run" / "log.jsonl") if line.get("what") == "warning"]
+    assert noted and all(line in said for line in noted)
+
+
+def test_a_step_that_clips_most_tokens_says_what_to_do(base):
+    from seekling.train.policy import Policy
+    from seekling.train.rollout import Roller
+    from seekling.train.teaching import open_student
+
+    told, asked = [], recipe(base, "x")
+    student = open_student(asked, None)
+    policy = Policy(student, Roller(student.lm, asked), asked, told.append)
+    policy.clipped = (6.0, 10)
+    policy._warn(3, {"zero_variance": (0, 4), "cut": (0, 4), "accuracy": (1, 4)})
+    assert "60% of the tokens were clipped" in told[0] and "--lr" in told[0] and policy.clipped == (0.0, 0)
+
+
+def test_a_reward_in_a_process_of_its_own_is_killed_at_the_limit_told_and_counted(tmp_path):
+    from seekling.tasks import get_task
+    from seekling.train import judging
+
+    (tmp_path / "p.jsonl").write_text("\n".join(json.dumps({"question": f"say {i}", "answer": f"word {i}"}) for i in range(12)))
+    (tmp_path / "r.py").write_text(
+        "import time\ndef reward(answer, problem):\n    if answer == 'hang':\n        time.sleep(60)\n"
+        "    return 1 / 0 if answer == 'raise' else float(answer == problem['answer'])\n"
+    )
+    name, told = f"{tmp_path / 'p.jsonl'}:{tmp_path / 'r.py'}", []
+    judge = judging.Judge(GrpoRecipe.of(reward_seconds=2, tagged=False).practice, told.append)
+    problem = get_task(name).problem(0, 0)
+    replies = ["hang", problem.answer, "raise", "raise", problem.answer]
+    assert [judge(problem, reply).total for reply in replies] == [0.0, 1.0, 0.0, 0.0, 1.0]
+    assert judge.faults == {"hung": 1, "raised": 2} == get_task(name).failures
+    assert len(told) == 2 and "longer than 2 s (--reward-seconds)" in told[0]
+    with pytest.raises(judging.TookTooLong), judging.at_most(0.2):  # stopped from outside while it waits
+        get_task(name).judge.seconds = 30
+        get_task(name).judge("hang", problem)
+    assert judge(problem, problem.answer).total == 1.0  # and not what the stopped one would have said
+
+
+@pytest.mark.usefixtures("pays_for_e")
+def test_a_stage_reports_itself(base, tmp_path, capsys):
+    from seekling.cli import main
+
+    run = grpo(recipe(base, tmp_path / "run", lora=2))
+    assert main(["report", str(run)]) == 0
+    said, report = capsys.readouterr().out, (run / "report.md").read_text()
+    assert "grpo: step 4 of 4" in said and "letters: accuracy" in said
+    for part in ("LoRA of rank 2", "| letters: accuracy |", "| rollout |", "zero_variance", "## Samples", "reward 1.00"):
+        assert part in report, part
+    facts = json.loads((run / "report.json").read_text())
+    assert facts["stage"] == "grpo" and len(facts["log"]["entropy"]) == 4 and (run / "figures" / "curves.png").is_file()
 
 
 def test_replay_without_experts_is_refused(tmp_path, base):

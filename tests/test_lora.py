@@ -8,9 +8,9 @@ from oracle_models import draw_config, one_thread  # noqa: F401
 from seekling.errors import RecipeError
 from seekling.formats import load_model
 from seekling.formats.adapters import merge
-from seekling.model import Decoder
+from seekling.model import Decoder, ModelConfig
 from seekling.model.cache import Cache
-from seekling.train.lora import LoraSettings, add_lora, base_alone, take_out
+from seekling.train.lora import LoRAExperts, LoraSettings, add_lora, base_alone, take_out
 from seekling.train.optim import Optimizer, OptimSettings
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
@@ -77,6 +77,63 @@ def test_only_adapters_get_gradients_and_move(family, tmp_path):
     assert any(part.b.abs().max() > 0 for part in moved.parts.values())
     for name, p in model.named_parameters():
         assert torch.equal(p, before[name]), name
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("family", ["qwen2", "gpt_oss"])
+def test_linear_layers_with_biases_train_in_bfloat16(family, lora, tmp_path):
+    hf_family_model(family, 2, torch.float32).save_pretrained(tmp_path)
+    model = load_model(tmp_path)
+    if lora:
+        add_lora(model, LoraSettings(2))
+    optimizer = Optimizer(model, OptimSettings("adamw"), torch.bfloat16)
+    assert {p.dtype for n, p in model.named_parameters() if n.endswith("_proj.bias")} == {torch.bfloat16}
+    before = model(IDS).detach()
+    model(IDS).float().square().mean().backward()
+    optimizer.step(0.01)
+    assert not torch.equal(model(IDS), before)
+    assert {v.dtype for v in optimizer.weights.values.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("kind", ["mla", "gpt_oss"])
+def test_adapters_of_experts_get_the_gradients_of_merged_stacks(kind, shared, tmp_path):
+    if kind == "gpt_oss":
+        hf_family_model(kind, 2, torch.float32).save_pretrained(tmp_path)
+    model = deepseek() if kind == "mla" else load_model(tmp_path, "float64")
+    shaken(model, LoraSettings(2, targets=("experts",), shared_a=shared))
+    experts = next(m for m in model.modules() if isinstance(m, LoRAExperts))
+    x = torch.randn(9, model.config.hidden_size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    routing = next(m.gate for m in model.modules() if hasattr(m, "gate") and hasattr(m, "experts"))(x)
+    merged = experts.base.run(x, routing, experts.merged("gate_up"), experts.merged("down"))
+    own = {n: p for n, p in experts.named_parameters() if "lora_" in n}
+    want = torch.autograd.grad(
+        experts.base.run(x, routing, experts.merged("gate_up"), experts.merged("down")).sum(), own.values()
+    )
+    got = torch.autograd.grad(experts(x, routing).sum(), own.values())
+    assert torch.allclose(experts(x, routing), merged, atol=1e-5)
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(got, want, strict=True))
+
+
+def test_dropout_is_of_the_adapters_alone_and_only_in_training():
+    model = shaken(deepseek(), LoraSettings(3, 5.0, dropout=0.5))
+    still = model(IDS)
+    assert torch.equal(model(IDS), still)
+    model.train()
+    assert (model(IDS) - still).abs().max() > 1e-4
+    with base_alone(model):
+        assert torch.equal(model(IDS), model(IDS))
+
+
+@torch.no_grad()
+def test_every_latent_projection_and_shared_expert_can_have_an_adapter():
+    more = dict(q_lora_rank=8, kv_lora_rank=8, qk_nope_head_dim=4, qk_rope_head_dim=4, v_head_dim=4, n_shared_experts=1)
+    more["intermediate_size"] = 16
+    config = ModelConfig(vocab_size=20, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, n_routed_experts=4, **more)
+    names = add_lora(Decoder.empty(config, device="cpu"), LoraSettings(2))
+    last = {n.rsplit(".", 1)[1] for n in names}
+    assert last >= {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj", "experts"}
+    assert any("shared_experts" in n for n in names) and "lm_head" not in last
 
 
 def test_equal_seeds_give_equal_adapters_whatever_their_order():
