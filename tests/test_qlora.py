@@ -181,7 +181,7 @@ STAGES = {
         grpo,
         GrpoRecipe.of(
             **shared(base, out, base_quant="int8", tasks=["letters"], problems=2, group=6, max_tokens=6, eval_problems=2),
-            tagged=False, kl=0.05, lora_targets=["q_b_proj", "kv_b_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+            tagged=False, kl=0.05,
         ),
     ),
 }  # fmt: skip
@@ -252,9 +252,10 @@ def test_what_cannot_be_is_said_before_anything_starts(bases, lines, tmp_path):
         GrpoRecipe.of(base_quant="int4", lora=4, truncate=0.0)
     with pytest.raises(RecipeError, match="is not: give int8 or int4"):
         sft.sft(SftRecipe.of(**shared(bases["llama"], tmp_path / "run", data=[lines], base_quant="gguf")))
-    experts = GrpoRecipe.of(**shared(bases["mla"], tmp_path / "run", base_quant="int4", tasks=["letters"]))
-    with pytest.raises(RecipeError, match=r"adapters of .*gate_up_proj.* cannot run beside packed weights.*--lora-targets"):
-        grpo.grpo(experts)
+    for more, says in ((dict(rollout="torch"), "drop --rollout torch"), (dict(rollout_quant="int8"), "drop --rollout-quant")):
+        asked = GrpoRecipe.of(**shared(bases["mla"], tmp_path / "run", base_quant="int4", tasks=["letters"]), **more)
+        with pytest.raises(RecipeError, match=says):
+            grpo.grpo(asked)
     assert not (tmp_path / "run" / "recipe.toml").exists()
 
 

@@ -154,7 +154,7 @@ class Roller:
         from seekling.engine.backend import Backend
 
         if self._engine is None:
-            backend = Backend(lm.config, lm.tokenizer, lm.runner, None, None, lambda: None)
+            backend = Backend(lm.config, lm.tokenizer, lm.runner, None, None, lambda: None, {})
             self._engine = Engine(backend, max_rows=self._rows(), prefix_cache=not lm.config.holds_state)
         self._engine.set_adapter(STUDENT, self._adapter(lm))
         return self._engine
