@@ -128,7 +128,7 @@ def test_dropout_is_of_the_adapters_alone_and_only_in_training():
 @torch.no_grad()
 def test_every_latent_projection_and_shared_expert_can_have_an_adapter():
     more = dict(q_lora_rank=8, kv_lora_rank=8, qk_nope_head_dim=4, qk_rope_head_dim=4, v_head_dim=4, n_shared_experts=1)
-    more["intermediate_size"] = 16
+    more |= dict(intermediate_size=16, moe_intermediate_size=8, num_experts_per_tok=2)
     config = ModelConfig(vocab_size=20, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, n_routed_experts=4, **more)
     names = add_lora(Decoder.empty(config, device="cpu"), LoraSettings(2))
     last = {n.rsplit(".", 1)[1] for n in names}

@@ -273,11 +273,13 @@ def test_the_examples_are_recipes_and_conversations_that_are_accepted(tmp_path):
     from pathlib import Path
 
     from seekling.data.conversations import read_conversations
+    from seekling.train.distill_recipe import DistillRecipe
     from seekling.train.grpo_recipe import GrpoRecipe
 
     folder = Path(__file__).parents[1] / "examples"
     for path in sorted(folder.glob("*.toml")):
-        recipe = GrpoRecipe.load(path)
+        kind = DistillRecipe if "[teach]" in path.read_text("utf-8") else GrpoRecipe
+        recipe = kind.load(path)
         assert all(task_at(name, recipe.practice.level) for name in recipe.practice.tasks), path
     made = subprocess.run([sys.executable, folder / "shop_talks.py"], capture_output=True, text=True, check=True).stdout
     (tmp_path / "talks.jsonl").write_text(made)
