@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from engine_tiny import one_thread, tiny_lm  # noqa: F401
+from test_engine_adapters import ATTENTION, adapter
 from test_engine_speculate import greedy, sampled
 
 from seekling import Engine
@@ -84,6 +85,21 @@ def test_native_answers_are_bit_for_bit_those_without_drafts(quant):
     assert engine.stats()["drafted"] > 50
     engine._loop.cache.tree.clear()
     assert engine.stats()["pages_used"] == 0
+
+
+def test_each_request_is_drafted_for_with_its_own_adapter():
+    lm = tiny_lm(dtype=torch.float32, num_nextn_predict_layers=1)
+    adapters = {
+        "a": adapter(lm, 1, *ATTENTION),
+        "b": adapter(lm, 2, "experts.gate_up_proj", "experts.down_proj", "lm_head.weight"),
+    }
+    prompts, names = [[5, 6, 7] * 9, [9] * 40], (None, "a", "b")
+    plain = Engine(lm, runner="native", adapters=adapters)
+    with Engine(lm, runner="native", adapters=adapters, speculate="mtp") as engine:
+        handles = [(p, name, engine.submit(p, greedy(max_tokens=30), adapter=name)) for p in prompts for name in names]
+        for prompt, name, handle in handles:
+            assert handle.result().token_ids == plain.generate(prompt, greedy(max_tokens=30), adapter=name)[0].token_ids
+        assert engine.stats()["drafted"] > 100
 
 
 def test_a_model_that_has_learned_foretells_itself():

@@ -216,11 +216,12 @@ COMPUTED = frozenset(
     "o_bias qk_norm attention_sinks sliding_window n_routed_experts num_experts_per_tok n_shared_experts "
     "shared_expert_intermediate_size shared_expert_gate first_k_dense_replace moe_layers n_group topk_group scoring_func "
     "topk_method norm_topk_prob router_norm_min router_float32 router_bias routed_scaling_factor expert_bias swiglu_alpha "
-    "swiglu_limit rope_theta rope_interleave rms_norm_eps tie_word_embeddings mlp_bias head_bias model_type".split()
+    "swiglu_limit rope_theta rope_interleave rms_norm_eps tie_word_embeddings mlp_bias head_bias model_type "
+    "num_nextn_predict_layers mtp_hidden_first mtp_after_norm".split()
 )
 REFUSED = frozenset("layer_types index_topk norm_residual rope_scaling v4".split())  # as far as they are not computed
-BESIDE = frozenset(  # of refused parts, of training, of MTP layers (which the runner leaves out), of the engine
-    "index_n_heads index_head_dim linear_block initializer_range num_nextn_predict_layers mtp_hidden_first mtp_after_norm "
+BESIDE = frozenset(  # of refused parts, of training, of the engine
+    "index_n_heads index_head_dim linear_block initializer_range "
     "max_position_embeddings bos_token_id eos_token_id pad_token_id".split()
 )
 
