@@ -6,6 +6,8 @@ SmolLM2-135M-Instruct, bfloat16, LoRA of rank 16 on every linear layer, 16 pairs
 (about 100 tokens) a step, the loss on the completions.  All pairs are nearly of one length, so that padding costs TRL nothing.
 Each side is a process of its own; they take turns and the medians are compared; tokens are those of the pairs, padding aside.
 
+``--base-quant int4`` and the like pack our frozen base; ``--alone`` leaves the peer out (a minute).
+
 The last line is one JSON object: sft_speedup_vs_trl, tokens a second and peak memory of each.
 """
 
@@ -32,7 +34,7 @@ def pairs(count: int) -> list[dict[str, str]]:
     return [{"prompt": text(100), "completion": " " + text(100)} for _ in range(count)]
 
 
-def ours(folder: str) -> None:
+def ours(folder: str, base_quant: str) -> None:
     import torch
 
     from seekling.train.log import RunLog
@@ -47,7 +49,8 @@ def ours(folder: str) -> None:
     work = Path(tempfile.mkdtemp())
     data = work / "pairs.jsonl"
     data.write_text("\n".join(map(json.dumps, pairs(PAIRS * 8))), "utf-8")
-    recipe = SftRecipe.of(model=folder, data=[str(data)], lora=RANK, steps=8, heldout=0.0, dtype="bfloat16", batch_size=4)
+    recipe = SftRecipe.of(model=folder, data=[str(data)], lora=RANK, steps=8, heldout=0.0, dtype="bfloat16", batch_size=4,
+                         base_quant=base_quant)  # fmt: skip
     student = open_student(recipe, None)
     assert student.lm.tokenizer is not None
     lessons = lessons_of(recipe, student.lm.tokenizer, student.lm.config)
@@ -112,19 +115,21 @@ def main() -> None:
     parser.add_argument("--peer", default=sys.executable, help="Python with trl, peft and transformers")
     parser.add_argument("--model", default="smollm2", help="what seekling.load opens")
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--base-quant", default="", choices=("", "int8", "int4", "gguf"), help="of our frozen base")
+    parser.add_argument("--alone", action="store_true", help="ours without the peer")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        return ours(args.model) if args.worker == "ours" else trl(args.model)
+        return ours(args.model, args.base_quant) if args.worker == "ours" else trl(args.model)
     import seekling
 
     folder = Path(tempfile.gettempdir()) / "seekling-bench-model"
     if not folder.exists():
         seekling.load(args.model, dtype="bfloat16").save(folder)
-    workers = [
-        Worker(sys.executable, __file__, "ours", "--model", str(folder)),
-        Worker(args.peer, __file__, "trl", "--model", str(folder)),
-    ]
+    mine = args.model if args.base_quant == "gguf" else str(folder)
+    workers = [Worker(sys.executable, __file__, "ours", "--model", mine, "--base-quant", args.base_quant)]
+    if not args.alone:
+        workers.append(Worker(args.peer, __file__, "trl", "--model", str(folder)))
     speeds: dict[str, list[float]] = {w.name: [] for w in workers}
     peaks: dict[str, float] = {}
     for number in range(args.rounds + 1):  # the first warms up
@@ -137,10 +142,10 @@ def main() -> None:
     for worker in workers:
         worker.close()
     middle = {name: round(statistics.median(values), 1) for name, values in speeds.items()}
-    out = {
-        "tokens_per_second": middle, "sft_speedup_vs_trl": round(middle["ours"] / middle["trl"], 2), "peak_mb": peaks,
-        "peak_memory_ratio": round(peaks["ours"] / peaks["trl"], 3),
-    }  # fmt: skip
+    out: dict[str, object] = {"tokens_per_second": middle, "peak_mb": peaks, "base_quant": args.base_quant or "bfloat16"}
+    if not args.alone:
+        out["sft_speedup_vs_trl"] = round(middle["ours"] / middle["trl"], 2)
+        out["peak_memory_ratio"] = round(peaks["ours"] / peaks["trl"], 3)
     print(json.dumps(out))
 
 

@@ -246,7 +246,7 @@ class Loop:
         phases = dict(getattr(self.objective, "phases", {}))
         if phases:
             phases["update"] = total.positions, clock.seconds["compute"] + clock.seconds["optimizer"]
-            record["speeds"] = {name: round(n / seconds, 1) for name, (n, seconds) in phases.items() if seconds > 0}
+            record["speeds"] = {name: round(n / seconds, 1) for name, (n, seconds) in phases.items() if n and seconds > 0}
         record["seconds"] = {k: round(v, 4) for k, v in {**clock.seconds, **self._outside}.items()}
         record["elapsed"] = round(self.elapsed, 2)
         self._outside = {}
