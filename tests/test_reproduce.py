@@ -9,7 +9,7 @@ import release_tiny as tiny
 from seekling.cli import main
 from seekling.errors import CheckpointError, DataError, RecipeError
 from seekling.release import layout
-from seekling.release.reproduce import checked_manifest, safe_recipe
+from seekling.release.rerun.recipes import checked_manifest, safe_recipe
 
 
 @pytest.fixture(scope="module")

@@ -128,7 +128,10 @@ def model_card(release: "Release", refs: list[str]) -> dict[str, Any]:
             if low is not None and high is not None:
                 row["confidenceInterval"] = {"lowerBound": f"{low:.6g}", "upperBound": f"{high:.6g}"}
             metrics.append(row)
-    approach = "reinforcement-learning" if release.chain.last.verb == "grpo" else "self-supervised"
+    later = len(release.chain.stages) > 1 or bool(release.chain.base_models)
+    approach = "supervised" if later else "self-supervised"
+    if release.chain.last.verb == "grpo":
+        approach = "reinforcement-learning"
     considerations: dict[str, Any] = {
         "useCases": [release.about.model.get("use") or USE],
         "technicalLimitations": limits(release),

@@ -10,30 +10,25 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from seekling.errors import MachineError, RecipeError, SeeklingError
-from seekling.release import cards, layout, paper, scores
+from seekling.errors import MachineError, RecipeError
+from seekling.release import cards, layout
 from seekling.release.bom import write_boms
-from seekling.release.chain import Stage
+from seekling.release.chain import STORY, Stage
 from seekling.release.code import write_code
 from seekling.release.compliance import write_statements
 from seekling.release.escape import scrubbed
-from seekling.release.licences import ids_of, text_of
-from seekling.release.machine_facts import this_machine
-from seekling.release.material import CODE_LICENCE, TOLERANCE, Options, Release, final_of, first_losses, gather
+from seekling.release.evaluating import evaluate, write_evaluation
+from seekling.release.licence_files import licence_text, write_licences
+from seekling.release.manifest import components, write_manifest
+from seekling.release.material import Options, Release, gather
+from seekling.release.paper import document
 from seekling.release.repository import git_found, make_repository
-from seekling.release.sign import fingerprint, read_key, sign, write_public_key
+from seekling.release.sign import read_key, sign, write_public_key
 from seekling.release.text_files import prepared_text, write_data
 from seekling.release.weights import copy_checkpoints, write_weights
-
-if TYPE_CHECKING:
-    from seekling.data.prepare import Prepared
-    from seekling.lm import LM
-
-HELLO = ("Hello! Who are you?", "What is 3 plus 4?", "Tell me a story about a dog.")
-SAMPLE_SOURCES, PROMPT_TOKENS, NEW_TOKENS = 6, 12, 96
-SMOKE_STEPS = 5
+from seekling.train.story_recipe import StoryRecipe
 
 
 def build(run: str | Path, out: str | Path, options: Options, say: Callable[[str], None] = print) -> Release:
@@ -93,8 +88,7 @@ def _fill(folder: Path, release: Release, key: tuple[Path, bytes] | None, say: C
     write_data(folder, release, prepared, say)
     lm = load(release.chain.weights if (folder / "adapter_config.json").exists() else folder)
     say("evaluating the released weights")
-    release.scores = evaluate(release, lm, first, prepared)
-    release.samples = draw_samples(release, lm, prepared)
+    evaluate(release, lm, first, prepared)
     code = write_code(folder, offline=release.options.offline, say=say)
     release.notes += code.pop("notes")
     release.code = code
@@ -125,86 +119,30 @@ def write_stage(folder: Path, stage: Stage) -> None:
     """``stages/<n>-<verb>/``: the recipe without this machine's paths, the log, the data manifest, text files that it read."""
     home = folder / stage.folder
     home.mkdir(parents=True)
-    values = {
-        k: _without_paths(v) for k, v in stage.recipe.flat().items() if k in ("out", "command", "model", "data", "teacher")
-    }
-    (home / "recipe.toml").write_text(stage.recipe.replaced(values).to_toml(), "utf-8")
+    (home / "recipe.toml").write_text(without_paths(stage.recipe).to_toml(), "utf-8")
     for name in ("log.jsonl", "data_manifest.json"):
         if (stage.run / name).is_file():
             (home / name).write_text(scrubbed((stage.run / name).read_text("utf-8")), "utf-8")
+    if stage.story is not None and not (folder / layout.STORY).exists():
+        story = without_paths(StoryRecipe.load(stage.story / STORY))
+        (folder / layout.STORY).write_text(story.to_toml(), "utf-8")
 
 
-def _without_paths(value: Any) -> Any:
+NAMING = ("out", "command", "model", "data", "teacher", "tasks")  # fields that may hold a path
+
+
+def without_paths(recipe: Any) -> Any:
+    """A recipe that names files by their last part only."""
+    return recipe.replaced({name: _last_parts(value) for name, value in recipe.flat().items() if name in NAMING})
+
+
+def _last_parts(value: Any) -> Any:
     if isinstance(value, tuple):
-        return tuple(_without_paths(v) for v in value)
-    return scrubbed(value) if isinstance(value, str) else value
-
-
-# ---- scores and samples ----------------------------------------------------------------------------------------------
-
-
-def evaluate(release: Release, lm: "LM", first: Stage | None, prepared: "Prepared | None") -> list[scores.Score]:
-    """Held-out text scored with the released weights, then what each later stage evaluated at its end, the last stage first."""
-    import numpy as np
-
-    found: list[scores.Score] = []
-    for stage in reversed([s for s in release.chain.stages if s.verb != "pretrain"]):
-        found += scores.stage_scores(stage)
-    if first is not None and prepared is not None and lm.tokenizer is not None:
-        if lm.tokenizer.vocab_size != prepared.tokenizer.vocab_size:
-            release.notes.append("the vocabulary changed after pretraining, so held-out text was not scored again")
-            return found
-        counts = np.bincount(np.asarray(prepared.train.tokens, np.int64), minlength=lm.config.vocab_size)
-        length = min(first.value("seq_len"), lm.config.max_position_embeddings)
-        found += scores.heldout_scores(lm.model, prepared.heldout, lm.tokenizer, length, counts)
-    return found
-
-
-def draw_samples(release: Release, lm: "LM", prepared: "Prepared | None") -> list[dict[str, Any]]:
-    """Fixed prompts: beginnings of held-out documents, and three questions where there is a chat template; seed 0."""
-    from seekling.engine import Engine, Sampling
-
-    prompts: list[tuple[str, str, Any]] = []
-    tokenizer = lm.tokenizer
-    if tokenizer is None:
-        return []
-    if prepared is not None:
-        for name, stream in list(prepared.heldout.items())[:SAMPLE_SOURCES]:
-            ids = [int(i) for i in stream.document(0)[: PROMPT_TOKENS + 1]]
-            prompts.append((name, tokenizer.decode(ids), ids))
-    if getattr(tokenizer, "chat_template", None) or (lm.path is not None and (lm.path / "chat_template.jinja").is_file()):
-        prompts += [("chat", f"{text}\n", [{"role": "user", "content": text}]) for text in HELLO]
-    if not prompts:
-        return []
-    room = lm.config.max_position_embeddings - PROMPT_TOKENS - 2
-    settings = Sampling(max_tokens=max(1, min(NEW_TOKENS, room)), temperature=0.7, top_p=0.95, seed=0)
-    answers = Engine(lm).generate([asked for _, _, asked in prompts], settings)
-    return [
-        {"source": name, "prompt": prompt, "text": answer.text, "temperature": 0.7, "top_p": 0.95, "seed": 0}
-        for (name, prompt, _), answer in zip(prompts, answers, strict=True)
-    ]
-
-
-def write_evaluation(folder: Path, release: Release) -> None:
-    """evaluation/results.json and evaluation/samples.jsonl."""
-    (folder / layout.RESULTS).parent.mkdir()
-    facts = {
-        "model": release.name,
-        "date": release.released.timestamp(),
-        "git_hash": release.code.get("commit"),
-        "command": evaluation_command(release),
-        "device": "cpu",
-        "dtype": "float32",
-        "machine": this_machine(),
-    }
-    text = json.dumps(scores.results_json(release.scores, facts), ensure_ascii=False, indent=1, allow_nan=False)
-    (folder / layout.RESULTS).write_text(text + "\n", "utf-8")
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in release.samples)
-    (folder / layout.SAMPLES).write_text(lines, "utf-8")
-
-
-def evaluation_command(release: Release) -> str:
-    return f"seekling release {release.chain.last.run.name} --out {release.name}"
+        return tuple(_last_parts(v) for v in value)
+    if not isinstance(value, str):
+        return value
+    file, jsonl, reward = value.partition(".jsonl:")  # of a task: problems and the file of their reward
+    return scrubbed(file) + jsonl + scrubbed(reward)
 
 
 # ---- documents -------------------------------------------------------------------------------------------------------
@@ -226,7 +164,7 @@ def write_report(folder: Path, release: Release) -> None:
             drawn |= figures.draw(open_run(stage.run), report, folder / layout.FIGURES)
         facts["command"] = scrubbed(facts["command"])
     drawn |= figures_release.draw(release, folder / layout.FIGURES)
-    markdown = scrubbed(paper.write(release, drawn))
+    markdown = scrubbed(document.write(release, drawn))
     (folder / layout.REPORT).write_text(markdown, "utf-8")
     facts_json = {
         "format": 1,
@@ -246,241 +184,3 @@ def write_report(folder: Path, release: Release) -> None:
     write_pdf(
         markdown, folder / layout.REPORT_PDF, folder, numbers, title=title, author=release.producer, date=release.released
     )
-
-
-def licence_text(name: str, release: Release, holder: str = "") -> str:
-    """The text of a licence: as an ancestor carried it, from the publisher's LICENSES folder, or SPDX's with its holder
-    filled in.
-
-    Raises:
-        LicenceError: there is none.
-    """
-    chain = release.chain
-    for ancestor in (*chain.base_models, *chain.teachers, *chain.merged):
-        if ancestor.licence == name and ancestor.text:
-            return ancestor.text
-    return text_of(
-        name,
-        (release.about.folder / layout.LICENSES, chain.last.run / layout.LICENSES),
-        holder,
-        release.released.year if holder else "",
-    )
-
-
-def write_licences(folder: Path, release: Release) -> None:
-    """LICENSES/<id>.txt for every id, and LICENSE, the weights'."""
-    (folder / layout.LICENSES).mkdir()
-    for name in release.licence_ids():
-        (folder / layout.LICENSES / f"{name}.txt").write_text(licence_text(name, release), "utf-8")
-    who = release.about.producer.get("name") or f"the makers of {release.name}"
-    own = [licence_text(name, release, who) for name in ids_of(release.options.licence)]
-    (folder / layout.LICENSE).write_text(("\n" + "-" * 40 + "\n\n").join(own), "utf-8")
-
-
-# ---- the manifest ----------------------------------------------------------------------------------------------------
-
-
-def components(folder: Path, release: Release) -> list[dict[str, Any]]:
-    """What is here of the Model Openness Framework's seventeen."""
-    options, code = release.options, release.code
-    archive = [code["archive"]]
-    inside = f"seekling-{code['version']}/seekling"
-    weights = "adapter_model.safetensors" if release.chain.is_adapter and release.chain.base_models else "model.safetensors"
-    rows: list[tuple[str, list[str], str, str, list[str]]] = [
-        ("model-architecture", [*archive, "config.json"], CODE_LICENCE, "the network in plain torch", [f"{inside}/model"]),
-        ("model-parameters", [weights], options.licence, "final weights", []),
-        ("technical-report", [layout.REPORT, layout.REPORT_PDF], options.documents, "", []),
-        ("evaluation-results", [layout.RESULTS], options.documents, "with intervals and chance", []),
-        ("model-card", [layout.CARD], options.documents, "", []),
-        ("data-card", [layout.DATA_CARD], options.documents, "", []),
-        ("sample-outputs", [layout.SAMPLES], options.documents, "fixed prompts, nothing chosen", []),
-        ("training-code", archive, CODE_LICENCE, "", [f"{inside}/train", f"{inside}/kernels"]),
-        ("inference-code", archive, CODE_LICENCE, "", [f"{inside}/engine", f"{inside}/serve"]),
-        ("evaluation-code", archive, CODE_LICENCE, "", [f"{inside}/release/scores.py", f"{inside}/train/evaluate.py"]),
-        (
-            "supporting-tools",
-            [*archive, layout.LOCK],
-            CODE_LICENCE,
-            "tokenizer, formats, lock file",
-            [f"{inside}/text", f"{inside}/formats"],
-        ),
-        ("preprocessing-code", archive, CODE_LICENCE, "", [f"{inside}/data"]),
-        ("research-paper", [layout.REPORT_PDF], options.documents, "the technical report is written as a paper", []),
-        ("model-metadata", [s.folder for s in release.chain.stages], options.documents, "recipes, logs, optimizer state", []),
-    ]
-    if release.pretraining is not None:
-        rows.append(("evaluation-data", [layout.HELDOUT], release.data_licence, "held-out documents", []))
-    else:
-        rows.append(("evaluation-data", archive, CODE_LICENCE, "seeded problems", [f"{inside}/tasks"]))
-    data = [layout.DATA_MANIFEST]
-    if options.with_data:
-        data = [f.as_posix() for f in layout.files_of(folder) if f.parts[0] == "data" and f.suffix in (".zst", ".jsonl")]
-        data = [path for path in data if path != layout.HELDOUT] or [layout.DATA_MANIFEST]
-    if all(s.osaid_kind == "open" for s in release.chain.sources) and release.chain.sources:
-        note = (
-            "all of it" if options.with_data else "every source is public and named with version and hash; the code fetches it"
-        )
-        rows.append(("datasets", data, release.data_licence, note, []))
-    steps = [row["path"] for row in release.checkpoints if row["path"] not in (None, ".")]
-    if steps:
-        rows.append(("intermediate-parameters", steps, options.licence, "with optimizer state", []))
-    order = [c.key for c in layout.COMPONENTS]
-    found = [
-        {
-            "key": key,
-            "paths": paths,
-            "licence": licence,
-            "version": release.version,
-            "note": note,
-            **({"inside": inner} if inner else {}),
-        }
-        for key, paths, licence, note, inner in rows
-    ]
-    return sorted(found, key=lambda row: order.index(row["key"]))
-
-
-def licence_of(path: str, release: Release) -> str:
-    """The licence of one file of the release."""
-    options = release.options
-    if path.startswith(("code/", layout.LICENSES + "/")) or path == layout.LICENSE:
-        return CODE_LICENCE if path.startswith("code/") else "LicenseRef-Licence-Text"
-    if path.startswith("data/") and path.endswith((".jsonl", ".zst")):
-        return release.data_licence
-    model_files = (
-        "checkpoints/",
-        "config.json",
-        "generation_config.json",
-        "tokenizer",
-        "chat_template",
-        "adapter_",
-        "special_tokens",
-    )
-    if path.endswith((".safetensors", ".gguf")) or path.startswith(model_files) or "/training_state/" in path:
-        return options.licence
-    return options.documents
-
-
-def write_manifest(folder: Path, release: Release, parts: list[dict[str, Any]], key: tuple[Path, bytes] | None) -> None:
-    """release.json.
-
-    Raises:
-        SeeklingError: it does not follow its schema, which would be our mistake.
-    """
-    files = [
-        {
-            "path": p.as_posix(),
-            "bytes": (folder / p).stat().st_size,
-            "sha256": layout.sha256(folder / p),
-            "licence": licence_of(p.as_posix(), release),
-        }
-        for p in layout.files_of(folder)
-        if p.as_posix() not in layout.UNLISTED
-    ]
-    p, c, chain = release.config.parameters(), release.config, release.chain
-    tokenizer = folder / "tokenizer.json"
-    manifest = {
-        "format": layout.FORMAT,
-        "name": release.name,
-        "version": release.version,
-        "released": release.date,
-        "producer": {"name": release.producer, "contact": release.about.producer.get("contact", "")},
-        "kind": "adapter" if (folder / "adapter_config.json").is_file() else "model",
-        "model": {
-            "family": c.model_type,
-            "architecture": "transformer decoder",
-            "parameters": p.total,
-            "active_parameters": p.active,
-            "mtp_parameters": p.mtp,
-            "dtype": dtype_of(folder),
-            "vocab_size": c.vocab_size,
-            "context": c.max_position_embeddings,
-            "tied_embeddings": c.tie_word_embeddings,
-            "tokenizer_sha256": layout.sha256(tokenizer) if tokenizer.is_file() else None,
-        },
-        "licences": {
-            "weights": release.options.licence,
-            "code": CODE_LICENCE,
-            "documents": release.options.documents,
-            "data": release.data_licence,
-        },
-        "components": parts,
-        "files": files,
-        "stages": [stage_entry(release, stage, facts) for stage, facts in zip(chain.stages, release.stage_facts, strict=True)],
-        "data": {
-            "manifest": layout.DATA_MANIFEST,
-            "sources": [s.to_dict() for s in chain.sources],
-        },
-        "evaluation": {"results": layout.RESULTS, "command": evaluation_command(release), "samples": layout.SAMPLES},
-        "provenance": {
-            "base_models": [a.to_dict() for a in chain.base_models],
-            "teachers": [a.to_dict() for a in chain.teachers],
-            "merged": [a.to_dict() for a in chain.merged],
-            "relation": chain.relation,
-        },
-        "compute": release.compute,
-        "code": {k: v for k, v in release.code.items()},
-        "reproduce": {
-            "command": "seekling reproduce .",
-            "smoke_steps": SMOKE_STEPS,
-            "tolerance": TOLERANCE,
-            "machine": {**this_machine(), **release.stage_facts[0]["versions"], "threads": release.stage_facts[0]["threads"]},
-        },
-        "notes": release.notes,
-    }
-    if key is not None:
-        manifest["signature"] = {
-            "path": layout.SIGNATURE,
-            "public_key": layout.PUBLIC_KEY,
-            "public_key_sha256": fingerprint(key[1]),
-        }
-    problems = layout.manifest_problems(manifest)
-    if problems:
-        raise SeeklingError(f"the manifest came out invalid: {problems[0]}")
-    (folder / layout.MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=1) + "\n", "utf-8")
-
-
-def stage_entry(release: Release, stage: Stage, facts: dict[str, Any]) -> dict[str, Any]:
-    """A stage in release.json."""
-    before: str | None = None
-    if isinstance(stage.starts_from, int):
-        before = release.chain.stages[stage.starts_from].folder
-    elif stage.starts_from is not None:
-        before = stage.starts_from
-    return {
-        "name": facts["run"],
-        "verb": stage.verb,
-        "folder": stage.folder,
-        "command": facts["command"],
-        "starts_from": before,
-        "repeat": f"seekling {stage.verb} --recipe {stage.folder}/recipe.toml --out again-{stage.number}",
-        "seed": int(facts["seed"] or 0),
-        "steps": stage.steps,
-        "tokens": facts["tokens"],
-        "threads": facts["threads"],
-        "dtype": facts["dtype"],
-        "device": facts["device"],
-        "seconds": facts["seconds"],
-        "flops": facts["flops"],
-        "watt_hours": facts["watt_hours"],
-        "first_losses": first_losses(stage),
-        "final": final_of(stage),
-        "data_fingerprint": stage.state.get("pinned", {}).get("data"),
-        "versions": facts["versions"],
-    }
-
-
-def dtype_of(folder: Path) -> str:
-    """The type of most bytes of the weights."""
-    import struct
-
-    sizes: dict[str, int] = {}
-    for path in folder.glob("*.safetensors"):
-        with open(path, "rb") as file:
-            header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                begin, end = tensor["data_offsets"]
-                sizes[tensor["dtype"]] = sizes.get(tensor["dtype"], 0) + end - begin
-    names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
-    largest = max(sizes, key=lambda k: sizes[k], default="F32")
-    return names.get(largest, largest)

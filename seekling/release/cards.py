@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from seekling.errors import SeeklingError
 from seekling.plan import count
+from seekling.release.chain import WORDS
 from seekling.release.escape import code, fence, inline, table
 from seekling.release.layout import CARD, DATA_CARD, EU_SUMMARY, LABELLING, MANIFEST, REPORT, REPORT_PDF, RESULTS, SUMS, UPLOAD
 from seekling.release.licences import ids_of
 from seekling.release.limits import ability
-from seekling.release.material import eu_lines
+from seekling.release.material import CODE_LICENCE, eu_lines
 
 if TYPE_CHECKING:
     from seekling.release.material import Release
@@ -166,14 +167,17 @@ def release_numbers(release: "Release") -> list[tuple[str, str]]:
     tokens = sum(f["tokens"] or 0 for f in release.stage_facts)
     best = release.scores[0] if release.scores else None
     said = "no score" if best is None else f"{score_text(best, next(iter(best.metrics)))} ({best.task})"
-    stages = ", then ".join(f["verb"] for f in release.stage_facts)
-    return [
-        ("parameters", count(p.total) + (f" (and {count(p.mtp)} of MTP)" if p.mtp else "")),
+    solved = [f"{score_text(s, 'exact_match')} of {s.task}" for s in release.scores if "exact_match" in s.metrics]
+    whole = next((s for s in release.scores if "bits_per_byte" in s.metrics), None)
+    shares = ", ".join(f"{count(f['tokens'] or 0)} {WORDS[f['verb']]}" for f in release.stage_facts)
+    rows = [
+        ("parameters", count(p.total) + (f" (and {count(p.mtp)} of MTP, used only while training)" if p.mtp else "")),
         ("active a token", f"{count(p.active)} ({p.active / p.total:.0%} of all)"),
-        ("stages", stages),
-        ("training tokens", f"{count(tokens)} in these stages"),
-        ("evaluation", said),
-        ("training time", "not in the log" if c["seconds"] is None else hours_text(c["seconds"] / 3600)),
+        ("training tokens", f"{count(tokens)} ({shares})"),
+        ("unseen problems solved", "; ".join(solved)),
+        ("held-out text", "" if whole is None else f"{score_text(whole, 'bits_per_byte')} bits per byte after all stages"),
+        ("evaluation", said if not solved and whole is None else ""),
+        ("training time", "not in the log" if c["seconds"] is None else f"{hours_text(c['seconds'] / 3600)} of all stages"),
         ("arithmetic", f"{c['own_flops']:.3g} FLOP"),
         ("context", f"{release.config.max_position_embeddings:,} tokens, a vocabulary of {release.config.vocab_size:,}"),
         ("cache a token", f"{2 * release.config.kv_elements_per_token():,} bytes in bfloat16"),
@@ -181,7 +185,9 @@ def release_numbers(release: "Release") -> list[tuple[str, str]]:
             "energy",
             "not estimated" if c["watt_hours"] is None else f"about {c['watt_hours']:.3g} Wh (assumed wattage; not measured)",
         ),
+        ("weights", f"{release.options.licence}; code {CODE_LICENCE}, documents {release.options.documents}"),
     ]
+    return [row for row in rows if row[1]][:10]
 
 
 def how_to_use(release: "Release") -> list[str]:
@@ -200,24 +206,26 @@ def how_to_use(release: "Release") -> list[str]:
     ]
 
 
+OF_A_BASE = ("It is a base model", "The models in sft/")  # what a run's own report says of its base
+
+
 def limits(release: "Release") -> list[str]:
     """What it cannot do, over all stages."""
     first = release.pretraining
     lines = list(first["report"]["limits"]) if first is not None else [ability(release.config.parameters().total)]
     if len(release.stage_facts) > 1 or first is None:
-        lines = [line for line in lines if not line.startswith("It is a base model")]
-        stages = " and ".join(f["verb"] for f in release.stage_facts if f["verb"] != "pretrain")
+        lines = [line for line in lines if not line.startswith(OF_A_BASE)]
+        stages = " and ".join(WORDS[f["verb"]] for f in release.stage_facts if f["verb"] != "pretrain")
         lines.append(
-            f"It was taught by {stages}, on what the data card lists and nothing else. There was no safety training: it does "
-            f"not "
-            "know when to refuse, or that it does not know."
+            f"It was taught by {stages}, on what the data card lists and nothing else: outside that it got no "
+            "better. There was no safety training: it does not know when to refuse, or that it does not know."
         )
     return lines
 
 
 def training(release: "Release") -> list[str]:
     rows: list[list[object]] = [
-        [f["number"], f["verb"], f"{f['steps']:,}", count(f["tokens"] or 0), f["seed"], f["dtype"] or "–", _final_text(f)]
+        [f["number"], WORDS[f["verb"]], _steps_text(f), count(f["tokens"] or 0), f["seed"], f["dtype"] or "–", _final_text(f)]
         for f in release.stage_facts
     ]
     start = "random weights"
@@ -227,6 +235,12 @@ def training(release: "Release") -> list[str]:
         f"Started from {inline(start)}. Every stage's recipe and log are in `stages/`.",
         table(["stage", "what", "steps", "tokens", "seed", "dtype", "final score"], rows, right=2),
     ]
+
+
+def _steps_text(facts: dict[str, Any]) -> str:
+    """Steps done, of how many where enough was learned before."""
+    done, planned = facts["steps"], facts["planned"]
+    return f"{done:,}" if done >= planned else f"{done:,} of {planned:,}"
 
 
 def _final_text(facts: dict[str, Any]) -> str:

@@ -24,6 +24,11 @@ from seekling.release.sources import SourceFacts, inherited_sources, sources_of
 from seekling.tree import Tree
 
 STORY = "story.toml"  # of seekling run, whose stages after pretraining are folders in the run's
+TAUGHT = ("sft", "grpo")  # those folders, in their order
+WORDS = {
+    "pretrain": "pretraining", "sft": "lessons (SFT)", "dpo": "preferences (DPO)", "grpo": "practice by reward (GRPO)",
+    "distill": "distillation",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,19 @@ class Stage:
         return self.recipe.flat().get(name, default)
 
     @property
-    def steps(self) -> int:
+    def planned(self) -> int:
+        """Steps that the recipe allows; lessons end earlier where enough was learned."""
         return int(self.value("steps") or 0)
+
+    @property
+    def steps(self) -> int:
+        """Steps that were done."""
+        return int(self.state.get("step") or self.planned)
+
+    @property
+    def story(self) -> Path | None:
+        """The run of ``seekling run`` that this stage is a part of."""
+        return story_of(self.run)
 
     @functools.cached_property
     def final(self) -> dict[str, Any] | None:
@@ -100,8 +116,10 @@ def open_chain(path: str | Path, about: About) -> Chain:
         path = Path("runs", path)
     if (path / MERGE_RECORD).is_file():
         return _merged(path, about)
-    taught = [path / name for name in ("grpo", "sft") if (path / name / "recipe.toml").is_file()]
-    if (path / STORY).is_file() and taught:  # seekling run: the last stage is what it came to
+    taught = [path / name for name in reversed(TAUGHT) if (path / name / "recipe.toml").is_file()]
+    if (path / STORY).is_file():  # of seekling run: the last stage is what it came to
+        if not taught or taught[0].name != TAUGHT[-1]:
+            raise CheckpointError(f"{path} is not finished (it was not taught to the end): seekling run --resume {path}")
         path = taught[0]
     return _numbered(_chain_of(path, about, ()))
 
@@ -150,7 +168,7 @@ def _before(stage: Stage, about: About, seen: tuple[Path, ...]) -> tuple[Chain |
     model = stage.value("model") if "start" in stage.recipe.sections() else None
     if not model:
         return None, None
-    found = locate(str(model), stage.run)
+    found = _before_in_story(stage) or locate(str(model), stage.run)
     if found is not None:
         run = run_around(found)
         if run is not None:
@@ -163,6 +181,16 @@ def _before(stage: Stage, about: About, seen: tuple[Path, ...]) -> tuple[Chain |
     return Chain(
         (), stage.checkpoint, (base, *base.parents), sources=inherited_sources(found), base_flops=base.flops
     ), base.name
+
+
+def _before_in_story(stage: Stage) -> Path | None:
+    """What a stage of ``seekling run`` goes on from: its neighbour in the run's folder, wherever that was moved to."""
+    home = stage.story
+    name = stage.run.resolve().name
+    if home is None or home == stage.run.resolve():
+        return None
+    earlier = TAUGHT[: TAUGHT.index(name)]
+    return home / earlier[-1] if earlier else home
 
 
 def _merged(folder: Path, about: About) -> Chain:
@@ -211,11 +239,11 @@ def read_stage(run: Path) -> Stage:
         raise CheckpointError(f"{found[0]} is damaged ({wrong[0]}): restore the file or repeat the run before releasing it")
     state = _json(found[0] / "training_state" / "state.json")
     steps, done = recipe.flat().get("steps") or 0, state.get("step", 0)
-    if done < steps:
-        raise CheckpointError(
-            f"{run} is not finished (step {done:,} of {steps:,}); go on with: seekling {recipe.verb()} --resume {run}"
-        )
     log = read_records(run / "log.jsonl")
+    if done < (steps if log.enough is None else min(log.enough, steps)):
+        story = story_of(run)
+        again = f"{recipe.verb()} --resume {run}" if story is None else f"run --resume {story}"
+        raise CheckpointError(f"{run} is not finished (step {done:,} of {steps:,}); go on with: seekling {again}")
     if log.problems:
         raise CheckpointError(f"{run}: {log.problems[0]}; a release needs the whole log")
     return Stage(0, run, recipe, log, found[0], state)
@@ -251,6 +279,13 @@ def recipe_kinds() -> tuple[type[Tree], ...]:
             if isinstance(value, type) and issubclass(value, Tree) and value is not Tree and value.__module__ == name:
                 found[value.verb()] = value
     return tuple(found.values())
+
+
+def story_of(run: Path) -> Path | None:
+    """The folder of ``seekling run`` that a run is, or is a stage of."""
+    home = run.resolve()
+    places = (home, home.parent) if home.name in TAUGHT else (home,)
+    return next((place for place in places if (place / STORY).is_file()), None)
 
 
 def run_around(path: Path) -> Path | None:

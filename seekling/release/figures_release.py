@@ -110,6 +110,8 @@ def scores_figure(release: "Release") -> "Figure | None":
 
 def stages_figure(release: "Release") -> "Figure | None":
     """For every stage after pretraining: its reward or loss on the way, and the scores before and after."""
+    if release.chain.last.story is not None:  # the figure of seekling run shows its stages
+        return None
     stages = [s for s in release.chain.stages if s.verb != "pretrain"]
     pairs = []
     for score in release.scores:

@@ -12,6 +12,7 @@
     DIR/data/README.md         data card;  data/manifest.json  every source;  data/heldout.jsonl  evaluation text;
                                data/train.jsonl.zst with --with-data
     DIR/stages/<n>-<verb>/     recipe.toml, log.jsonl (and data_manifest.json) of every training stage, first stage first
+    DIR/stages/story.toml      what seekling run taught after pretraining, where the stages are its
     DIR/checkpoints/step-*/    intermediate weights with optimizer state;  checkpoints.json  lists those that exist, here or not
     DIR/evaluation/results.json    scores in the shape of lm-evaluation-harness;  evaluation/samples.jsonl  sample outputs
     DIR/code/                  seekling-<version>.tar.gz (source), version.json, requirements.lock, changes.diff where dirty
@@ -45,6 +46,7 @@ DATA_CARD, DATA_MANIFEST, HELDOUT, TRAIN_TEXT = (
     "data/train.jsonl.zst",
 )
 STAGES = "stages"  # / <n>-<verb> / recipe.toml, log.jsonl
+STORY = "stages/story.toml"
 CHECKPOINTS, CHECKPOINT_LIST = "checkpoints", "checkpoints.json"
 RESULTS, SAMPLES = "evaluation/results.json", "evaluation/samples.jsonl"
 CODE, CODE_VERSION, LOCK, DIFF = "code", "code/version.json", "code/requirements.lock", "code/changes.diff"

@@ -50,7 +50,7 @@ class Options:
 
 @dataclass
 class Release:
-    """The material. ``scores`` and ``samples`` come from the very weights that are released."""
+    """The material. ``scores``, ``samples`` and ``answers`` come from the very weights that are released."""
 
     name: str
     options: Options
@@ -63,6 +63,7 @@ class Release:
     ablations: list[dict[str, Any]] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    answers: list[dict[str, Any]] = field(default_factory=list)  # to the first problems of every task
     code: dict[str, Any] = field(default_factory=dict)
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -196,6 +197,7 @@ def stage_facts(stage: Stage, watts: float | None) -> dict[str, Any]:
         "folder": stage.folder,
         "run": stage.run.name,
         "steps": stage.steps,
+        "planned": stage.planned,
         "seed": stage.value("seed", 0),
         "threads": stage.value("threads"),
         "dtype": stage.value("dtype"),

@@ -23,6 +23,7 @@ class Records:
     samples: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    enough: int | None = None  # the step at which a check found that enough was learned, which ends a run early
 
     def series(self, key: str) -> list[float]:
         """A number of every step record; NaN where it is missing or not finite."""
@@ -49,6 +50,8 @@ def read_records(path: Path) -> Records:
         record = parse(line)
         if record is not None:
             kinds.get(record["kind"], []).append(record)
+            if record.get("enough") is True and out.enough is None:
+                out.enough = record["step"]
         elif line_number == len(lines):
             out.problems.append(f"{path.name} line {line_number}, the last, is cut off; it is left out of this report")
         else:

@@ -7,12 +7,10 @@ their frequency in the training text, and what a compressor (xz) makes of the sa
 Shapes: B rows, T positions, M documents, V vocabulary.
 """
 
-import json
 import lzma
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +20,6 @@ from seekling.errors import DataError
 if TYPE_CHECKING:
     from seekling.data import TokenStream
     from seekling.model import Decoder
-    from seekling.release.chain import Stage
     from seekling.text.tokenizer import Tokenizer
 
 DRAWS, LEVEL = 1000, 0.95
@@ -46,13 +43,14 @@ class Sums:
 @dataclass(frozen=True)
 class Score:
     """One task. ``metrics``: name -> (value, standard error, low, high); an unknown bound is None. ``chance``: baseline ->
-    values."""
+    values. ``logged``: what the run's own log says of the same, where it does."""
 
     task: str
     metrics: dict[str, tuple[float, float | None, float | None, float | None]]
     samples: int
     what: str
     chance: dict[str, dict[str, float]] = field(default_factory=dict)
+    logged: dict[str, float] = field(default_factory=dict)
 
 
 def heldout_scores(
@@ -154,80 +152,6 @@ def chance(
         "token frequency": {"bits_per_byte": float(bits / size), "acc": float((targets == likeliest).mean())},
         "xz -9": {"bits_per_byte": 8 * len(lzma.compress(text, preset=9)) / max(1, len(text))},
     }
-
-
-def stage_scores(stage: "Stage") -> list[Score]:
-    """What a stage after pretraining evaluated last: tasks with exact answers, or held-out conversations.
-
-    Chance is the same model before the stage; where ``seekling run`` asked every stage the same problems, after each of them.
-    """
-    asked = _same_problems(stage.run)
-    if asked:
-        return asked
-    final = stage.final
-    if final is None:
-        return []
-    before = next((e for e in stage.log.evals if e["step"] == 0), {})
-    tasks = final.get("tasks")
-    if isinstance(tasks, dict):
-        return [_task_score(stage, name, values, before) for name, values in tasks.items() if isinstance(values, dict)]
-    if not isinstance(final.get("ce"), int | float) or "bpb" in final:
-        return []
-    n = int(final.get("tokens") or 0)
-    metrics: dict[str, tuple[float, float | None, float | None, float | None]] = {"ce": (float(final["ce"]), None, None, None)}
-    if "accuracy" in final:
-        metrics["acc"] = (float(final["accuracy"]), None, None, None)
-    start = {"ce": float(before["ce"]), "acc": float(before.get("accuracy", 0))} if "ce" in before else {}
-    what = f"{n:,} tokens that the assistant says in held-out conversations"
-    return [Score(f"{stage.verb}_heldout", metrics, n, what, {"before this stage": start} if start else {})]
-
-
-EVALUATION = "evaluation.json"  # of seekling run, in the folder of each stage
-
-
-def _same_problems(run: Path) -> list[Score]:
-    """The scores that ``seekling run`` took of this stage, with those of the stages before it beside them."""
-    found = _read(run / EVALUATION)
-    if not found:
-        return []
-    before = {"after pretraining": _read(run.parent / EVALUATION), "after sft": _read(run.parent / "sft" / EVALUATION)}
-    out = []
-    for name, values in found.items():
-        n = int(values["problems"])
-        metrics: dict[str, tuple[float, float | None, float | None, float | None]] = {}
-        for key in ("accuracy", *(k for k in values if "@" in k and not k.endswith("_interval"))):
-            low, high = values.get(f"{key}_interval", (None, None))
-            share = float(values[key])
-            metrics["exact_match" if key == "accuracy" else key] = (share, math.sqrt(share * (1 - share) / n), low, high)
-        beside = {
-            when: {
-                "exact_match" if k == "accuracy" else k: float(v)
-                for k, v in tasks[name].items()
-                if k == "accuracy" or ("@" in k and not k.endswith("_interval"))
-            }
-            for when, tasks in before.items()
-            if name in tasks and tasks is not found
-        }
-        if run.name == "sft":
-            beside.pop("after sft", None)
-        out.append(Score(name, metrics, n, f"{n:,} unseen problems", beside))
-    return out
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text("utf-8"))["tasks"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
-def _task_score(stage: "Stage", name: str, values: Mapping[str, Any], before: Mapping[str, Any]) -> Score:
-    n, share = int(values.get("problems") or 0), float(values["accuracy"])
-    low, high = (values.get("interval") or [None, None])[:2]
-    spread = math.sqrt(share * (1 - share) / n) if n else None
-    then = (before.get("tasks") or {}).get(name, {}).get("accuracy")
-    chance = {"before this stage": {"exact_match": float(then)}} if then is not None else {}
-    return Score(name, {"exact_match": (share, spread, low, high)}, n, f"{n:,} unseen problems, greedy answers", chance)
 
 
 HIGHER = {"bits_per_byte": False, "ce": False, "acc": True, "exact_match": True}

@@ -70,8 +70,20 @@ def sources_of(recipe: Any, run: Path, stage: str, about: About) -> list[SourceF
     if asked and tasks:  # what was learned from are the teacher's answers to them
         tasks = [replace(t, generator=str(values["teacher"]), generator_is_model=True) for t in tasks]
     read = _listed(run, stage) if stage == "pretrain" or (values.get("data") and not (asked and tasks)) else []
-    unchanged(read, values.get("data") or ())
+    unchanged(read, files_read(values.get("data") or (), run))
+    if stage == "grpo":
+        tasks = [_rewarded(task, recipe) for task in tasks]
     return [_with_about(own_lessons(source, run), about) for source in (*tasks, *read)]
+
+
+def _rewarded(source: SourceFacts, recipe: Any) -> SourceFacts:
+    """A practised task with an example of it, how many answers were drawn, and what they were rewarded for."""
+    from seekling.release.practice import practised, reward_text
+
+    example = next((p for p in practised(recipe) if source.name.split("@")[0] == p.task), None)
+    said = f"{recipe.practice.group} answers of the model itself were drawn to each problem; {reward_text(recipe)}"
+    shown = "" if example is None else f" (such as “{example.question}”: {example.answer})"
+    return replace(source, about=f"problems with exact answers{shown}; {said}")
 
 
 def _file(entry: Any) -> str:
@@ -79,31 +91,50 @@ def _file(entry: Any) -> str:
     return " sha256:".join(map(str, entry)) if isinstance(entry, list | tuple) else str(entry)
 
 
-def unchanged(sources: list[SourceFacts], files: tuple[str, ...]) -> None:
+def files_read(named: tuple[str, ...], run: Path) -> tuple[Path, ...]:
+    """The files that a recipe names where they lie now: a run and what it wrote itself may have been moved together."""
+    homes = (run, run.parent)
+    found = []
+    for path in map(Path, named):
+        beside = [home / path.name for home in homes if (home / path.name).is_file() and (home / "recipe.toml").is_file()]
+        found.append(beside[0] if beside else path)
+    return tuple(found)
+
+
+def unchanged(sources: list[SourceFacts], files: tuple[Path, ...]) -> None:
     """Raise CheckpointError where a file of conversations is not what the run read; one that is gone cannot be compared."""
     hashes = {source.sha256: source.where for source in sources if source.kind == "file" and source.sha256}
-    for path in map(Path, files):
+    for path in files:
         if path.is_file() and hashes and path.name in hashes.values() and sha256(path) not in hashes:
             raise CheckpointError(f"{path} was changed since the run read it; put the original back, or repeat the run")
 
 
 def task_sources(values: Mapping[str, Any], stage: str) -> list[SourceFacts]:
     """The tasks of reinforcement learning: problems made by seeded programs, answers judged exactly."""
-    return [
-        SourceFacts(
-            name=task,
-            stage=stage,
-            kind="task",
-            licence=OWN_LICENCE,
-            where=f"seekling/tasks, level {values.get('level')}",
-            synthetic=True,
-            generator=f"the seeded task {task}",
-            attribution="Seekling's own generator",
-            language="en",
-            about="problems with exact answers; what the model writes to them is its own training text",
-        )
-        for task in values.get("tasks", ())
-    ]
+    return [_task_source(task, stage, values) for task in values.get("tasks", ())]
+
+
+def _task_source(task: str, stage: str, values: Mapping[str, Any]) -> SourceFacts:
+    """A task: a seeded program of ours or of reasoning-gym, or a file of the user's, whose licence is for them to say."""
+    asked = (values.get("asked") or 0) if values.get("method") == "traces" else (values.get("steps") or 0) * values["problems"]
+    facts: dict[str, Any] = dict(
+        name=task, stage=stage, kind="task", language="en",
+        documents=asked // max(1, len(values["tasks"])) or None,
+        about="problems with exact answers; what the model writes to them is its own training text",
+    )  # fmt: skip
+    file, jsonl, _ = task.partition(".jsonl")
+    if jsonl:
+        path = Path(file + jsonl)
+        hashed = sha256(path) if path.is_file() else None
+        return SourceFacts(**facts | {"name": path.stem, "kind": "file"}, licence="", where=path.name, sha256=hashed)
+    program, licence, maker = "seekling/tasks", OWN_LICENCE, "Seekling's own generator"
+    if task.startswith("rg:"):
+        from importlib.metadata import version
+
+        program, licence, maker = f"reasoning-gym {version('reasoning-gym')}", "Apache-2.0", "reasoning-gym's authors"
+    level = "" if "@" in task else f", level {values.get('level')}"
+    generator = f"the seeded task {task} of {program}"
+    return SourceFacts(**facts, licence=licence, where=program + level, synthetic=True, generator=generator, attribution=maker)
 
 
 def own_lessons(source: SourceFacts, run: Path) -> SourceFacts:

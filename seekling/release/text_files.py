@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from seekling.errors import CheckpointError, MachineError
 from seekling.release.escape import scrubbed
 from seekling.release.layout import DATA_CARD, DATA_MANIFEST, HELDOUT, TRAIN_TEXT, sha256
+from seekling.release.sources import files_read
 
 if TYPE_CHECKING:
     from seekling.data import TokenStream
@@ -82,7 +83,7 @@ def copy_files(folder: Path, stage: "Stage") -> dict[str, Any]:
         CheckpointError: one is gone.
     """
     done = {}
-    for path in map(Path, stage.value("data", ()) if stage.verb != "pretrain" else ()):
+    for path in files_read(stage.value("data", ()) if stage.verb != "pretrain" else (), stage.run):
         if not path.is_file():
             raise CheckpointError(
                 f"{path}, which {stage.run} was taught from, is missing; put it back, or leave --with-data out"

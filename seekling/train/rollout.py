@@ -19,7 +19,7 @@ from seekling.formats.adapters import Adapter
 from seekling.lm import LM
 from seekling.model import Decoder
 from seekling.model.layers import weight_of
-from seekling.tasks import Problem, get_task, task_at
+from seekling.tasks import Problem, Task, get_task, task_at
 from seekling.tasks.base import Reward
 from seekling.tasks.lessons import question_of
 from seekling.tasks.shaping import shaped
@@ -112,6 +112,15 @@ def spoken(text: str, think: bool) -> str | None:
     return tail if mark or not think else None
 
 
+def problems_in_turn(tasks: Sequence[tuple[Task, int]], seed: int, first: int, count: int) -> list[Problem]:
+    """``count`` problems from number ``first`` on, each (task, level) in turn; none of those kept for evaluation."""
+    out = []
+    for i in range(first, first + count):
+        task, level = tasks[i % len(tasks)]
+        out.append(task.problem(seed, i, level, unseen=False))
+    return out
+
+
 class Roller:
     """Draws and judges answers for a recipe with the sections start, practice and draw."""
 
@@ -189,11 +198,7 @@ class Roller:
 
     def problems(self, seed: int, first: int, count: int) -> list[Problem]:
         """``count`` problems to practise, from number ``first`` on, the tasks in turn; none of those kept for evaluation."""
-        out = []
-        for i in range(first, first + count):
-            task, level = self.tasks[i % len(self.tasks)]
-            out.append(task.problem(seed, i, level, unseen=False))
-        return out
+        return problems_in_turn(self.tasks, seed, first, count)
 
     def draw(self, step: int, again: int = 0) -> list[Answer]:
         """The answers of a roll-out; equal step numbers and weights give equal answers. ``again``: of further problems."""

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     with opened(args) as place, hashing(place, quiet=args.json) as progress:
         report = check(place, key, progress, mof)
         if args.smoke is not None:
-            from seekling.release.reproduce import smoke_findings
+            from seekling.release.rerun.smoke import smoke_findings
             from seekling.verbs.reproduce import watching
 
             if args.smoke < 0:

@@ -15,7 +15,7 @@ from seekling.errors import RecipeError
 
 def run(args: argparse.Namespace) -> int:
     """Reproduce; print the comparison; exit code 1 when something differs."""
-    from seekling.release.reproduce import reproduce
+    from seekling.release.rerun.run import reproduce
 
     if args.steps is not None and args.steps < 1:
         raise RecipeError("--steps takes a number of steps, 1 or more; leave it out to run everything")
@@ -74,7 +74,7 @@ def show(out: Any) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from seekling.release.reproduce import DIFFERS, EQUAL, WITHIN
+    from seekling.release.rerun.compare import DIFFERS, EQUAL, WITHIN
 
     console = Console(highlight=False)
     marks = {EQUAL: "[green]✓ equal[/]", WITHIN: "[green]✓ within the band[/]", DIFFERS: "[red]✗ DIFFERS[/]"}
