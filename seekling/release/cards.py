@@ -169,7 +169,7 @@ def release_numbers(release: "Release") -> list[tuple[str, str]]:
     said = "no score" if best is None else f"{score_text(best, next(iter(best.metrics)))} ({best.task})"
     solved = [f"{score_text(s, 'exact_match')} of {s.task}" for s in release.scores if "exact_match" in s.metrics]
     whole = next((s for s in release.scores if "bits_per_byte" in s.metrics), None)
-    shares = ", ".join(f"{count(f['tokens'] or 0)} {WORDS[f['verb']]}" for f in release.stage_facts)
+    shares = ", ".join(f"{count(f['tokens'] or 0)} in {WORDS[f['verb']].split(' (')[0]}" for f in release.stage_facts)
     rows = [
         ("parameters", count(p.total) + (f" (and {count(p.mtp)} of MTP, used only while training)" if p.mtp else "")),
         ("active a token", f"{count(p.active)} ({p.active / p.total:.0%} of all)"),
@@ -245,13 +245,22 @@ def _steps_text(facts: dict[str, Any]) -> str:
 
 def _final_text(facts: dict[str, Any]) -> str:
     final = facts["final"]
-    return "not evaluated" if final is None else f"{final['metric'].replace('_', ' ')} {final['value']:.4g}"
+    names = {"bits_per_byte": "bits per byte", "ce": "cross-entropy"}
+    if final is None:
+        return "not evaluated"
+    if final["metric"] == "accuracy":
+        return f"{final['value']:.1%} right"
+    return f"{names.get(final['metric'], final['metric'])} {final['value']:.4g}"
 
 
-def scores_table(scores: list["Score"]) -> str:
-    """A table for each measure: every task's score with its interval, and each baseline in a column beside it."""
+def scores_table(scores: list["Score"], drawn: bool = True) -> str:
+    """A table for each measure: every task's score with its interval, and each baseline in a column beside it.
+
+    Args:
+        drawn: with the measures of several drawn answers (pass@k, maj@k).
+    """
     out = []
-    for name in dict.fromkeys(name for score in scores for name in score.metrics):
+    for name in dict.fromkeys(name for score in scores for name in score.metrics if drawn or "@" not in name):
         held = [score for score in scores if name in score.metrics]
         baselines = list(dict.fromkeys(who for score in held for who, values in score.chance.items() if name in values))
         rows: list[list[object]] = []

@@ -31,7 +31,7 @@ def evaluation(release: "Release", figures: dict[str, str]) -> list[str]:
     return [
         told,
         picture(figures, "scores"),
-        cards.scores_table(release.scores),
+        cards.scores_table(release.scores, drawn=release.chain.last.story is None),  # else the next section has them
         cards.EVALUATION_NOTE
         + " *Uniform*: every token equally likely; *token frequency*: as often as in the training text; *xz*: what a "
         "general compressor makes of the same bytes.",
@@ -52,9 +52,10 @@ def samples(release: "Release", figures: dict[str, str]) -> list[str]:
     out = ["Fixed prompts, temperature 0.7, seed 0; ┃ is where the model's own words begin. Nobody chose among the answers."]
     for row in release.samples:
         out += [fence(f"{row['prompt']}┃{row['text']}")]
-    if release.answers and release.chain.last.story is None:  # else the section before shows them stage by stage
+    answers = release.answers if release.chain.last.story is None else []  # else the section before shows them by stage
+    if answers:
         out.append("The first unseen problems of each task, answered greedily:")
-    for row in release.answers:
+    for row in answers:
         mark = "right" if row["right"] else f"wrong: {row['answer']}"
         out += [fence(f"{row['question']}\n┃{row['text']}\n[{mark}]")]
     return out
@@ -129,13 +130,9 @@ def did_not_work(release: "Release", figures: dict[str, str]) -> list[str]:
                 and (value <= before or (low is not None and low <= before))
             ):
                 lines.append(f"{inline(score.task)} did not clearly improve: {before:.1%} before the stage, {value:.1%} after.")
-            xz = score.chance.get("xz -9", {}).get(name)
-            if xz is not None and value > xz:
-                lines.append(
-                    f"On {inline(score.task)} it predicts worse than xz compresses: {value:.3f} against {xz:.3f} bits per byte."
-                )
     bits = [s for s in release.scores if "bits_per_byte" in s.chance.get("xz -9", {})]
-    worse = [s.task for s in bits if s.metrics["bits_per_byte"][0] > s.chance["xz -9"]["bits_per_byte"]]
+    pairs = [(s.task, s.metrics["bits_per_byte"][0], s.chance["xz -9"]["bits_per_byte"]) for s in bits]
+    worse = [f"{task} ({mine:.3f} against {xz:.3f} bits per byte)" for task, mine, xz in pairs if mine > xz]
     if worse:
         lines.append(f"It predicts worse than xz compresses on {len(worse)} of {len(bits)}: {inline(', '.join(worse))}.")
     return ["\n".join(f"- {line}" for line in lines) or "Nothing that the logs or the publisher know of."]
