@@ -223,6 +223,20 @@ def test_spdx_loads_and_keeps_the_rules_of_its_profiles(released):
     assert data.builtTime and data.originatedBy and data.dataset_datasetType
 
 
+def test_spdx_is_valid_against_the_official_json_schema(released):
+    """spdx/spdx-spec, branch gh-pages, 3.0.1/rdf/schema.json (Community-Spec-1.0), unchanged."""
+    import gzip
+
+    import jsonschema_rs  # of schemathesis; the reference validator needs minutes for this schema
+
+    text = gzip.decompress((Path(__file__).parent / "golden" / "spdx-3.0.1.schema.json.gz").read_bytes())
+    validator = jsonschema_rs.Draft202012Validator(json.loads(text))
+    document = json.loads((released / "bom/spdx.json").read_text("utf-8"))
+    assert validator.is_valid(document)
+    document["@graph"][3]["type"] = "software_Dish"
+    assert not validator.is_valid(document)  # it does look
+
+
 def test_eu_summary_keeps_the_order_of_the_template(released):
     text = (released / "compliance/eu-training-summary.md").read_text("utf-8")
     heads = ["## 1.", "### 1.1", "### 1.2", "### 1.3", "## 2.", "### 2.1", "### 2.2", "#### 2.2.1", "#### 2.2.2", "### 2.3"]

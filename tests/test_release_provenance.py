@@ -111,6 +111,10 @@ def test_adapter_goes_out_as_adapter_and_names_its_base(foreign, tmp_path):
     assert manifest["compute"]["flops"] == pytest.approx(3e15 + manifest["compute"]["own_flops"])
     assert manifest["compute"]["eu"]["modification_threshold"] == pytest.approx(1e15)
     assert "Apache License" in (tmp_path / "out/LICENSES/Apache-2.0.txt").read_text("utf-8")
+    from seekling.release.check.place import open_folder
+    from seekling.release.check.run import check
+
+    assert not [f.text for f in check(open_folder(tmp_path / "out")).findings if f.verdict == "fail"]
 
 
 def test_base_with_a_forbidding_licence_stops_the_release(foreign):

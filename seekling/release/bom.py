@@ -362,7 +362,9 @@ def ai_package(spdx: Any, base: str, info: Any, agent: Any, release: "Release") 
     energy = None
     if release.compute["watt_hours"] is not None:
         spent = spdx.ai_EnergyConsumptionDescription(
-            ai_energyQuantity=release.compute["watt_hours"] / 1000, ai_energyUnit=spdx.ai_EnergyUnitType.kilowattHour
+            # SPDX's schema takes no exponent, which Python writes below 0.0001
+            ai_energyQuantity=round(release.compute["watt_hours"] * 0.0036, 4),
+            ai_energyUnit=spdx.ai_EnergyUnitType.megajoule,
         )
         energy = spdx.ai_EnergyConsumption(ai_trainingEnergyConsumption=[spent])
     return spdx.ai_AIPackage(

@@ -24,9 +24,10 @@ def components(folder: Path, release: "Release") -> list[dict[str, Any]]:
     options, code = release.options, release.code
     archive = [code["archive"]]
     inside = f"seekling-{code['version']}/seekling"
+    config = "config.json" if (folder / "config.json").is_file() else "adapter_config.json"
     weights = "adapter_model.safetensors" if release.chain.is_adapter and release.chain.base_models else "model.safetensors"
     rows: list[tuple[str, list[str], str, str, list[str]]] = [
-        ("model-architecture", [*archive, "config.json"], CODE_LICENCE, "the network in plain torch", [f"{inside}/model"]),
+        ("model-architecture", [*archive, config], CODE_LICENCE, "the network in plain torch", [f"{inside}/model"]),
         ("model-parameters", [weights], options.licence, "final weights", []),
         ("technical-report", [layout.REPORT, layout.REPORT_PDF], options.documents, "", []),
         ("evaluation-results", [layout.RESULTS], options.documents, "with intervals and chance", []),
