@@ -69,7 +69,7 @@ def _counts(numbers: int, manifest: dict[str, Any] | None) -> Iterator[Finding]:
     model = (manifest or {}).get("model")
     if not isinstance(model, dict):
         return
-    if manifest.get("kind") == "adapter":  # its base's weights, which are counted, are not here
+    if (manifest or {}).get("kind") == "adapter":  # its base's weights, which are counted, are not here
         return
     stated = [model.get(k) for k in ("parameters", "mtp_parameters")]
     total = sum(n for n in stated if isinstance(n, int))
