@@ -59,27 +59,24 @@ def vocabulary_keys(tokenizer: "Tokenizer", size: int, notes: list[str], where: 
     Raises:
         CheckpointError: llama.cpp has no counterpart for this kind of tokenizer.
     """
-    model = tokenizer.spec.get("model") or {}
+    spec = tokenizer.spec
+    model = spec.get("model") or {}
     vocabulary, merges = model.get("vocab"), model.get("merges")
     if model.get("type") != "BPE" or not isinstance(vocabulary, dict) or merges is None:
         raise CheckpointError(f"{where}: a GGUF cannot hold this tokenizer ({model.get('type')}); only BPE vocabularies fit")
     pairs = [tuple(pair.split(" ", 1)) if isinstance(pair, str) else (pair[0], pair[1]) for pair in merges]
-    tokens, types = _tokens(tokenizer, vocabulary, size, where)
-    if model.get("byte_fallback") or _space_mark(tokenizer.spec):
-        keys = _sentencepiece(tokenizer.spec, tokens, types, pairs, where)
+    tokens, types = _tokens(spec, vocabulary, size, where)
+    if model.get("byte_fallback") or _space_mark(spec):
+        keys = _sentencepiece(spec, tokens, types, pairs, where)
     else:
-        name = pre_tokenizer_name(tokenizer.spec, notes, where)
+        name = pre_tokenizer_name(spec, notes, where)
         keys = {
             "tokenizer.ggml.model": Key("str", "gpt2"),
             "tokenizer.ggml.pre": Key("str", name),
             "tokenizer.ggml.merges": Key("str", [f"{left} {right}" for left, right in pairs], many=True),
         }
-    normalizer = tokenizer.spec.get("normalizer")
-    if (
-        normalizer
-        and not _space_mark(tokenizer.spec)
-        and (normalizer.get("type") != "Sequence" or normalizer.get("normalizers"))
-    ):
+    normalizer = spec.get("normalizer")
+    if normalizer and not _space_mark(spec) and (normalizer.get("type") != "Sequence" or normalizer.get("normalizers")):
         notes.append(f"llama.cpp does not normalise texts ({normalizer.get('type')}) as this tokenizer does")
     keys["tokenizer.ggml.tokens"] = Key("str", tokens, many=True)
     keys["tokenizer.ggml.token_type"] = Key("i32", types, many=True)
@@ -99,15 +96,15 @@ def vocabulary_keys(tokenizer: "Tokenizer", size: int, notes: list[str], where: 
     named = [name for name in tokenizer.templates if name != "default"]
     if named:
         keys["tokenizer.chat_templates"] = Key("str", named, many=True)
-    keys[HUGGINGFACE] = Key("str", json.dumps(tokenizer.spec, ensure_ascii=False, separators=(",", ":")))
+    keys[HUGGINGFACE] = Key("str", json.dumps(spec, ensure_ascii=False, separators=(",", ":")))
     return keys
 
 
-def _tokens(tokenizer: "Tokenizer", vocabulary: Mapping[str, int], size: int, where: str) -> tuple[list[str], list[int]]:
+def _tokens(spec: Mapping[str, Any], vocabulary: Mapping[str, int], size: int, where: str) -> tuple[list[str], list[int]]:
     """Text and type of every id below ``size``; ids without a token are unused."""
     tokens, types = [f"[PAD{i}]" for i in range(size)], [UNUSED] * size
-    fallback = bool((tokenizer.spec.get("model") or {}).get("byte_fallback"))
-    unknown = (tokenizer.spec.get("model") or {}).get("unk_token")
+    fallback = bool((spec.get("model") or {}).get("byte_fallback"))
+    unknown = (spec.get("model") or {}).get("unk_token")
     beyond = 0
     for token, i in vocabulary.items():
         if i >= size:
@@ -115,7 +112,7 @@ def _tokens(tokenizer: "Tokenizer", vocabulary: Mapping[str, int], size: int, wh
             continue
         tokens[i] = token
         types[i] = BYTE if fallback and re.fullmatch("<0x[0-9A-F]{2}>", token) else UNKNOWN if token == unknown else NORMAL
-    for added in tokenizer.spec.get("added_tokens") or []:
+    for added in spec.get("added_tokens") or []:
         i = added["id"]
         if i >= size:
             beyond += 1

@@ -5,6 +5,7 @@ chat, FIM). Decoding joins the tokens' bytes. Nothing in a Tokenizer changes aft
 """
 
 import codecs
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -53,8 +54,10 @@ class Tokenizer:
         model_type: str = "",
         source: str = TOKENIZER,
     ) -> None:
-        self.spec, self.settings, self.source, self.model_type = spec, dict(settings or {}), source, model_type
+        self.settings, self.source, self.model_type = dict(settings or {}), source, model_type
         self.templates = dict(templates or {}) | ({} if chat_template is None else {"default": chat_template})
+        self._spec = json.dumps(spec)  # a vocabulary of 50,000 is 13 MB of objects, and few ask for them again
+        self._marks = _template_tokens(spec.get("post_processor"))
         self._vocabulary = Vocabulary(spec)
         self.special = self._vocabulary.control
         self._hidden = self._vocabulary.hidden
@@ -76,6 +79,11 @@ class Tokenizer:
         return found
 
     @property
+    def spec(self) -> dict[str, Any]:
+        """The content of tokenizer.json, a copy of its own each time."""
+        return dict(json.loads(self._spec))
+
+    @property
     def chat_template(self) -> str | None:
         """The main chat template, None without one."""
         return self.templates.get("default")
@@ -87,9 +95,8 @@ class Tokenizer:
             return False
         if "add_bos_token" in self.settings and self.bos_id != self.special.get(BOS):
             return bool(self.settings["add_bos_token"])
-        marks = _template_tokens(self.spec.get("post_processor"))
         by_class = str(self.settings.get("tokenizer_class", "")).startswith(("Llama", "CodeLlama"))
-        return BOS in self.special or by_class or any(self.special.get(mark) == self.bos_id for mark in marks)
+        return BOS in self.special or by_class or any(self.special.get(mark) == self.bos_id for mark in self._marks)
 
     # ---- files ---------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,8 @@ class BulkEncoder:
         self._tokenizer = tokenizer
         self._ids: dict[str, list[int]] = {}
         ours = json.loads(word_splitter().__getstate__())
-        self._by_words = tokenizer.spec.get("pre_tokenizer") == ours and not tokenizer.spec.get("normalizer")
+        spec = tokenizer.spec
+        self._by_words = spec.get("pre_tokenizer") == ours and not spec.get("normalizer")
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without begin and end."""
