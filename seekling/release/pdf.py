@@ -171,7 +171,10 @@ class Setter:
         if level == 2 and text not in UNNUMBERED:
             self.section += 1
             text = f"{self.section}  {text}"
-        need = 26 if after is None or after.type != "table" else 40
+        need = 26.0 if after is None or after.type != "table" else 40.0
+        drawn = pictures(after) if after is not None and after.type == "paragraph" else []
+        if drawn:  # a heading stays with the picture it is of
+            need = max(need, 18 + self.tall(drawn[0]) + 12)
         if page.will_page_break(need):
             page.add_page()
         page.ln(5 if level == 2 else 2.5)
@@ -187,10 +190,9 @@ class Setter:
         if text.startswith("$$") and text.endswith("$$"):
             self.formula(inline.content.strip().strip("$"))
             return
-        pictures = [child for child in inline.children if child.type == "image"]
-        if pictures:
-            for picture in pictures:
-                self.picture(str(picture.attrs.get("src", "")))
+        if drawn := pictures(node):
+            for source in drawn:
+                self.picture(source)
             return
         parts = list(runs(inline))
         caption = all(style == "I" for _, style, _ in parts)
@@ -258,16 +260,20 @@ class Setter:
         page, path = self.page, self.figures / source
         if not path.is_file():
             return
+        if page.will_page_break(self.tall(source) + 12):
+            page.add_page()
+        page.image(str(path), w=page.epw, alt_text=source)
+        page.ln(1.6)
+
+    def tall(self, source: str) -> float:
+        """Height of a picture across the page, in mm; 0 where it is missing."""
         from PIL import Image
 
-        with Image.open(path) as image:
+        if not (self.figures / source).is_file():
+            return 0.0
+        with Image.open(self.figures / source) as image:
             width, height = image.size
-        across = page.epw
-        tall = across * height / width
-        if page.will_page_break(tall + 12):
-            page.add_page()
-        page.image(str(path), w=across, alt_text=source)
-        page.ln(1.6)
+        return float(self.page.epw * height / width)
 
     def formula(self, text: str) -> None:
         """A line of mathematics as a picture of its glyphs, 600 to the inch."""
@@ -423,6 +429,11 @@ def runs(inline: "SyntaxTreeNode", style: str = "", url: str = "") -> Iterator[t
             yield from runs(child, style, where if "://" in where else "")
         elif kind != "image":
             yield child.content, style, url
+
+
+def pictures(paragraph: "SyntaxTreeNode") -> list[str]:
+    """Files of the pictures in a paragraph."""
+    return [str(child.attrs.get("src", "")) for child in paragraph.children[0].children if child.type == "image"]
 
 
 def plain(node: "SyntaxTreeNode") -> str:
