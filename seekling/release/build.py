@@ -72,7 +72,7 @@ def installed() -> None:
     }
     missing = [package for module, package in needed.items() if find_spec(module) is None]
     if missing:
-        raise MachineError(f"a release needs {', '.join(missing)}: pip install seekling[release]")
+        raise MachineError(f"a release needs {', '.join(missing)}: pip install 'seekling[release]'")
 
 
 def _fill(folder: Path, release: Release, key: tuple[Path, bytes] | None, say: Callable[[str], None]) -> None:

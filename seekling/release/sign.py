@@ -37,7 +37,7 @@ def read_key(path: str | Path) -> tuple[Path, bytes]:
 
         import_signer()
     except ImportError:
-        raise MachineError("--sign needs model-signing: pip install seekling[release]") from None
+        raise MachineError("--sign needs model-signing: pip install 'seekling[release]'") from None
     try:
         key = serialization.load_pem_private_key(held, None)
     except TypeError:

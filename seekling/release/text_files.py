@@ -126,7 +126,7 @@ def _write(path: Path, lines: Iterator[str], packed: bool = False) -> dict[str, 
             try:
                 import zstandard
             except ImportError:
-                raise MachineError("--with-data needs zstandard: pip install seekling[release]") from None
+                raise MachineError("--with-data needs zstandard: pip install 'seekling[release]'") from None
             target = zstandard.ZstdCompressor(level=15).stream_writer(file, closefd=False)
         buffer = io.BytesIO()
         for line in lines:

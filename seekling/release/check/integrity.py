@@ -230,7 +230,7 @@ def _public_key(path: Path) -> tuple[Any, str]:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ec
     except ImportError:
-        raise MachineError("verifying signatures needs cryptography: pip install seekling[release]") from None
+        raise MachineError("verifying signatures needs cryptography: pip install 'seekling[release]'") from None
     try:
         key = serialization.load_pem_public_key(path.read_bytes())
     except OSError as error:
