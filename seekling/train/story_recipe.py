@@ -8,7 +8,7 @@ from seekling.knobs import knob
 from seekling.tree import Tree
 
 FULL_STEPS = 300  # lesson steps and practice steps of a run of the default length; short runs get fewer
-FULL_PRACTICE = 100
+FULL_PRACTICE = 150
 
 
 @dataclass(frozen=True)
