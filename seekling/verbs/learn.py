@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
         last = teach(folder, console=console())
     report_folder(folder)
     print(samples_text(folder), end="")
+    if last != folder:
+        print("\nProblems like those of its practice it solves with --think; without, it answers at once.")
     talk_to(last)
     return 0
 
