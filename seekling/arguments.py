@@ -184,21 +184,21 @@ def keys(parser: Parser) -> None:
 
 
 def conformance(parser: Parser) -> None:
-    parser.add_argument("url", metavar="URL", help="any server, such as http://127.0.0.1:8000")
-    parser.add_argument("--model", default=None, metavar="NAME", help="the model to ask [the first of /v1/models]")
-    parser.add_argument("--key", default=None, metavar="KEY", help="sent as Bearer and as x-api-key")
     only = "chat, tools, errors, completions, embeddings, responses, anthropic, ollama, doors; may be repeated [all]"
-    parser.add_argument("--only", action="append", default=[], metavar="SURFACE", help=only)
-    parser.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds one answer may take [120]")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    _probed(parser, "any server, such as http://127.0.0.1:8000", "SURFACE", only)
 
 
 def redteam(parser: Parser) -> None:
-    parser.add_argument("url", metavar="URL", help="a server of yours, such as http://127.0.0.1:8000")
+    only = "a category, such as 'auth bypass'; may be repeated [all]"
+    _probed(parser, "a server of yours, such as http://127.0.0.1:8000", "CATEGORY", only)
+
+
+def _probed(parser: Parser, url: str, part: str, only: str) -> None:
+    """The server that is asked, and which parts of the list it is asked."""
+    parser.add_argument("url", metavar="URL", help=url)
     parser.add_argument("--model", default=None, metavar="NAME", help="the model to ask [the first of /v1/models]")
     parser.add_argument("--key", default=None, metavar="KEY", help="sent as Bearer and as x-api-key")
-    only = "a category, such as 'auth bypass'; may be repeated [all]"
-    parser.add_argument("--only", action="append", default=[], metavar="CATEGORY", help=only)
+    parser.add_argument("--only", action="append", default=[], metavar=part, help=only)
     parser.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds one answer may take [120]")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
