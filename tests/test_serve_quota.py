@@ -61,6 +61,22 @@ def test_two_servers_add_to_one_file(tmp_path):
     assert books[0].used("anna").completion == 100
 
 
+@pytest.mark.parametrize("turn", range(20))
+def test_servers_that_start_at_once_share_a_new_file(tmp_path, turn):
+    books, start = [Ledger(tmp_path / "usage.db") for _ in range(4)], threading.Barrier(4)
+
+    def work(book):
+        start.wait()
+        book.add("anna", completion=1, now=True)
+
+    threads = [threading.Thread(target=work, args=(book,)) for book in books]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert books[0].used("anna").completion == 4
+
+
 def test_a_file_that_is_no_ledger_is_named(tmp_path, capsys):
     (tmp_path / "usage.db").write_text("hello " * 100)
     with pytest.raises(LedgerError, match=r"usage\.db"):

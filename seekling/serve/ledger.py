@@ -16,6 +16,8 @@ from seekling.errors import DataError
 
 EVERY = 0.5  # seconds between commits while answers are being written
 DAY = 86400
+PATIENCE = 5.0  # seconds to wait for another server that writes
+_CREATE = threading.Lock()  # to close any descriptor of a file lifts SQLite's locks on it in this process
 TABLES = """
 CREATE TABLE IF NOT EXISTS used (
     key TEXT, day INTEGER, prompt INTEGER, completion INTEGER, requests INTEGER, PRIMARY KEY (key, day)
@@ -78,9 +80,11 @@ class Ledger:
             try:
                 if path is not None:
                     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-                made = sqlite3.connect(path or ":memory:", timeout=5, check_same_thread=False, isolation_level=None)
-                made.execute("PRAGMA journal_mode=WAL")
+                    with _CREATE:
+                        if not path.exists():
+                            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+                made = sqlite3.connect(path or ":memory:", timeout=PATIENCE, check_same_thread=False, isolation_level=None)
+                _to_wal(made)
                 made.execute("PRAGMA synchronous=NORMAL")
                 made.executescript(TABLES)
             except (OSError, sqlite3.Error) as error:
@@ -151,6 +155,19 @@ class Ledger:
             return self._db.execute(query, values).fetchone() or (0, 0, 0)
         except sqlite3.Error as error:
             raise LedgerError(f"{self.path}: what was used cannot be read ({error})") from None
+
+
+def _to_wal(connection: sqlite3.Connection) -> None:
+    """Turn to WAL. Of several that do so with a new file at once SQLite refuses all but one at once, whatever their timeout."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.005)
 
 
 def today() -> int:
