@@ -11,6 +11,7 @@ from seekling.engine.drawing import Ask, Drawn, drawn
 from seekling.engine.request import Request
 from seekling.engine.sampler import adjusted, as_rows, draw, logprob
 from seekling.engine.sampling import Sampling
+from seekling.engine.watermark import Watermark
 from seekling.errors import SeeklingError
 from seekling.kernels import sampling as native
 
@@ -34,6 +35,7 @@ SETTINGS = st.builds(
     repetition_penalty=st.sampled_from([1.0, 1.3]),
     logit_bias=st.sampled_from([{}, {3: -100.0}, {1: 2.0}]),
     seed=st.integers(0, 10**6),
+    watermark=st.sampled_from([None, Watermark(b"a key of 32 bytes for this test.")]),
 )
 
 
@@ -48,7 +50,9 @@ def test_a_row_s_token_and_log_probability_are_those_of_the_plain_sampler(many, 
             changed_V = adjusted(x_V, r.sampling, r.seen_V, r.counts_V)
             u = 0.0 if r.sampling.greedy else r.uniform()
             # Sums are rounded otherwise here: a uniform number next to a token's edge may fall on either side of it.
-            near = {draw(changed_V, r.sampling, min(max(u + d, 0.0), 1 - 1e-12)) for d in (0.0, -1e-6, 1e-6)}
+            s = r.sampling
+            marked = s.watermark.weights(changed_V, s, r.ids, set()) if s.watermark and not s.greedy else None
+            near = {draw(changed_V, s, min(max(u + d, 0.0), 1 - 1e-12), marked) for d in (0.0, -1e-6, 1e-6)}
             assert one.token in near
             assert one.logprob == pytest.approx(logprob(x_V, one.token), abs=2e-6)
 
@@ -56,8 +60,24 @@ def test_a_row_s_token_and_log_probability_are_those_of_the_plain_sampler(many, 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(SETTINGS, min_size=2, max_size=6), st.integers(0, 10**6))
 def test_a_row_is_drawn_bit_for_bit_the_same_alone_and_beside_others(many, seed):
-    asks = [Ask(request(s, 1000), x_V) for s, x_V in zip(many, rows(len(many), 1000, seed), strict=True)]
-    assert drawn(asks, threads=2) == [drawn([ask])[0] for ask in asks]
+    x_BV = rows(len(many), 1000, seed)
+    together = drawn([Ask(request(s, 1000), x_V) for s, x_V in zip(many, x_BV, strict=True)], threads=2)
+    assert together == [drawn([Ask(request(s, 1000), x_V)])[0] for s, x_V in zip(many, x_BV, strict=True)]
+
+
+@pytest.mark.parametrize("more", [{}, {"top_k": 50}, {"top_p": 0.9}, {"min_p": 0.02}])
+def test_a_mark_leads_to_the_tokens_of_the_plain_sampler(more):
+    """Over a vocabulary of many blocks, and once a context: the second time the same one comes it leaves no mark."""
+    key = Watermark(b"a key of 32 bytes for this test.")
+    changed = 0
+    for seed, x_V in enumerate(rows(40, 49_152, 5, spread=2.0)):
+        s = Sampling(temperature=1.0, seed=seed, watermark=key, **more)
+        r = Request([seed, 2, 3, 4], s, room=100, end_ids=(), decoder=None, vocab_size=len(x_V))
+        first, again = (drawn([Ask(r, x_V)])[0].token for _ in range(2))
+        seen = set()
+        assert [first, again] == [draw(x_V, s, r.uniform(), key.weights(x_V, s, r.ids, seen)) for _ in range(2)]
+        changed += first != again
+    assert changed > 5
 
 
 def test_a_flat_distribution_is_cut_to_its_nucleus_without_a_sort():

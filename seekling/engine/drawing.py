@@ -13,6 +13,7 @@ import torch
 from seekling.engine.request import Request
 from seekling.engine.sampler import DAMAGED, Array, adjusted, draw, logprob, tops
 from seekling.engine.sampling import Top
+from seekling.engine.watermark import CANDIDATES, LAYERS
 from seekling.errors import SeeklingError
 from seekling.kernels import sampling as native
 
@@ -40,7 +41,7 @@ def drawn(asks: Sequence[Ask], threads: int | None = None) -> list[Drawn | Seekl
     for place, ask in enumerate(asks):
         s = ask.request.sampling
         try:
-            if ask.x_V.dtype != np.float32 or (s.watermark is not None and not s.greedy) or not native.available():
+            if ask.x_V.dtype != np.float32 or not native.available():
                 out[place] = _slowly(ask)
                 continue
             x_V = _changed(ask)
@@ -48,13 +49,15 @@ def drawn(asks: Sequence[Ask], threads: int | None = None) -> list[Drawn | Seekl
             out[place] = error
             continue
         kept.append(x_V)
-        forced = ask.request.forced()
+        forced, mark = ask.request.forced(), None
+        if s.watermark is not None and forced is None and not s.greedy:
+            mark = s.watermark.marks(ask.request.ids, ask.request.contexts)
         raw = _address(ask.x_V)
         rows.append(
             native.CDraw(
                 raw if x_V is ask.x_V else _address(x_V), raw if s.logprobs else None,
                 0.0 if s.greedy else ask.request.uniform(ask.ahead), s.top_p, s.temperature, s.min_p, s.top_k, len(x_V),
-                -1 if forced is None else forced,
+                mark or 0, 0 if mark is None else LAYERS, CANDIDATES, -1 if forced is None else forced,
             )
         )  # fmt: skip
         places.append(place)

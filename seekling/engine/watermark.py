@@ -27,7 +27,7 @@ from seekling.errors import SeeklingError
 
 CONTEXT = 4  # tokens before that choose the bits
 LAYERS = 16  # 30 find the mark a little sooner (docs/results.md) and cost twice as much
-CANDIDATES = 32
+CANDIDATES = 32  # at most MARKED of csrc/infer_sample.cpp
 MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
@@ -52,12 +52,26 @@ class Watermark:
         """Tells keys apart without telling the key."""
         return hashlib.sha256(b"seekling watermark name" + self.key).hexdigest()[:12]
 
+    def seed(self, context: Sequence[int]) -> int:
+        """64 bits that the key and the tokens before a place give it."""
+        message = np.asarray(context[-CONTEXT:], "<i8").tobytes()
+        return int.from_bytes(hmac.digest(self.key, message, "blake2b")[:8], "little")
+
+    def marks(self, ids: Sequence[int], contexts: set[tuple[int, ...]]) -> int | None:
+        """`seed` of the place behind ``ids``, prompt and answer so far; None where it gets no mark.
+
+        ``contexts`` holds those of this answer that were marked, and is added to.
+        """
+        context = tuple(ids[-CONTEXT:])
+        if context in contexts:
+            return None
+        contexts.add(context)
+        return self.seed(context)
+
     def bits(self, context: Sequence[int], tokens_K: Array) -> Array:
         """(K, LAYERS) of 0 and 1: the bits of tokens after a context. Independent and fair to whoever lacks the key."""
-        message = np.asarray(context[-CONTEXT:], "<i8").tobytes()
-        seed = hmac.new(self.key, message, hashlib.blake2b).digest()[:8]
         with np.errstate(over="ignore"):
-            h_K = (tokens_K.astype(np.uint64) + np.uint64(1)) * MIX[0] + np.uint64(int.from_bytes(seed, "little"))
+            h_K = (tokens_K.astype(np.uint64) + np.uint64(1)) * MIX[0] + np.uint64(self.seed(context))
             h_K = (h_K ^ (h_K >> np.uint64(30))) * MIX[1]
             h_K = (h_K ^ (h_K >> np.uint64(27))) * MIX[2]
             h_K ^= h_K >> np.uint64(31)
@@ -66,19 +80,16 @@ class Watermark:
     def weights(
         self, x_V: Array, s: Sampling, ids: Sequence[int], contexts: set[tuple[int, ...]]
     ) -> tuple[Array | None, Array]:
-        """`sampler.kept` under the mark, for a row that is not greedy.
+        """`sampler.kept` under the mark, for a row that is not greedy (natively: csrc/infer_sample.cpp, `mark_found`).
 
         Args:
-            x_V: adjusted logits; ids: prompt and answer so far; contexts: those of this answer that were marked; added to.
+            x_V: adjusted logits; ids, contexts: as in `marks`.
         """
         ids_K, weights_K = kept(x_V, s)
-        context = tuple(ids[-CONTEXT:])
-        if context in contexts:
+        if self.marks(ids, contexts) is None:
             return ids_K, weights_K
-        contexts.add(context)
         weights_K = weights_K.astype(np.float64)
-        count = min(CANDIDATES, len(weights_K))
-        places = best(weights_K.astype(np.float32), count) if count < len(weights_K) else np.arange(count)
+        places = best(x_V if ids_K is None else x_V[ids_K], min(CANDIDATES, len(weights_K)))
         p_K = weights_K[places]
         total = p_K.sum()
         g_KL = self.bits(ids, places if ids_K is None else ids_K[places]).astype(np.float64)

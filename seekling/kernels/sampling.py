@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import c_double, c_float, c_int32, c_int64, c_void_p
+from ctypes import c_double, c_float, c_int32, c_int64, c_uint64, c_void_p
 from functools import cache
 
 from seekling.errors import MachineError
@@ -21,6 +21,9 @@ class CDraw(ctypes.Structure):
         ("min_p", c_float),
         ("top_k", c_int32),
         ("size", c_int32),
+        ("mark", c_uint64),
+        ("layers", c_int32),
+        ("candidates", c_int32),
         ("token", c_int32),
         ("logprob", c_float),
     ]

@@ -10,9 +10,10 @@ namespace {
 
 constexpr int BLOCK = 256;            // tokens whose largest logit, and whose weight, is kept
 constexpr float LEAST = 1.7e-38f;     // weights from here on count; exp16 gives e^-87 = 1.65e-38 for all below
+constexpr size_t MARKED = 64;         // most tokens a watermark may weigh anew
 constexpr size_t SORTED = 512;        // so many candidates are sorted, of more the half that matters is looked for first
 
-struct Candidate { float x, weight; int32_t id; };
+struct Candidate { float x; int32_t id; double weight; };
 
 bool likelier(const Candidate& a, const Candidate& b) { return a.x > b.x || (a.x == b.x && a.id < b.id); }
 
@@ -42,6 +43,8 @@ struct Draw {            // mirrored in seekling/kernels/sampling.py
     double uniform, top_p;
     float temperature, min_p;
     int32_t top_k, size;
+    uint64_t mark;       // the watermark's seed in this place
+    int32_t layers, candidates;  // its layers, 0 = no mark, and how many tokens it may weigh anew
     int32_t token;       // before: −1, or the token whatever the logits say; after: the token, or −1 where the largest logit is no number
     float logprob;       // after
 };
@@ -52,6 +55,7 @@ struct Sampler {
     std::vector<float> most;              // of each block
     std::vector<double> ends;             // weight up to the end of each block
     std::vector<Candidate> found;
+    std::vector<Candidate> marked;        // the likeliest by id, with their weights under the watermark; empty = no mark
 
     // Largest logit; not a number counts as infinity.
     float largest_of(const Row& row) {
@@ -89,40 +93,108 @@ struct Sampler {
         return -1;
     }
 
+    // work(token, weight) for each token of a block
+    template <class Do> void weights_of(const Row& row, int block, float top, float temperature, float least, Do work) {
+        int i = block * BLOCK;
+        auto mark = std::lower_bound(marked.begin(), marked.end(), i, [](const Candidate& c, int id) { return c.id < id; });
+        row.each(block, [&](Floats v) {
+            float w[16];
+            store16(w, weigh(v, top, temperature, all(least)));
+            for (int j = 0; j < 16; j++, i++) {
+                bool in = mark != marked.end() && mark->id == i;
+                work(i, in ? mark++->weight : (double)w[j]);
+            }
+        });
+    }
+
     // Among all tokens of at least this weight.
     int from_all(const Row& row, float top, const Draw& d, float temperature) {
         float least = std::max(d.min_p, LEAST);
-        double target = below(d.uniform, total_of(row, top, temperature, least));
+        double whole = total_of(row, top, temperature, least);
+        if (d.layers > 0) whole = mark_all(row, top, d, temperature, least);
+        double target = below(d.uniform, whole);
         int b = (int)(std::upper_bound(ends.begin(), ends.end(), target) - ends.begin());
         double sum = b ? ends[(size_t)b - 1] : 0;
-        int i = b * BLOCK, last = -1;
-        row.each(b, [&](Floats v) {
-            float w[16];
-            store16(w, weigh(v, top, temperature, all(least)));
-            for (int j = 0; j < 16 && sum <= target; j++, i++)
-                if (w[j] > 0) { sum += w[j]; last = i; }
+        int last = -1;
+        weights_of(row, b, top, temperature, least, [&](int i, double w) {
+            if (w > 0 && sum <= target) { sum += w; last = i; }
         });
         return last;
+    }
+
+    // Tournament sampling among the likeliest of `found` (seekling/engine/watermark.py, `Watermark.weights`).
+    void mark_found(const Draw& d) {
+        marked.resize(std::min(found.size(), (size_t)d.candidates));
+        std::partial_sort_copy(found.begin(), found.end(), marked.begin(), marked.end(), likelier);
+        double whole = 0;
+        for (const Candidate& c : marked) whole += c.weight;
+        uint64_t bits[MARKED];
+        for (size_t i = 0; i < marked.size(); i++) {
+            uint64_t h = ((uint64_t)marked[i].id + 1) * 0x9E3779B97F4A7C15u + d.mark;
+            h = (h ^ (h >> 30)) * 0xBF58476D1CE4E5B9u;
+            h = (h ^ (h >> 27)) * 0x94D049BB133111EBu;
+            bits[i] = h ^ (h >> 31);
+            marked[i].weight /= whole;
+        }
+        for (int layer = 0; layer < d.layers; layer++) {
+            double ones = 0;
+            for (size_t i = 0; i < marked.size(); i++) ones += (bits[i] >> layer & 1) ? marked[i].weight : 0;
+            for (size_t i = 0; i < marked.size(); i++) marked[i].weight *= 1 + (double)(bits[i] >> layer & 1) - ones;
+        }
+        for (Candidate& c : marked) c.weight *= whole;
+        std::sort(marked.begin(), marked.end(), [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+    }
+
+    // `mark_found` among all tokens; then the ends of blocks are those of the new weights. Returns the last of them.
+    double mark_all(const Row& row, float top, const Draw& d, float temperature, float least) {
+        float from = -INFINITY;
+        if (most.size() > (size_t)d.candidates) {  // so many tokens reach the so-manieth largest of the blocks' maxima
+            std::vector<float> maxima = most;
+            std::nth_element(maxima.begin(), maxima.begin() + d.candidates - 1, maxima.end(), std::greater<float>());
+            from = maxima[(size_t)d.candidates - 1];
+        }
+        collect(row, from);
+        weigh_found(top, temperature, least);
+        mark_found(d);
+        for (size_t b = ends.size() - 1; b > 0; b--) ends[b] -= ends[b - 1];
+        for (size_t i = 0; i < marked.size(); i++) {
+            int b = marked[i].id / BLOCK;
+            double& sum = ends[(size_t)b] = 0;
+            weights_of(row, b, top, temperature, least, [&](int, double w) { sum += w; });
+            while (i + 1 < marked.size() && marked[i + 1].id / BLOCK == b) i++;
+        }
+        for (size_t b = 1; b < ends.size(); b++) ends[b] += ends[b - 1];
+        return ends.back();
+    }
+
+    // Candidates: all tokens from this logit on that may come.
+    void collect(const Row& row, float from) {
+        found.clear();
+        for (int b = 0; b < row.blocks(); b++) {
+            if (most[(size_t)b] < from) continue;
+            for (int i = b * BLOCK; i < std::min(row.size, (b + 1) * BLOCK); i++)
+                if (row.x[i] >= from && row.x[i] > -INFINITY) found.push_back({row.x[i], i, 0});
+        }
+    }
+
+    // Their weights; returns the sum.
+    double weigh_found(float top, float temperature, float least) {
+        double sum = 0;
+        for (size_t i = 0; i < found.size(); i += 16) {
+            float w[16];
+            size_t n = std::min<size_t>(16, found.size() - i);
+            for (size_t j = 0; j < 16; j++) w[j] = j < n ? found[i + j].x : top;
+            store16(w, weigh(load16(w), top, temperature, all(least)));
+            for (size_t j = 0; j < n; j++) sum += found[i + j].weight = w[j];
+        }
+        return sum;
     }
 
     // Candidates: all tokens down to some distance from the best, enough for top-k or top-p.
     void gather(const Row& row, float top, const Draw& d, float temperature, double enough) {
         for (float reach : {4.0f, 8.0f, 16.0f, 32.0f, 87.0f}) {
-            float least = top - reach * temperature;
-            double sum = 0;
-            found.clear();
-            for (int b = 0; b < row.blocks(); b++) {
-                if (most[(size_t)b] < least) continue;
-                for (int i = b * BLOCK; i < std::min(row.size, (b + 1) * BLOCK); i++)
-                    if (row.x[i] >= least && row.x[i] > -INFINITY) found.push_back({row.x[i], 0.0f, i});
-            }
-            for (size_t i = 0; i < found.size(); i += 16) {
-                float w[16];
-                size_t n = std::min<size_t>(16, found.size() - i);
-                for (size_t j = 0; j < 16; j++) w[j] = j < n ? found[i + j].x : top;
-                store16(w, weigh(load16(w), top, temperature, all(LEAST)));
-                for (size_t j = 0; j < n; j++) sum += found[i + j].weight = w[j];
-            }
+            collect(row, top - reach * temperature);
+            double sum = weigh_found(top, temperature, LEAST);
             if (d.top_k > 0 ? found.size() >= (size_t)d.top_k : sum >= enough) return;
         }
     }
@@ -158,13 +230,22 @@ struct Sampler {
         }
         std::sort(found.begin(), found.end(), [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
         float least = std::max(d.min_p, LEAST);
+        for (Candidate& c : found) c.weight = c.weight >= least ? c.weight : 0;
+        if (d.layers > 0) {
+            mark_found(d);
+            auto place = found.begin();
+            for (const Candidate& c : marked) {
+                while (place->id != c.id) place++;
+                place->weight = c.weight;
+            }
+        }
         double sum = 0;
-        for (const Candidate& c : found) sum += c.weight >= least ? c.weight : 0;
+        for (const Candidate& c : found) sum += c.weight;
         double target = below(d.uniform, sum);
         int last = -1;
         sum = 0;
         for (const Candidate& c : found)
-            if (c.weight >= least) {
+            if (c.weight > 0) {
                 last = c.id;
                 if ((sum += c.weight) > target) break;
             }
@@ -181,6 +262,7 @@ struct Sampler {
             d.token = -1;
             return;
         }
+        marked.clear();
         double normaliser = 0;
         if (d.raw) {
             Row raw{d.raw, d.size};
