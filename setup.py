@@ -5,12 +5,14 @@ says so). For work on the kernels: `python setup.py build_ext --inplace`.
 """
 
 import platform
+import runpy
+from pathlib import Path
 
 from setuptools import Extension, setup
 
 NAMES = ("rowwise", "experts", "attention", "tree_attention", "infer_matmul", "infer_pack", "infer_attention")
 NAMES += ("infer_step", "infer_step_attention", "infer_step_experts", "infer_step_adapters", "infer_cache8", "infer_sample")
-NAMES += ("infer_step_draft",)
+NAMES += ("infer_step_draft", "stamp")
 HEADERS = (
     "common",
     "attention",
@@ -33,12 +35,16 @@ if platform.machine() in ("x86_64", "AMD64"):
     LEVELS["avx512"] = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
     LEVELS["avx512bf16"] = [*LEVELS["avx512"], "-mavx512bf16", "-mavx512vnni"]
 
+KERNELS = Path(__file__).resolve().parent / "seekling" / "kernels"
+STAMP = runpy.run_path(str(KERNELS / "stamp.py"))["stamp"](KERNELS)
+
 setup(
     ext_modules=[
         Extension(
             f"seekling.kernels._native_{level}",
             sources=SOURCES,
-            depends=[f"seekling/kernels/csrc/{name}.h" for name in HEADERS],
+            depends=["setup.py", *(f"seekling/kernels/csrc/{name}.h" for name in HEADERS)],
+            define_macros=[("SK_STAMP", f'"{STAMP}"')],
             extra_compile_args=[*FLAGS, *march],
             language="c++",
             optional=True,

@@ -1,8 +1,10 @@
 """Native kernels agree with their torch oracles: values and gradients, odd shapes, both dtypes, every level this CPU has."""
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from seekling.model.sight import causal_mask
 
 TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 2.5e-2}
 LEVELS = [level for level, needs in native._LEVELS.items() if needs <= native.cpu_flags()]
+once = pytest.mark.skipif("SEEKLING_NATIVE" in os.environ, reason="already running one level")
 needs_native = pytest.mark.skipif(not native.available(), reason=f"kernels run on {native.status()}")
 dtypes = st.sampled_from([torch.float32, torch.bfloat16])
 
@@ -159,11 +162,10 @@ def test_results_do_not_depend_on_the_number_of_threads():
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+@once
 @needs_native
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_level_that_this_processor_has_passes_the_same_tests(level):
-    if os.environ.get("SEEKLING_NATIVE"):
-        pytest.skip("already running one level")
     env = dict(os.environ, SEEKLING_NATIVE=level)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
@@ -175,6 +177,7 @@ def test_every_level_that_this_processor_has_passes_the_same_tests(level):
     assert done.returncode == 0, done.stdout[-3000:]
 
 
+@once
 def test_without_a_library_the_model_runs_on_torch_and_says_so():
     code = "from seekling.kernels import available, status; print(available(), status())"
     env = dict(os.environ, SEEKLING_NATIVE="0")
@@ -182,6 +185,38 @@ def test_without_a_library_the_model_runs_on_torch_and_says_so():
     assert done.stdout.strip() == "False torch (SEEKLING_NATIVE=0)"
 
 
+@once
+@needs_native
+def test_a_library_of_other_sources_is_not_used_and_how_to_build_it_is_told(tmp_path):
+    """A checkout of its own, whose libraries are these: unchanged it is native, with one comment more in a source it is not."""
+    if native.stamp(Path(native.__file__).parent) is None:
+        pytest.skip("needs a source checkout")
+    home = Path(native.__file__).parent.parent.parent
+    shutil.copytree(
+        home / "seekling", tmp_path / "seekling", symlinks=True, ignore=shutil.ignore_patterns("*.so", "__pycache__")
+    )
+    for path in (home / "seekling" / "kernels").glob("*.so"):
+        (tmp_path / "seekling" / "kernels" / path.name).symlink_to(path)
+    for name in ("setup.py", "pyproject.toml"):
+        shutil.copy(home / name, tmp_path)
+    code = "from seekling.kernels import available, native, status; print(native.__file__, available(), status())"
+
+    def told():
+        run = [sys.executable, "-c", code]
+        done = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=True)
+        assert done.stdout.startswith(str(tmp_path))
+        return done.stdout.split(" ", 1)[1], done.stderr
+
+    env = dict(os.environ, PYTHONPATH=str(tmp_path), SEEKLING_NATIVE="base")
+    assert told() == ("True native, base\n", "")
+    with open(tmp_path / "seekling" / "kernels" / "csrc" / "common.h", "a") as file:
+        file.write("// another version\n")
+    out, err = told()
+    assert out.startswith("False torch (") and "built from other sources" in out
+    assert err.count("\n") == 1 and "setup.py build_ext --inplace --force" in err
+
+
+@once
 def test_an_unknown_level_is_named():
     env = dict(os.environ, SEEKLING_NATIVE="avx1024")
     code = "from seekling.kernels import status; status()"

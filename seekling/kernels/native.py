@@ -1,12 +1,13 @@
 """The native library: which build of it fits this processor, loading it, and calling it with tensors.
 
 There is one library a processor level (setup.py).  They are found beside this file; where none is built everything runs on
-plain torch and ``status()`` tells why.  The environment can say so too: SEEKLING_NATIVE=0 for plain torch, =avx2 (or another
-level) for that library.
+plain torch and ``status()`` tells why, and so it does where the sources beside them have changed since (`stamp`).  The
+environment can say so too: SEEKLING_NATIVE=0 for plain torch, =avx2 (or another level) for that library.
 """
 
 import ctypes
 import glob
+import logging
 import os
 import platform
 from functools import cache
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from seekling.errors import MachineError
+from seekling.kernels.stamp import stamp
 
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 # Best first: the flags of /proc/cpuinfo that a level needs.
@@ -25,6 +27,9 @@ _LEVELS = {
     "avx2": {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"},
     "base": set(),
 }
+
+
+STALE = "built from other sources than those here: `python setup.py build_ext --inplace --force` builds it again"
 
 
 @cache
@@ -57,10 +62,28 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
         for path in glob.glob(str(Path(__file__).parent / f"_native_{level}.*")):
             try:
                 _share_openmp()
-                return ctypes.CDLL(path), f"native, {level}"
+                library = ctypes.CDLL(path)
             except OSError as error:
                 reason = f"{Path(path).name} does not load: {error}"
+                continue
+            if _is_stale(library):
+                reason = f"{Path(path).name} is {STALE}"
+                logging.getLogger("seekling").warning("%s; until then kernels run on torch, slowly", reason)
+                return None, f"torch ({reason})"
+            return library, f"native, {level}"
     return None, f"torch ({reason})"
+
+
+def _is_stale(library: ctypes.CDLL) -> bool:
+    """Whether it was built from other sources than those that lie here; its structures may then be others too."""
+    expected = stamp(Path(__file__).parent)
+    if expected is None:
+        return False
+    function = getattr(library, "sk_stamp", None)
+    if function is None:  # from before there were stamps
+        return True
+    function.restype = ctypes.c_char_p
+    return bool(function() != expected.encode())
 
 
 def _share_openmp() -> None:
