@@ -5,10 +5,12 @@ import json
 import httpx
 import ollama
 import pytest
-from engine_tiny import TOKENIZER, one_thread  # noqa: F401
+from engine_tiny import TOKENIZER, one_thread, tiny_lm  # noqa: F401
 from serve_tiny import CONTEXT, scripted_engine, serving
 from test_serve_anthropic import CALL, FUNCTION
 
+from seekling.engine import Engine
+from seekling.kernels import native
 from seekling.text.special import THINK_END, Mark
 
 HI = [{"role": "user", "content": "hi"}]
@@ -74,6 +76,32 @@ def test_models_are_listed_and_shown(told):
     assert [model.model for model in told.client.list().models] == ["tiny", "gpt-tiny"]
     shown = told.client.show("tiny")
     assert shown.modelinfo["deepseek_v3.context_length"] == CONTEXT and "tools" in shown.capabilities
+
+
+@pytest.mark.skipif(not native.available(), reason="the native library is not built")
+def test_sizes_numbers_and_digest_are_those_of_the_weights():
+    """Of a model in torch, and of the same one quantised by the kernels."""
+    lm = tiny_lm(max_position_embeddings=CONTEXT)
+    lm.model.float()
+    numbers = sum(p.numel() for p in lm.model.parameters())
+    whole = sum(t.nbytes for t in (*lm.model.parameters(), *lm.model.buffers()))
+    digests = set()
+    for options, kind, least, most in (
+        ({"runner": "torch"}, "F32", whole, whole),
+        ({"quant": "int8"}, "INT8", numbers, 0.7 * whole),
+    ):
+        engine = Engine(lm, max_rows=2, cache_tokens=2048, **options)
+        with serving(engine) as served:
+            client = ollama.Client(host=served.url)
+            (listed, alias), (running, _) = client.list().models, client.ps().models
+            assert least <= listed.size <= most and listed.details.quantization_level == kind
+            assert listed.details.parameter_size == f"{numbers / 1e3:.2f}K" and listed.details.format == "safetensors"
+            assert running.size == pytest.approx(listed.size + 2048 * served.model.card()["cache"]["bytes_per_token"], rel=0.01)
+            assert running.context_length == CONTEXT and running.size_vram == 0
+            assert client.show("tiny").modelinfo["general.parameter_count"] == numbers
+            assert len(bytes.fromhex(listed.digest)) == 32 and listed.digest == alias.digest == running.digest
+            digests.add(listed.digest)
+    assert len(digests) == 2
 
 
 def test_what_is_loaded_is_told_and_texts_become_vectors():

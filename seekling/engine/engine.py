@@ -21,7 +21,7 @@ from seekling.engine.cache import PagedCache
 from seekling.engine.draft_model import ModelDrafter
 from seekling.engine.draft_mtp import MTPDrafter
 from seekling.engine.embed import Pooling, embed, embed_natively
-from seekling.engine.fingerprint import fingerprint
+from seekling.engine.fingerprint import fingerprint, weights
 from seekling.engine.handle import Handle
 from seekling.engine.intake import Intake
 from seekling.engine.loop import Loop
@@ -135,7 +135,7 @@ class Engine:
         )
         self.config, self.tokenizer, self.model = backend.config, backend.tokenizer, backend.model
         self.quant, self.max_rows = quant, max_rows
-        self._fingerprint: tuple[object, str] | None = None
+        self._digest: tuple[object, str] | None = None
         prefix, spill, me = prefix_cache and not self.config.holds_state, None, weakref.proxy(self)
         if cache_spill is not None:
             if not prefix:
@@ -318,14 +318,19 @@ class Engine:
     @property
     def fingerprint(self) -> str:
         """One hash of weights, code and instruction path: equal fingerprints, equal answers. The first call reads it all."""
+        return fingerprint(self._backend, self.quant, self.weights_digest)
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 of the weights as they are kept. The first call reads them all."""
         version = self._backend.version()
-        if self._fingerprint is None or self._fingerprint[0] != version:
-            self._fingerprint = version, fingerprint(self._backend, self.quant)
-        return self._fingerprint[1]
+        if self._digest is None or self._digest[0] != version:
+            self._digest = version, weights(self._backend)
+        return self._digest[1]
 
     def weights_changed(self) -> None:
         """Forget the prefix cache. Only needed after a change of weights that torch does not count, as through ``.data``."""
-        self._fingerprint = None
+        self._digest = None
         self._loop.cache.version = object()  # equal to no version there is
 
     def repack(self, parts: Any, targets: Any = None) -> bool:

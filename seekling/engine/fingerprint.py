@@ -13,16 +13,16 @@ _ROOMS = ("engine", "kernels", "model", "text")
 _SUFFIXES = (".py", ".cpp", ".h")
 
 
-def fingerprint(backend: Backend, quant: str | None) -> str:
-    """ "seekling-" and 16 hex digits. Reads all weights once."""
+def fingerprint(backend: Backend, quant: str | None, digest: str) -> str:
+    """ "seekling-" and 16 hex digits; ``digest``: what `weights` gives."""
     whole = hashlib.sha256()
-    for part in (weights(backend), code(), instructions(backend), str(quant)):
+    for part in (digest, code(), instructions(backend), str(quant)):
         whole.update(part.encode() + b"\0")
     return f"seekling-{whole.hexdigest()[:16]}"
 
 
 def weights(backend: Backend) -> str:
-    """Hash of the tensors, or of the packed matrices and norms."""
+    """SHA-256 of the tensors, or of the packed matrices and norms. Reads them all."""
     digest = hashlib.sha256()
     if backend.model is not None:
         for name, tensor in sorted(backend.model.state_dict().items()):

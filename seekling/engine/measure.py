@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -105,6 +106,22 @@ def matrices(engine: Engine) -> list[tuple[str, int]]:
 def weight_bytes(engine: Engine) -> int:
     """Bytes of the weights as the engine keeps them."""
     return sum(size for _, size in matrices(engine))
+
+
+def weight_format(engine: Engine) -> str:
+    """The format that holds most bytes of the weights: a key of `kernels.infer.FORMATS`, or "f16"."""
+    sizes: Counter[str] = Counter()
+    runner = engine._backend.runner
+    if hasattr(runner, "packed"):
+        for matrix in runner.packed():
+            sizes[matrix.format] += matrix.nbytes()
+    else:
+        for tensor in (*engine.model.parameters(), *engine.model.buffers()):
+            name = str(tensor.dtype).removeprefix("torch.")
+            sizes[{"uint8": engine.quant or name}.get(name, name.replace("bfloat", "bf").replace("float", "f"))] += (
+                tensor.nbytes
+            )
+    return sizes.most_common(1)[0][0]
 
 
 def cache_bytes_a_token(engine: Engine) -> float:

@@ -28,6 +28,7 @@ class Model:
         self.end_ids = frozenset({*config.eos_token_ids, *self.tokenizer.end_ids})
         self.moe_layers = [layer for layer in range(config.num_hidden_layers) if config.is_moe(layer)]
         self._fingerprint: str | None = None
+        self._knowing = threading.Lock()
         self._embedding = threading.Lock()
 
     @property
@@ -60,8 +61,9 @@ class Model:
         return self._fingerprint
 
     def know_fingerprint(self) -> None:
-        """Read the weights once."""
-        self._fingerprint = f"fp_{self.engine.fingerprint[:16]}"
+        """Read the weights once; whoever comes meanwhile waits."""
+        with self._knowing:
+            self._fingerprint = f"fp_{self.engine.fingerprint.removeprefix('seekling-')}"
 
     def embed(self, prompts: list[Any], pooling: Any) -> Any:
         """`Engine.embed`, one caller at a time."""

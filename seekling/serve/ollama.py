@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from seekling import __version__
+from seekling.engine.measure import cache_bytes_a_token, weight_bytes, weight_format
 from seekling.serve.answers import Answers, Job
 from seekling.serve.asking import bad, chat_job
 from seekling.serve.chat import Talk
@@ -26,6 +27,8 @@ from seekling.serve.reading import read_body, who
 from seekling.serve.sse import Stream, unless_gone
 from seekling.serve.state import Server
 
+NEVER = "9999-12-31T23:59:59Z"  # when a model leaves memory
+GGUF = ("q8_0", "q4_0", "q4_1", "q4_k")  # blocks that come from such files alone
 OPTIONS = ("temperature", "top_p", "top_k", "min_p", "seed", "stop", "presence_penalty", "frequency_penalty")
 RENAMED = {"num_predict": "max_tokens", "repeat_penalty": "repetition_penalty"}
 
@@ -88,19 +91,34 @@ async def generate(server: Server, request: Request) -> Response:
 
 
 async def tags(server: Server, request: Request) -> Response:
-    """``/api/tags``."""
+    """``/api/tags``: ``size`` is that of the weights as they are kept, ``digest`` their SHA-256, for which the first waits."""
     made = datetime.fromtimestamp(server.created, UTC).isoformat()
-
-    def row(model: Model, name: str) -> Json:
-        digest = (model.fingerprint or "").removeprefix("fp_")
-        return {"name": name, "model": name, "modified_at": made, "size": 0, "digest": digest, "details": _details(model)}
-
-    return reply({"models": [row(model, name) for model in server.models for name in model.names]})
+    return reply({"models": [row | {"modified_at": made} for _, row in await _rows(server)]})
 
 
 async def running(server: Server, request: Request) -> Response:
-    """``/api/ps``: all that is served is loaded, and nothing unloads it."""
-    return await tags(server, request)
+    """``/api/ps``: all that is served is loaded, and nothing unloads it. ``size``: weights and cache."""
+
+    def more(model: Model, row: Json) -> Json:
+        stats = model.engine.stats()
+        size = row["size"] + round(cache_bytes_a_token(model.engine) * stats["pages"] * stats["page_tokens"])
+        return {"size": size, "size_vram": 0, "expires_at": NEVER, "context_length": model.engine.context}
+
+    return reply({"models": [row | more(model, row) for model, row in await _rows(server)]})
+
+
+async def _rows(server: Server) -> list[tuple[Model, Json]]:
+    """What both lists tell of each name."""
+
+    def rows() -> list[tuple[Model, Json]]:
+        out = []
+        for model in server.models:
+            model.know_fingerprint()
+            told = {"size": weight_bytes(model.engine), "digest": model.engine.weights_digest, "details": _details(model)}
+            out += [(model, {"name": name, "model": name} | told) for name in model.names]
+        return out
+
+    return await run_in_threadpool(rows)
 
 
 async def embed(server: Server, request: Request) -> Response:
@@ -121,6 +139,7 @@ async def show(server: Server, request: Request) -> Response:
     able = {"completion": True, "tools": bool(chat_format.grammar.calls), "thinking": chat_format.thinks != "never"}
     facts = {
         "general.architecture": config.model_type,
+        "general.parameter_count": config.parameters().total,
         f"{config.model_type}.context_length": model.engine.context,
         f"{config.model_type}.embedding_length": config.hidden_size,
         f"{config.model_type}.block_count": config.num_hidden_layers,
@@ -296,6 +315,13 @@ def _head(model: str) -> Json:
 
 
 def _details(model: Model) -> Json:
-    family = model.engine.config.model_type
-    quantised = model.engine.quant or ""
-    return {"format": "", "family": family, "families": [family], "parameter_size": "", "quantization_level": quantised}
+    config, kept = model.engine.config, weight_format(model.engine)
+    family, count = config.model_type, config.parameters().total
+    unit, name = next((unit, name) for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "K"), (1, "")) if count >= unit)
+    return {
+        "format": "gguf" if kept in GGUF else "safetensors",
+        "family": family,
+        "families": [family],
+        "parameter_size": f"{count / unit:.2f}{name}",
+        "quantization_level": kept.upper(),
+    }
