@@ -113,9 +113,9 @@ def test_a_full_disk_fails_the_append_and_leaves_no_half_line(tmp_path, monkeypa
 
     monkeypatch.setattr(module.os, "write", full)
     with pytest.raises(OSError, match="No space"):
-        log.append("answered").result(10)
+        log.append("answered").result(60)
     monkeypatch.setattr(module.os, "write", real)
-    log.append("answered").result(10)
+    log.append("answered").result(60)
     log.close()
     assert (verify(tmp_path).entries, verify(tmp_path).problems) == (2, [])
 
@@ -123,12 +123,12 @@ def test_a_full_disk_fails_the_append_and_leaves_no_half_line(tmp_path, monkeypa
 def test_one_who_waits_no_longer_does_not_stop_the_log(tmp_path):
     log, inside, go = AuditLog(tmp_path), threading.Event(), threading.Event()
     real = log._write
-    log._write = lambda entries: (inside.set(), go.wait(10), real(entries))
+    log._write = lambda entries: (inside.set(), go.wait(60), real(entries))
     log.append("answered", id=1)
-    assert inside.wait(10)
+    assert inside.wait(60)
     assert log.append("answered", id=2).cancel()
     go.set()
-    log.append("answered", id="last").result(10)
+    log.append("answered", id="last").result(60)
     log.close()
     assert (verify(tmp_path).entries, verify(tmp_path).problems) == (4, [])
 

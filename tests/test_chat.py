@@ -183,7 +183,7 @@ class Pty:
         os.close(slave)
         self.seen = ""
 
-    def until(self, text, seconds=60):
+    def until(self, text, seconds=120):
         """Everything printed since the last call, up to `text`."""
         end = time.monotonic() + seconds
         while text not in self.seen:
@@ -208,7 +208,7 @@ class Pty:
 
     def wait(self):
         try:
-            return self.process.wait(20)
+            return self.process.wait(120)
         finally:
             if self.process.poll() is None:
                 self.process.kill()

@@ -21,7 +21,7 @@ HEAVY = ("torch", "rich", "numpy", "tokenizers", "matplotlib", "safetensors", "j
 
 
 def command(*argv: str, **options) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "seekling", *argv], capture_output=True, text=True, timeout=60, **options)
+    return subprocess.run([sys.executable, "-m", "seekling", *argv], capture_output=True, text=True, timeout=300, **options)
 
 
 def fails(capsys, *argv: str) -> str:
@@ -58,7 +58,7 @@ def test_what_needs_no_model_imports_nothing_heavy(argv):
         "print(found, file=sys.stderr)\n"
         "sys.exit(code or bool(found))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stderr.splitlines()[-1] == "[]"
 
 
@@ -69,7 +69,8 @@ def test_help_costs_less_than_three_tenths_of_a_second_beyond_python_itself():
         "import sys; print(time.process_time() - start, file=sys.stderr)"
     )
     best = min(
-        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stderr) for _ in range(3)
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300).stderr)
+        for _ in range(3)
     )
     assert best < 0.3
 
@@ -224,7 +225,7 @@ def test_a_fault_of_ours_is_not_hidden(monkeypatch):
 
 def test_a_reader_that_leaves_early_gets_no_traceback():
     done = subprocess.run(
-        f"{sys.executable} -m seekling pretrain --help | true", shell=True, capture_output=True, text=True, timeout=60
+        f"{sys.executable} -m seekling pretrain --help | true", shell=True, capture_output=True, text=True, timeout=300
     )
     assert "Traceback" not in done.stderr
 
@@ -391,7 +392,7 @@ def test_bytes_that_are_no_text_do_not_end_the_program(tmp_path):
             [sys.executable, "-m", "seekling", "generate", str(tmp_path), "--threads", "1"],
             input=b"\xff\xfe caf\xc3\xa9",
             capture_output=True,
-            timeout=60,
+            timeout=300,
             **options,
         )
         assert done.returncode == 2 and b"Traceback" not in done.stderr

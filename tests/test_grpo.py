@@ -354,7 +354,7 @@ def test_a_reward_that_raises_or_hangs_or_is_no_number_counts_as_nothing(monkeyp
     from seekling.train import judging
 
     told = []
-    practice = GrpoRecipe.of(reward_seconds=0.2).practice
+    practice = GrpoRecipe.of(reward_seconds=1).practice
     judge, problem = judging.Judge(practice, told.append), get_task("addition").problem(0, 0, 1)
 
     def reward(task, problem, reply, **_):

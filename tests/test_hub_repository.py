@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import random
 import shutil
 
 import pytest
@@ -14,7 +15,7 @@ from seekling.hub.names import RECORD, Repository, models_folder
 from seekling.hub.progress import Quiet
 from seekling.hub.repository import pull_repository
 
-WEIGHTS = os.urandom(300_000)
+WEIGHTS = random.Random(0).randbytes(300_000)
 LLAMA = json.dumps(
     dict(model_type="llama", vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4)
 ).encode()
@@ -423,14 +424,14 @@ def _pull_in_process(url, cache, results):
 
 def test_two_processes_pull_the_same_model_once():
     with Hub(FILES) as hub:
-        context = multiprocessing.get_context("fork")
+        context = multiprocessing.get_context("spawn")  # the hub's threads may hold locks
         results = context.Queue()
         each = [
             context.Process(target=_pull_in_process, args=(hub.url, os.environ["SEEKLING_CACHE"], results)) for _ in range(2)
         ]
         for process in each:
             process.start()
-        fetched = sorted(results.get(timeout=30) for _ in each)
+        fetched = sorted(results.get(timeout=120) for _ in each)
         for process in each:
             process.join()
         assert fetched[0] == 0 and fetched[1] > len(WEIGHTS)

@@ -128,9 +128,10 @@ def test_a_reward_that_raises_hangs_or_is_no_share_is_worth_nothing_and_counted(
         "            'text': lambda: 'much', 'hang': lambda: time.sleep(60), 'exit': lambda: os._exit(3)}[answer]()\n",
     )
     task = Task("t", lambda r, level: ("q", "a"))
-    judge = RewardFile(path, task.failures, seconds=0.5)
+    judge = RewardFile(path, task.failures, seconds=30)
     problem = Problem("q", "good", "t")
     for answer in ("raise", "nan", "two", "text", "hang", "exit"):
+        judge.seconds = 0.5 if answer == "hang" else 30
         assert judge(answer, problem) == 0.0
     assert judge("good", problem) == 1.0  # a new process has taken over
     assert task.failures == {"raised": 1, "nan": 1, "out of range": 1, "other": 1, "hung": 1, "died": 1}

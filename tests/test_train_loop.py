@@ -237,10 +237,10 @@ def test_a_step_line_holds_what_a_reader_needs(tmp_path):
     assert last["loss"] > last["ce"] and last["mtp_ce"] > 0 and last["grad_norm"] > 0
     assert 0 < last["real_share"] < 1 and len(last["maxvio"]) == 2
     assert {"data", "compute", "optimizer"} <= set(last["seconds"])
-    rate = 4 * LENGTH / sum(last["seconds"][k] for k in ("data", "compute", "optimizer"))
-    assert last["tokens_per_second"] == pytest.approx(rate, rel=0.05)
+    took = sum(last["seconds"][k] for k in ("data", "compute", "optimizer"))  # each rounded to 0.1 ms
+    assert 4 * LENGTH / last["tokens_per_second"] == pytest.approx(took, abs=2e-4)
     assert last["utilisation"] == pytest.approx(last["tokens_per_second"] * 1e3 / 1e12, abs=1e-4)
-    assert 0 < last["elapsed"] < 60
+    assert last["elapsed"] > 0
 
 
 def test_the_loss_of_an_untrained_model_is_that_of_guessing(tmp_path):

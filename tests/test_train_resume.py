@@ -148,14 +148,17 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path):
 # ---- signals and kills -------------------------------------------------------------------------------------------------
 
 
-STEPS = 24
+STEPS, HELD = 24, 7
 
 
 class Slow(TinyPretraining):
-    """Steps slow enough to be hit by a signal."""
+    """Steps slow enough to be hit by a signal; at step ``HELD`` it says so and waits for a line."""
 
     def load(self, step):
         time.sleep(0.01)
+        if step == HELD and sys.argv[2:] == ["held"]:
+            print("held", flush=True)
+            sys.stdin.readline()
         return super().load(step)
 
 
@@ -175,10 +178,11 @@ def victim(folder: Path) -> None:
         raise
 
 
-def start(folder: Path) -> subprocess.Popen:
+def start(folder: Path, *how: str) -> subprocess.Popen:
     process = subprocess.Popen(
-        [sys.executable, __file__, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, __file__, str(folder), *how],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     assert process.stdout.readline() == "ready\n"
     return process
 
@@ -211,23 +215,23 @@ def test_killed_at_random_moments_the_run_still_ends_the_same(tmp_path, undistur
         if Checkpoints(tmp_path / "checkpoints").found():
             Checkpoints(tmp_path / "checkpoints").load()  # loadable as it lies there
     last = start(tmp_path)
-    assert last.wait(timeout=60) == 0, last.stderr.read()
+    assert last.wait(timeout=300) == 0, last.stderr.read()
     assert not list((tmp_path / "checkpoints").glob(".unfinished-*"))
     check_equal_in_the_end(tmp_path, undisturbed)
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_says_how_to_go_on_and_exits(tmp_path, undisturbed, number, code):
-    process = start(tmp_path)
-    time.sleep(0.15)
+    process = start(tmp_path, "held")
+    assert process.stdout.readline() == "held\n"
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate("\n", timeout=300)
     assert process.returncode == code, err
     assert f"--resume {tmp_path}" in out
     saved = Checkpoints(tmp_path / "checkpoints").load()
-    assert 0 < saved.step < STEPS and f"step {saved.step} of" in out
+    assert saved.step == HELD + 1 and f"step {saved.step} of" in out
     last = start(tmp_path)
-    assert last.wait(timeout=60) == 0, last.stderr.read()
+    assert last.wait(timeout=300) == 0, last.stderr.read()
     check_equal_in_the_end(tmp_path, undisturbed)
 
 

@@ -74,17 +74,20 @@ def drawn(asks: Sequence[Ask], threads: int | None = None) -> list[Drawn | Seekl
 
 
 def _changed(ask: Ask) -> Array:
-    """The logits after penalties, bias and constraint."""
-    request, s = ask.request, ask.request.sampling
-    if request.foreseeable and not s.bias:
-        return ask.x_V
-    return adjusted(ask.x_V, s, request.seen_V, request.counts_V, request.allowed_V())
+    """`_adjusted` for the native draw, which looks for damage itself: where nothing changes the row is not read."""
+    return ask.x_V if ask.request.foreseeable and not ask.request.sampling.bias else _adjusted(ask)
+
+
+def _adjusted(ask: Ask) -> Array:
+    """The logits after the request's penalties, bias and constraint."""
+    request = ask.request
+    return adjusted(ask.x_V, request.sampling, request.seen_V, request.counts_V, request.allowed_V())
 
 
 def _slowly(ask: Ask) -> Drawn:
     """The same by numpy."""
     request, s, forced = ask.request, ask.request.sampling, ask.request.forced()
-    x_V = adjusted(ask.x_V, s, request.seen_V, request.counts_V, request.allowed_V())
+    x_V = _adjusted(ask)
     if forced is None:
         marked = None if s.watermark is None or s.greedy else s.watermark.weights(x_V, s, request.ids, request.contexts)
         token = draw(x_V, s, 0.0 if s.greedy else request.uniform(ask.ahead), marked)
