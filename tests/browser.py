@@ -29,6 +29,9 @@ def missing():
     return None
 
 
+PATIENCE = 120_000  # milliseconds: a loaded machine is slow, a page that hangs stays so
+
+
 @contextmanager
 def chromium():
     """The browser."""
@@ -73,6 +76,7 @@ def _context(browser, options):
     name = json.dumps(options, sort_keys=True)
     if name not in kept:
         kept[name] = browser.new_context(**options)
+        kept[name].set_default_timeout(PATIENCE)
     return kept[name]
 
 
@@ -86,7 +90,7 @@ def ask(page, text, answers=1):
 
 def complete(page):
     """Wait until no answer is on its way."""
-    page.locator("article[aria-busy=true]").first.wait_for(state="detached", timeout=60_000)
+    page.locator("article[aria-busy=true]").first.wait_for(state="detached")
 
 
 def violations(page):

@@ -1,10 +1,12 @@
 """A real uvicorn server in a thread, over a tiny model that answers at random or says what a test tells it."""
 
+import subprocess
 import threading
 import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import httpx
 import uvicorn
 from engine_tiny import EOS as EOS
 from engine_tiny import TOKENIZER, Script, config, tiny_lm
@@ -18,6 +20,9 @@ from seekling.serve.run import config as uvicorn_config
 from seekling.serve.state import Limits, Server
 
 CONTEXT = 768
+PATIENCE = 120.0  # seconds: a loaded machine is slow, a server that hangs stays so
+for part in ("connect", "read", "write", "pool"):  # of every request that names no other: httpx waits five seconds
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, PATIENCE)
 
 
 def random_engine(**options):
@@ -57,11 +62,35 @@ def serving(engine=None, limits=None, beside=(), **options):
         yield SimpleNamespace(state=state, model=model, engine=model.engine, url=url, **more)
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(PATIENCE)
         listening.close()
 
 
-def until(true, seconds=10.0):
+@contextmanager
+def slowly(served, seconds=0.03):
+    """Each step of its engine takes so long at least: an answer is under way still when the next request comes."""
+    runner = served.engine._loop.cache.runner
+    step = runner.step
+    runner.step = lambda chunks: (time.sleep(seconds), step(chunks))[1]
+    try:
+        yield
+    finally:
+        runner.step = step
+
+
+def started(command, **options):
+    """A server in a process of its own, and its URL, once it says where it listens."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if "http://" in line:
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            return process, "http://" + line.split("http://")[1].split(" ")[0]
+    raise AssertionError(f"it ended with {process.wait()} and said: {''.join(said)}")
+
+
+def until(true, seconds=PATIENCE):
     """Wait until something holds."""
     end = time.monotonic() + seconds
     while not true():

@@ -78,6 +78,7 @@ def test_a_conversation_is_marked_measured_and_still_there_after_a_reload(browse
         assert f"{len('**Hello**, friend') + 1} tokens" in figures and "first after" in figures and "cached" in figures
         page.reload()
         page.locator("article.assistant strong").wait_for()
+        page.locator("#talks .title").wait_for()
         assert titles(page) == ["hi"] and page.locator("#title").input_value() == "hi"
         assert all(url.startswith(told.url) for url in page.asked)
 
@@ -207,6 +208,7 @@ def test_history_is_searched_deleted_brought_back_exported_and_imported(browser,
             say(told, f"so much {question}", question)
             ask(page, question)
             page.get_by_role("button", name="New conversation").first.click()
+            page.locator("#talks .title", has_text=question).wait_for()
         page.fill("#search", "WHALES much")
         assert titles(page) == ["about whales"]
         page.get_by_role("button", name="Delete “about whales”").click()
@@ -230,6 +232,7 @@ def test_history_is_searched_deleted_brought_back_exported_and_imported(browser,
         (tmp_path / "all.json").write_text(json.dumps(file), "utf-8")
         page.set_input_files("input[type=file]", tmp_path / "all.json")
         page.locator(".body", has_text="so much about").wait_for()
+        page.locator("#talks .title >> nth=1").wait_for()
         assert sorted(titles(page)) == ["about trees", "about whales"]
         (tmp_path / "bad.json").write_text('{"format": "other"}', "utf-8")
         page.set_input_files("input[type=file]", tmp_path / "bad.json")
@@ -415,7 +418,7 @@ def test_a_429_counts_down_to_a_retry(browser):
         assert "Too many requests" in problem.inner_text() and "requests a minute" in problem.inner_text()
         again = problem.get_by_role("button", name="Try again")
         assert again.is_disabled() and " s" in again.inner_text()
-        page.locator(".problem button:not(:disabled)").click(timeout=15_000)
+        page.locator(".problem button:not(:disabled)").click()
         page.locator(".figures").wait_for()
 
 
@@ -423,7 +426,7 @@ def test_a_server_that_is_away_is_told_and_asked_again(browser, told):
     with tab(browser, told.url) as page:
         page.context.set_offline(True)
         ask(page, "anybody?")
-        assert "cannot be reached" in page.locator("#banner").inner_text()
+        page.locator("#banner", has_text="cannot be reached").wait_for()
         page.context.set_offline(False)
         say(told, "here", "anybody?")
         page.locator(".problem").get_by_role("button", name="Try again").click()

@@ -347,12 +347,10 @@ def test_of_several_answers_one_that_has_stopped_is_not_computed_on():
     with serving() as served:
         engine, url = served.engine, f"{served.url}/v1/chat/completions"
         ask = {"messages": HI, "n": 2, "seed": 3, "temperature": 1.0, "max_tokens": 400, "logit_bias": {"1": -100}}
-        first, second = (
-            c["message"]["content"] for c in httpx.post(url, json=ask | {"max_tokens": 60}, timeout=60).json()["choices"]
-        )
+        first, second = (c["message"]["content"] for c in httpx.post(url, json=ask | {"max_tokens": 60}).json()["choices"])
         stop = next(c for c in first if c not in second and c != "\ufffd")
         before = engine.stats()["tokens"]
-        choices = httpx.post(url, json=ask | {"stop": [stop]}, timeout=60).json()["choices"]
+        choices = httpx.post(url, json=ask | {"stop": [stop]}).json()["choices"]
         assert choices[0]["finish_reason"] == "stop" and len(choices[0]["message"]["content"]) < len(first)
         ended = {c["index"]: c["finish_reason"] for c in choices}
         if ended[1] == "length":  # the other went on to its end, alone

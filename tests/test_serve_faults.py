@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from engine_tiny import one_thread  # noqa: F401
-from serve_tiny import random_engine, serving, until
+from serve_tiny import PATIENCE, random_engine, serving, slowly, until
 
 from seekling.serve.state import Limits
 
@@ -77,7 +77,7 @@ def malformed(draw: random.Random) -> tuple[str, str, bytes]:
 def fire(served, count, seed):
     """Malformed requests over a few lasting connections; the answers that are no 4xx."""
     draw, odd = random.Random(seed), []
-    with httpx.Client(base_url=served.url, timeout=30) as client:
+    with httpx.Client(base_url=served.url) as client:
         for _ in range(count):
             method, path, raw = malformed(draw)
             answer = client.request(method, path, content=raw)
@@ -120,7 +120,7 @@ NO_HTTP = [
 @pytest.mark.parametrize("raw", NO_HTTP, ids=range(len(NO_HTTP)))
 def test_what_is_no_http_ends_in_a_4xx_or_a_closed_line(served, raw):
     place = urlsplit(served.url)
-    with socket.create_connection((place.hostname, place.port), timeout=10) as line:
+    with socket.create_connection((place.hostname, place.port), timeout=PATIENCE) as line:
         try:
             line.sendall(raw)
             line.shutdown(socket.SHUT_WR)
@@ -135,18 +135,26 @@ def test_a_body_that_never_comes_holds_nobody_up(served):
     place = urlsplit(served.url)
     lines = []
     for _ in range(20):
-        line = socket.create_connection((place.hostname, place.port), timeout=10)
+        line = socket.create_connection((place.hostname, place.port), timeout=PATIENCE)
         line.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n{")
         lines.append(line)
-    answer = httpx.post(f"{served.url}/v1/chat/completions", json={"messages": HI, "max_tokens": 2}, timeout=20)
+    answer = httpx.post(f"{served.url}/v1/chat/completions", json={"messages": HI, "max_tokens": 2})
     assert answer.status_code == 200
     for line in lines:
         line.close()
 
 
-def line_to(served, timeout=10.0):
+def line_to(served):
     place = urlsplit(served.url)
-    return socket.create_connection((place.hostname, place.port), timeout=timeout)
+    return socket.create_connection((place.hostname, place.port), timeout=PATIENCE)
+
+
+def closed(line):
+    """Whether the other side has closed it; with a byte of ours unread that is a reset."""
+    try:
+        return line.recv(500) == b""
+    except ConnectionError:
+        return True
 
 
 def drip(line, raw, seconds=0.02):
@@ -175,28 +183,35 @@ def strict():
         yield it
 
 
+@pytest.fixture(scope="module")
+def patient():
+    """Waits a little longer: a request sent at once comes in before that on a loaded machine too."""
+    with serving(limits=Limits(head_seconds=1.0, body_seconds=1.0)) as it:
+        yield it
+
+
 @pytest.mark.parametrize("raw", [HEAD + b"X-A: b\r\n" * 50, HEAD + b"\r\n" + b"{" * 400], ids=["head", "body"])
 def test_a_request_that_trickles_in_is_a_408_and_the_line_is_closed(strict, raw):
     with line_to(strict) as line:
         assert drip(line, raw).startswith(b"HTTP/1.1 408")
-        assert line.recv(500) == b""
+        assert closed(line)
 
 
 def test_a_line_that_says_nothing_at_all_is_closed(strict):
     with line_to(strict) as line:
-        assert line.recv(100) == b""
+        assert closed(line)
 
 
-def test_a_second_request_on_the_same_line_has_no_longer(strict):
-    with line_to(strict) as line:
+def test_a_second_request_on_the_same_line_has_no_longer(patient):
+    with line_to(patient) as line:
         line.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert line.recv(2000).startswith(b"HTTP/1.1 200")
-        time.sleep(0.4)  # silence between requests is another matter
+        time.sleep(1.2)  # silence between requests is another matter
         assert drip(line, HEAD * 50).startswith(b"HTTP/1.1 408")
 
 
-def test_a_body_that_trickles_in_after_the_answer_does_not_keep_the_line(strict):
-    with line_to(strict) as line:
+def test_a_body_that_trickles_in_after_the_answer_does_not_keep_the_line(patient):
+    with line_to(patient) as line:
         line.sendall(b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n")
         assert line.recv(2000).startswith(b"HTTP/1.1 404")
         assert drip(line, b"x" * 400).startswith(b"HTTP/1.1 408")
@@ -208,15 +223,13 @@ def test_a_head_without_end_is_a_431(served):
         assert line.recv(500).startswith(b"HTTP/1.1 431")
 
 
-def test_those_who_wait_on_an_honest_answer_are_not_cut_off(strict, monkeypatch):
-    runner = strict.engine._loop.cache.runner
-    step = runner.step
-    monkeypatch.setattr(runner, "step", lambda chunks: (time.sleep(0.03), step(chunks))[1])
+def test_those_who_wait_on_an_honest_answer_are_not_cut_off(patient):
     began = time.monotonic()
     body = {"messages": HI, "max_tokens": 25, "logit_bias": NEVER_ENDS}
-    answer = httpx.post(f"{strict.url}/v1/chat/completions", json=body, timeout=60)
+    with slowly(patient, 0.06):
+        answer = httpx.post(f"{patient.url}/v1/chat/completions", json=body)
     assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == 25
-    assert time.monotonic() - began > 0.6  # twice what a request may take to come in
+    assert time.monotonic() - began > 1.2  # longer than a request may take to come in
 
 
 @contextmanager
@@ -230,8 +243,9 @@ def who_does_not_read(served):
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.connect((place.hostname, place.port))
+        before = served.engine.stats()["tokens"]
         slow.sendall(head.encode() + raw)
-        until(lambda: served.engine.stats()["running"] == 2)
+        until(lambda: served.engine.stats()["tokens"] > before)
         yield slow
 
 
@@ -239,9 +253,9 @@ def test_a_reader_who_does_not_read_holds_nobody_up():
     with serving() as served:
         with who_does_not_read(served):
             for _ in range(3):
-                answer = httpx.post(f"{served.url}/v1/chat/completions", json={"messages": HI, "max_tokens": 2}, timeout=60)
+                answer = httpx.post(f"{served.url}/v1/chat/completions", json={"messages": HI, "max_tokens": 2})
                 assert answer.status_code == 200
-            until(lambda: served.engine.stats()["running"] == 0, 120)  # his answers are complete, and wait for him
+            until(lambda: served.engine.stats()["running"] == 0)  # his answers are complete, and wait for him
             assert served.server.server_state.tasks  # he has not got them
             assert httpx.get(f"{served.url}/health").status_code == 200
         stats = served.engine.stats()
@@ -250,7 +264,7 @@ def test_a_reader_who_does_not_read_holds_nobody_up():
 
 def test_a_reader_who_never_reads_is_hung_up_on_and_his_answers_end(strict):
     with who_does_not_read(strict):
-        until(lambda: not strict.server.server_state.connections, 60)
+        until(lambda: not strict.server.server_state.connections)
     until(lambda: strict.engine.stats()["running"] == 0)
     assert strict.engine.stats()["pages_used"] == strict.engine.stats()["pages_cached"]
 
@@ -268,12 +282,12 @@ def test_people_who_leave_at_any_moment_leave_nothing_behind():
                 return
 
         async def all_of_them():
-            async with httpx.AsyncClient(timeout=30, limits=limits) as client:
+            async with httpx.AsyncClient(limits=limits) as client:
                 await asyncio.gather(*(one(client, draw.uniform(0.001, 0.4)) for _ in range(40)))
 
         asyncio.run(all_of_them())
         engine = served.engine
-        until(lambda: engine.stats()["running"] == engine.stats()["waiting"] == 0, 20)
+        until(lambda: engine.stats()["running"] == engine.stats()["waiting"] == 0)
         stats = engine.stats()
         assert stats["pages_used"] == stats["pages_cached"]
         assert 'kv_cache_usage_perc{model_name="tiny"} 0.0' in httpx.get(f"{served.url}/metrics").text
@@ -292,12 +306,12 @@ def test_an_engine_that_fails_says_so_and_goes_on(monkeypatch):
 
         body = {"messages": HI, "max_tokens": 50, "logit_bias": NEVER_ENDS}
         monkeypatch.setattr(runner, "step", failing)
-        lines = httpx.post(f"{served.url}/v1/chat/completions", json=body | {"stream": True}, timeout=20).text.split("\n\n")
+        lines = httpx.post(f"{served.url}/v1/chat/completions", json=body | {"stream": True}).text.split("\n\n")
         assert "[DONE]" not in lines[-2] and json.loads(lines[-2].removeprefix("data: "))["error"]["code"] == "internal_error"
         left[0] = 3
-        whole = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=20)
+        whole = httpx.post(f"{served.url}/v1/chat/completions", json=body)
         assert whole.status_code == 500 and "bit" not in whole.text
-        assert httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=20).status_code == 200
+        assert httpx.post(f"{served.url}/v1/chat/completions", json=body).status_code == 200
 
 
 def test_many_readers_at_once_get_their_own_answers():
@@ -308,11 +322,11 @@ def test_many_readers_at_once_get_their_own_answers():
         def body(number, **more):
             return {"messages": [{"role": "user", "content": f"n{number}"}], "max_tokens": 12, "seed": number, **more}
 
-        alone = [httpx.post(url, json=body(n), timeout=30).json()["choices"][0]["message"]["content"] for n in range(6)]
+        alone = [httpx.post(url, json=body(n)).json()["choices"][0]["message"]["content"] for n in range(6)]
         said = [""] * 24
 
         def work(place):
-            for line in httpx.post(url, json=body(place % 6, stream=True), timeout=60).text.splitlines():
+            for line in httpx.post(url, json=body(place % 6, stream=True)).text.splitlines():
                 if line.startswith("data: {"):
                     said[place] += json.loads(line[6:])["choices"][0]["delta"].get("content") or ""
 
@@ -321,5 +335,5 @@ def test_many_readers_at_once_get_their_own_answers():
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(PATIENCE)
         assert said == [alone[n % 6] for n in range(24)], time.monotonic() - began

@@ -4,9 +4,7 @@ import json
 import os
 import signal
 import stat
-import subprocess
 import sys
-import threading
 import time
 
 import httpx
@@ -15,7 +13,7 @@ import pytest
 from engine_tiny import one_thread, tiny_lm  # noqa: F401
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serve_tiny import CONTEXT, random_engine, serving, until
+from serve_tiny import CONTEXT, PATIENCE, random_engine, serving, slowly, started, until
 
 from seekling.cli import main
 from seekling.lm import LM
@@ -28,7 +26,7 @@ LONG = HI | {"max_tokens": 600, "stream": True}
 
 
 def post(served, body=HI, path="/v1/chat/completions", **headers):
-    return httpx.post(served.url + path, json=body, headers={k.replace("_", "-"): v for k, v in headers.items()}, timeout=20)
+    return httpx.post(served.url + path, json=body, headers={k.replace("_", "-"): v for k, v in headers.items()})
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +154,7 @@ def test_too_many_requests_a_minute_are_told_when_to_come_back():
 
 
 def test_requests_at_a_time_are_counted_and_given_back():
-    with serving(limits=Limits(concurrent=1)) as served:
+    with serving(limits=Limits(concurrent=1)) as served, slowly(served):
         with httpx.stream("POST", f"{served.url}/v1/chat/completions", json=LONG | {"logit_bias": {"1": -100}}) as stream:
             lines = stream.iter_lines()
             next(lines)
@@ -174,21 +172,22 @@ def test_a_client_that_hangs_up_ends_its_answer(served, stream):
     before = engine.stats()["tokens"]
     body = LONG | {"logit_bias": {"1": -100}, "n": 2, "stream": stream}
     url = f"{served.url}/v1/chat/completions"
-    if stream:
-        with httpx.stream("POST", url, json=body) as response:
-            lines = response.iter_lines()
-            next(lines)
-    else:
-        with pytest.raises(httpx.TimeoutException):
-            httpx.post(url, json=body, timeout=0.25)
-    until(lambda: engine.stats()["running"] == engine.stats()["waiting"] == 0, 4)
+    with slowly(served):
+        if stream:
+            with httpx.stream("POST", url, json=body) as response:
+                lines = response.iter_lines()
+                next(lines)
+        else:
+            with pytest.raises(httpx.TimeoutException):
+                httpx.post(url, json=body, timeout=0.5)
+        until(lambda: engine.stats()["running"] == engine.stats()["waiting"] == 0)
     assert engine.stats()["tokens"] - before < 2 * 600
 
 
 def test_a_full_queue_is_a_503():
     engine = random_engine(max_rows=1, max_queue=1)
     body = LONG | {"logit_bias": {"1": -100}}
-    with serving(engine) as served, httpx.Client(timeout=30) as client:
+    with serving(engine) as served, slowly(served), httpx.Client() as client:
         url = f"{served.url}/v1/chat/completions"
         with client.stream("POST", url, json=body) as first:
             lines = first.iter_lines()
@@ -203,7 +202,7 @@ def test_a_full_queue_is_a_503():
 
 
 def test_a_waiting_stream_says_that_it_is_alive():
-    with serving(random_engine(max_rows=1), keep_alive=0.05) as served, httpx.Client(timeout=30) as client:
+    with serving(random_engine(max_rows=1), keep_alive=0.05) as served, slowly(served), httpx.Client() as client:
         url = f"{served.url}/v1/chat/completions"
         with client.stream("POST", url, json=LONG | {"logit_bias": {"1": -100}}) as first:
             lines = first.iter_lines()
@@ -234,7 +233,7 @@ PATHS = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 def test_nothing_a_client_sends_breaks_the_server(served, path, fields):
     base = {"messages": HI["messages"], "max_tokens": 1} if "chat" in path else {}
-    response = httpx.post(served.url + path, content=json.dumps(base | fields), timeout=20)
+    response = httpx.post(served.url + path, content=json.dumps(base | fields))
     assert response.status_code == 200 or 400 <= response.status_code < 500, response.text
 
 
@@ -276,7 +275,7 @@ CALLS = [
 
 @pytest.mark.parametrize(("path", "body"), CALLS, ids=range(len(CALLS)))
 def test_what_is_of_the_wrong_shape_is_a_400(served, path, body):
-    response = httpx.post(served.url + path, json=({} if path.startswith("/api/") else HI) | body, timeout=20)
+    response = httpx.post(served.url + path, json=({} if path.startswith("/api/") else HI) | body)
     assert response.status_code == 400, response.text
 
 
@@ -289,18 +288,15 @@ def test_the_command_serves_a_folder_and_sigterm_lets_answers_finish(tmp_path):
     lm = tiny_lm(max_position_embeddings=CONTEXT)
     LM(lm.model.float(), lm.tokenizer).save(tmp_path / "small")
     command = [sys.executable, "-m", "seekling", "serve", str(tmp_path / "small"), "--port", "0", "--keys", str(tmp_path / "k")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process, url = started(command)
     try:
-        line = next(line for line in process.stderr if "http://" in line)
-        url = line.split("http://")[1].split(" ")[0]
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        client = openai.OpenAI(base_url=f"http://{url}/v1", api_key="none", max_retries=0)
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
         assert [model.id for model in client.models.list()] == ["small"]
         ask = dict(model="small", messages=HI["messages"], max_tokens=300, logit_bias={"1": -100})
         stream = iter(client.chat.completions.create(stream=True, **ask))
         next(stream)
         process.send_signal(signal.SIGTERM)
         assert list(stream)[-1].choices[0].finish_reason == "length"
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
     finally:
         process.kill()

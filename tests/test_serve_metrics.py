@@ -29,7 +29,7 @@ def of(samples, name):
 @pytest.mark.parametrize(("path", "body"), [("chat/completions", {"messages": HI}), ("completions", {"prompt": ["hi", "ho"]})])
 def test_every_surface_is_measured_under_vllms_names(path, body):
     with serving() as served:
-        use = httpx.post(f"{served.url}/v1/{path}", json=body | {"max_tokens": 5}, timeout=20).json()["usage"]
+        use = httpx.post(f"{served.url}/v1/{path}", json=body | {"max_tokens": 5}).json()["usage"]
         samples = numbers(served)
     plain = {name: sum(of(samples, f"vllm:{name}").values()) for name in VLLM}
     assert {f"vllm:{name}" for name in VLLM} <= {name for name, _ in samples}
@@ -43,7 +43,7 @@ def test_every_surface_is_measured_under_vllms_names(path, body):
 
 def test_the_load_of_experts_is_counted_layer_by_layer():
     with serving() as served:
-        httpx.post(f"{served.url}/v1/chat/completions", json={"messages": HI, "max_tokens": 60, "n": 4}, timeout=20)
+        httpx.post(f"{served.url}/v1/chat/completions", json={"messages": HI, "max_tokens": 60, "n": 4})
         samples = numbers(served)
         load = served.engine.stats()["expert_load"]
     tokens, config = of(samples, "seekling:expert_tokens_total"), served.engine.config
@@ -57,7 +57,7 @@ def test_the_load_of_experts_is_counted_layer_by_layer():
 def test_cache_and_drafts_are_told():
     with serving(random_engine(speculate="ngram")) as served:
         body = {"messages": [{"role": "user", "content": "ab " * 40}], "max_tokens": 40, "logit_bias": {"1": -100}}
-        httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=20)
+        httpx.post(f"{served.url}/v1/chat/completions", json=body)
         samples, stats = numbers(served), served.engine.stats()
     one = {name: sum(of(samples, name).values()) for name, _ in samples}
     assert one["vllm:spec_decode_num_draft_tokens_total"] == stats["drafted"]

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
-from serve_tiny import serving
+from serve_tiny import PATIENCE, serving
 
 from seekling.serve.app import make_app
 from seekling.serve.openapi import REQUESTS
@@ -66,7 +66,7 @@ def explore(served, examples):
         def run(case):
             nonlocal count
             count += 1
-            case.call_and_validate(checks=CHECKS.get_by_names(WANTED), timeout=30)
+            case.call_and_validate(checks=CHECKS.get_by_names(WANTED), timeout=PATIENCE)
 
         run()
     return count

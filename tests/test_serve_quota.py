@@ -5,7 +5,6 @@ import os
 import signal
 import sqlite3
 import stat
-import subprocess
 import sys
 import threading
 
@@ -14,7 +13,7 @@ import httpx
 import openai
 import pytest
 from engine_tiny import one_thread, tiny_lm  # noqa: F401
-from serve_tiny import CONTEXT, serving
+from serve_tiny import CONTEXT, PATIENCE, serving, started
 
 from seekling.cli import main
 from seekling.lm import LM
@@ -29,7 +28,7 @@ HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 
 
 def ask(url, secret, path="/v1/chat/completions", **changes):
-    return httpx.post(url + path, json=HI | changes, headers={"Authorization": f"Bearer {secret}"}, timeout=20)
+    return httpx.post(url + path, json=HI | changes, headers={"Authorization": f"Bearer {secret}"})
 
 
 def test_what_was_added_is_there_for_another_process_and_of_its_day(tmp_path, monkeypatch):
@@ -127,7 +126,7 @@ def test_every_surface_counts(tmp_path, path, body):
     key, secret = keys.add("anna")
     with serving(doors=Doors(keys)) as served:
         sent = {name: value for name, value in (HI | body).items() if value is not None}
-        answer = httpx.post(served.url + path, json=sent, headers={"Authorization": f"Bearer {secret}"}, timeout=20)
+        answer = httpx.post(served.url + path, json=sent, headers={"Authorization": f"Bearer {secret}"})
         assert answer.status_code == 200, answer.text
         used, metrics = served.state.ledger.used(key.id), served.state.metrics.text().decode()
     told = sum(float(line.split()[-1]) for line in metrics.splitlines() if line.startswith("vllm:prompt_tokens_total"))
@@ -180,10 +179,7 @@ def test_kill_and_restart_lose_no_key_and_no_token_that_was_acknowledged(tmp_pat
     command = [sys.executable, "-m", "seekling", "serve", str(tmp_path / "small"), "--port", "0", "--keys", str(keys.path)]
 
     def start():
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        line = next(line for line in process.stderr if "http://" in line)
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        return process, "http://" + line.split("http://")[1].split(" ")[0]
+        return started(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
     process, url = start()
     told = 0
@@ -198,7 +194,7 @@ def test_kill_and_restart_lose_no_key_and_no_token_that_was_acknowledged(tmp_pat
             process.send_signal(signal.SIGKILL)  # in the middle of an answer
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(PATIENCE)
     assert Ledger(tmp_path / "usage.db").used(key.id).tokens >= told
     process, url = start()
     try:
@@ -206,4 +202,4 @@ def test_kill_and_restart_lose_no_key_and_no_token_that_was_acknowledged(tmp_pat
         assert left <= 10_000 - told
     finally:
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0

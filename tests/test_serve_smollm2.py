@@ -3,12 +3,12 @@
 import json
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import openai
 import pytest
 from browser import ask, chromium, complete, missing, tab
+from serve_tiny import PATIENCE, started
 
 from seekling.hub.names import find
 
@@ -21,12 +21,10 @@ def client(tmp_path_factory):
         pytest.skip("seekling pull smollm2 fetches the model")
     keys = str(tmp_path_factory.mktemp("keys") / "keys.json")
     command = [sys.executable, "-m", "seekling", "serve", "smollm2", "--port", "0", "--keys", keys]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    url = next(line for line in process.stderr if "http://" in line).split("http://")[1].split(" ")[0]
-    threading.Thread(target=process.stderr.read, daemon=True).start()
-    yield openai.OpenAI(base_url=f"http://{url}/v1", api_key="none", max_retries=0)
+    process, url = started(command)
+    yield openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
     process.terminate()
-    assert process.wait(20) == 0
+    assert process.wait(PATIENCE) == 0
 
 
 def test_a_stream_equals_the_answer_in_one_piece(client):
