@@ -16,8 +16,8 @@ from seekling.tasks import task_at
 from seekling.tasks.base import Reward, is_unseen
 from seekling.train import grpo as grpo_room
 from seekling.train.log import read_log
-from seekling.train.loop import Interrupted
 from seekling.train.pretrain import pretrain
+from seekling.train.stopping import Interrupted
 from seekling.train.story import check_tasks, lessons_stage, plan_lessons, teach
 from seekling.train.story_recipe import StoryRecipe
 

@@ -17,9 +17,10 @@ from seekling.train import pretrain as room
 from seekling.train.evaluate import byte_lengths, evaluate
 from seekling.train.heldout import bits_per_byte, heldout_texts
 from seekling.train.log import TIMES, read_log
-from seekling.train.loop import Interrupted, Loop
+from seekling.train.loop import Loop
 from seekling.train.pretrain import measure_step_rate, pretrain, resume
 from seekling.train.rundir import claim, data_fingerprint
+from seekling.train.stopping import Interrupted
 
 pytestmark = pytest.mark.usefixtures("made_text")
 

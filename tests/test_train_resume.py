@@ -26,8 +26,9 @@ from train_tiny import (
 )
 
 from seekling.errors import CheckpointError
-from seekling.train.loop import Hook, Interrupted
+from seekling.train.loop import Hook
 from seekling.train.state import Checkpoints
+from seekling.train.stopping import Interrupted
 
 
 def drawing(loop_seed=0):

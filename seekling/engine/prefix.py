@@ -147,10 +147,6 @@ class PrefixTree:
         for node in sorted(self._nodes(), key=lambda node: node.used):
             self._keep(node, patient=True)
 
-    def evictable(self) -> int:
-        """Pages `evict` could free: those only the tree holds."""
-        return sum(self._pool.holders(node.page) == 1 for node in self._nodes())
-
     # ---- inside ----------------------------------------------------------------------------------------------------
 
     def _miss(self, node: _Node | None, ids: Sequence[int], at: int, tail_tokens: int) -> Miss:

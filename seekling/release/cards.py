@@ -1,4 +1,4 @@
-"""The cards of a release: the model card with Hugging Face front matter, the data card, and how to upload it all."""
+"""The model card of a release with Hugging Face front matter, and how to upload it all."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -6,26 +6,18 @@ from typing import TYPE_CHECKING, Any
 from seekling.errors import SeeklingError
 from seekling.plan import count
 from seekling.release.chain import WORDS
+from seekling.release.data_card import data_card
 from seekling.release.escape import code, fence, inline, table
 from seekling.release.layout import CARD, DATA_CARD, EU_SUMMARY, LABELLING, MANIFEST, REPORT, REPORT_PDF, RESULTS, SUMS, UPLOAD
-from seekling.release.licences import ids_of
+from seekling.release.licences import hub_licence
 from seekling.release.limits import ability
 from seekling.release.material import CODE_LICENCE, eu_lines
+from seekling.release.score_table import NAMES, score_text, scores_table
 
 if TYPE_CHECKING:
     from seekling.release.material import Release
-    from seekling.release.scores import Score
 
-HUB_LICENCES = {"CC0-1.0": "cc0-1.0", "ODC-By-1.0": "odc-by", "ODbL-1.0": "odbl", "PDDL-1.0": "pddl"}
 SAMPLES_SHOWN = 4
-FORMS = {"bits_per_byte": "{:.3f}", "ce": "{:.4f}", "acc": "{:.1%}", "exact_match": "{:.1%}"}
-NAMES = {
-    "bits_per_byte": "bits per byte",
-    "acc": "next token right",
-    "exact_match": "exact answers",
-    "ce": "cross-entropy (nats)",
-}
-SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
 
 
 def write_cards(folder: Path, release: "Release") -> None:
@@ -42,14 +34,6 @@ def write_cards(folder: Path, release: "Release") -> None:
 
 
 # ---- the model card --------------------------------------------------------------------------------------------------
-
-
-def hub_licence(expression: str) -> dict[str, Any]:
-    """``license`` as the hub spells it; what it has no word for is ``other`` with name and link."""
-    ids = ids_of(expression)
-    if len(ids) == 1 and ids[0] == expression and not expression.startswith("LicenseRef-"):
-        return {"license": HUB_LICENCES.get(expression, expression.lower())}
-    return {"license": "other", "license_name": expression.removeprefix("LicenseRef-").lower(), "license_link": "LICENSE"}
 
 
 def front_matter(release: "Release") -> Any:
@@ -253,44 +237,6 @@ def _final_text(facts: dict[str, Any]) -> str:
     return f"{names.get(final['metric'], final['metric'])} {final['value']:.4g}"
 
 
-def scores_table(scores: list["Score"], drawn: bool = True) -> str:
-    """A table for each measure: every task's score with its interval, and each baseline in a column beside it.
-
-    Args:
-        drawn: with the measures of several drawn answers (pass@k, maj@k).
-    """
-    out = []
-    for name in dict.fromkeys(name for score in scores for name in score.metrics if drawn or "@" not in name):
-        held = [score for score in scores if name in score.metrics]
-        baselines = list(dict.fromkeys(who for score in held for who, values in score.chance.items() if name in values))
-        rows: list[list[object]] = []
-        for score in held:
-            beside = [
-                form_of(name).format(score.chance[b][name]) if name in score.chance.get(b, {}) else "–" for b in baselines
-            ]
-            rows.append([score.task, score_text(score, name), *beside, score.what])
-        out.append(table(["task", NAMES.get(name, name), *baselines, "measured on"], rows, right=9))
-    return "\n\n".join(out)
-
-
-def form_of(name: str) -> str:
-    """How a measure is written; shares of problems are per cents."""
-    return FORMS.get(name, "{:.1%}")
-
-
-def score_text(score: "Score", name: str) -> str:
-    """The score with its interval."""
-    value, _, low, high = score.metrics[name]
-    form = form_of(name)
-    return form.format(value) + ("" if low is None or high is None else f" [{form.format(low)}, {form.format(high)}]")
-
-
-def chance_text(score: "Score", name: str) -> str:
-    """The baselines in a line."""
-    found = [f"{who} {form_of(name).format(values[name])}" for who, values in score.chance.items() if name in values]
-    return ", ".join(found) or "–"
-
-
 def samples(rows: list[dict[str, Any]]) -> list[str]:
     return [fence(f"{row['prompt']}┃{row['text']}") for row in rows] or ["No sample was drawn."]
 
@@ -329,101 +275,6 @@ def check(release: "Release") -> list[str]:
     lines = [fence("\n".join(commands), "sh")]
     lines.append(f"[EU summary of training content]({EU_SUMMARY}) · [labelling statement (China)]({LABELLING})")
     return lines
-
-
-# ---- the data card ---------------------------------------------------------------------------------------------------
-
-
-def data_card(release: "Release") -> str:
-    """data/README.md, with the front matter of a dataset card."""
-    from huggingface_hub import DatasetCardData
-
-    sources = release.chain.sources
-    documents = sum(s.documents or 0 for s in sources)
-    size = next((name for limit, name in SIZES if documents < limit), "n>10M")
-    data = DatasetCardData(
-        language=release.languages,
-        pretty_name=f"Training text of {release.name}",
-        task_categories=["text-generation"],
-        size_categories=[size],
-        **hub_licence(release.data_licence if len({s.licence for s in sources}) == 1 else "LicenseRef-mixed"),
-    )
-    rows: list[list[object]] = [
-        [
-            s.name,
-            s.stage,
-            s.licence,
-            s.osaid_kind,
-            _place(s),
-            _n(s.documents),
-            _n(s.bytes),
-            _n(s.tokens),
-            "–" if s.share is None else f"{s.share:.1%}",
-        ]
-        for s in sources
-    ]
-    head = ["source", "stage", "licence", "kind", "where", "documents", "bytes", "tokens", "share"]
-    text = [
-        f"- **{inline(s.name)}**: {inline(s.about or 'not described')}. By {inline(s.attribution or 'not stated')}."
-        for s in sources
-    ]
-    made = [f"- {inline(s.name)}: {inline(s.generator)}" for s in sources if s.synthetic and s.generator]
-    inside = "Held-out text is in `heldout.jsonl`" if (release.pretraining is not None) else "No text is in this folder"
-    inside += (
-        ", all training text in `train.jsonl.zst`."
-        if release.options.with_data
-        else "; training text is fetched by the code (below)."
-    )
-    parts = [
-        f"---\n{data.to_yaml().rstrip()}\n---",
-        f"# Training text of {inline(release.name)}",
-        f"Every source of every stage, {count(sum(s.tokens or 0 for s in sources))} tokens in all (repetitions counted). "
-        f"{inside} "
-        "`manifest.json` has the same for programs, with hashes. *Kind* is the Open Source AI Definition's: open, public, "
-        "obtainable "
-        "or unshareable.",
-        table(head, rows, right=5),
-        "## What it is",
-        "\n".join(text),
-        "## How it was got and made ready",
-        PREPARED,
-        "## Synthetic text",
-        "\n".join(made) or "None.",
-        "## People, rights and opt-outs",
-        RIGHTS,
-        "## Contamination",
-        "Held-out documents are set apart by a hash of their text before anything is learned from them, duplicates together. "
-        "No public "
-        "benchmark is evaluated on unless the report says so; where a source ships a benchmark's test part, that part is "
-        "left out "
-        "(`exclude` in `seekling/data/sources.toml`).",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-PREPARED = (
-    "`seekling/data/sources.toml` in the code archive declares each package with version, SHA-256, files and the filters in "
-    "their order; "
-    "`seekling/data/filters.py` is what they do. Archives are unpacked, never run; a changed archive is refused. Documents "
-    "are split, "
-    "cleaned, deduplicated, ordered by a seeded shuffle and tokenised by a byte-level BPE learned from a sample of the "
-    "training part."
-)
-RIGHTS = (
-    "No web page was crawled for this model and no user data went in. The texts were published by their packages under the "
-    "licences above; "
-    "personal names occur as they do in novels and encyclopaedias, and nothing was removed or added about people. Who finds "
-    "a right of "
-    "theirs violated may write to the contact in the model card."
-)
-
-
-def _n(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"
-
-
-def _place(source: Any) -> str:
-    return source.url or " ".join(filter(None, (source.kind, source.where, source.version)))
 
 
 # ---- uploading -------------------------------------------------------------------------------------------------------

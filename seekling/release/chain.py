@@ -18,7 +18,6 @@ from seekling.errors import CheckpointError, RecipeError
 from seekling.origin import MERGE_RECORD
 from seekling.release.about import About
 from seekling.release.ancestors import Ancestor, ancestor_of
-from seekling.release.layout import MANIFEST
 from seekling.release.runlog import Records, read_records
 from seekling.release.sources import SourceFacts, inherited_sources, sources_of
 from seekling.tree import Tree
@@ -319,8 +318,3 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} is missing or damaged")
     return value
-
-
-def is_release(path: Path) -> bool:
-    """Whether a folder is a release."""
-    return (path / MANIFEST).is_file()

@@ -30,6 +30,8 @@ _OPEN_CONTENT = re.compile(
     r"CC0-1\.0|CC-BY-\d.*|CC-BY-SA-\d.*|CDLA-.*|PDDL-1\.0|ODC-By-1\.0|ODbL-1\.0|GFDL-1\.3.*|OGL-.*|C-UDA-1\.0|CC-PDDC"
 )
 _OPEN_MODELS = ("OpenMDW-1.0", "OpenMDW-1.1")
+# How the Hugging Face hub writes an SPDX id, where not in small letters alone.
+_HUB = {"ODC-By-1.0": "odc-by", "ODbL-1.0": "odbl", "PDDL-1.0": "pddl"}
 # What hubs and people write for an SPDX id.
 _ALIASES = {
     "apache2": "Apache-2.0", "apache 2.0": "Apache-2.0", "apache license 2.0": "Apache-2.0", "mit license": "MIT",
@@ -219,6 +221,13 @@ def problems_of(text: str, where: str) -> list[str]:
 
 
 # ---- what a licence is -----------------------------------------------------------------------------------------------
+
+
+def hub_licence(text: str) -> dict[str, Any]:
+    """A model or dataset card's ``license`` as the hub spells it; what it has no word for is ``other`` with name and link."""
+    if ids_of(text) == [text] and not text.startswith("LicenseRef-"):
+        return {"license": _HUB.get(text, text.lower())}
+    return {"license": "other", "license_name": text.removeprefix("LicenseRef-").lower(), "license_link": "LICENSE"}
 
 
 def is_osi_approved(id: str) -> bool:

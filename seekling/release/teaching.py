@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from seekling.release.facts import Run
 
 NAMES = {"base": "pretrained", "sft": "after lessons (SFT)", "grpo": "after practice (GRPO)"}
-SHORT = {"base": "pretrained", "sft": "lessons", "grpo": "practice"}
 SERIES = ("step", "reward", "accuracy", "length", "zero_variance", "entropy", "sampler_gap", "cut")
 WAYS = ("accuracy", "pass@1", "maj@", "pass@")  # of measuring; the last two end in the number of draws
 

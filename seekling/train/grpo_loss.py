@@ -54,7 +54,6 @@ class PolicyTerms:
     kl: float
     tokens: int
     left_out: int
-    log_ratio_max: float
 
 
 def policy_loss(
@@ -113,5 +112,4 @@ def policy_loss(
         loss = -(per_token.sum(1) / lengths_A).sum() / answers
     else:
         loss = -per_token.sum() / (tokens if settings.average == "token" else answers * settings.longest)
-    shift = float(((logp_AT.detach() - sampler_AT).abs() * mask).max()) if mask_AT.any() else 0.0
-    return PolicyTerms(loss, float(clipped.sum()), kl_sum, int(mask_AT.sum()), int((keep_A == 0).sum()), shift)
+    return PolicyTerms(loss, float(clipped.sum()), kl_sum, int(mask_AT.sum()), int((keep_A == 0).sum()))

@@ -8,12 +8,8 @@ Shapes: L routers, E experts.
 """
 
 import math
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +22,7 @@ from seekling.origin import origin
 from seekling.train.log import Progress, RunLog
 from seekling.train.optim import Optimizer
 from seekling.train.state import Checkpoints, Saved, random_state, set_random_state
+from seekling.train.stopping import Interrupted, stop_signals
 
 
 @dataclass
@@ -92,17 +89,6 @@ class LoopSettings:
     flops_per_token: float = 0.0
     peak_flops: float = 0.0
     verb: str = "pretrain"
-
-
-class Interrupted(SystemExit):
-    """The run was asked to stop, has saved and says how to go on. Exit code 130 after SIGINT, 143 after SIGTERM."""
-
-    def __init__(self, signal_number: int, message: str) -> None:
-        super().__init__(128 + signal_number)
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
 
 
 class Loop:
@@ -377,26 +363,3 @@ class Phases:
 
     def total(self) -> float:
         return sum(self.seconds.values())
-
-
-@contextmanager
-def stop_signals():
-    """Collect SIGINT and SIGTERM in the yielded list; a second SIGINT interrupts at once. Does nothing off the main thread."""
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def note(number: int, frame: Any) -> None:
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.append(number)
-        if number == signal.SIGINT:
-            os.write(2, b"\nstopping after this step and saving; press Ctrl-C again to stop at once without saving\n")
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -20,12 +20,13 @@ from seekling.recipe import Recipe
 from seekling.train import grpo
 from seekling.train.grpo_recipe import GrpoRecipe
 from seekling.train.log import say_to
-from seekling.train.loop import Hook, Interrupted
+from seekling.train.loop import Hook
 from seekling.train.rollout import Roller
 from seekling.train.rundir import check_fresh
 from seekling.train.sft import fit
 from seekling.train.sft_recipe import SftRecipe
 from seekling.train.state import Saved, replace_text
+from seekling.train.stopping import Interrupted
 from seekling.train.story_recipe import LessonsPart, StoryRecipe
 from seekling.train.teaching import Train, begin, go_on, open_student
 

@@ -15,6 +15,7 @@ from seekling.release.paper.model import model
 from seekling.release.paper.repeat import repeat
 from seekling.release.paper.results import ablations, did_not_work, evaluation, samples, teaching
 from seekling.release.paper.training import cost, data, training
+from seekling.release.score_table import NAMES, chance_text, score_text
 
 if TYPE_CHECKING:
     from seekling.release.material import Release
@@ -89,14 +90,14 @@ def _scored(release: "Release") -> list[str]:
     out = []
     tasks = [s for s in release.scores if "exact_match" in s.metrics]
     if tasks:
-        told = [f"{cards.score_text(s, 'exact_match')} of {s.task} ({cards.chance_text(s, 'exact_match')})" for s in tasks]
+        told = [f"{score_text(s, 'exact_match')} of {s.task} ({chance_text(s, 'exact_match')})" for s in tasks]
         out.append(f" Of problems that training never showed it solves {inline(', '.join(told))}.")
     whole = next((s for s in release.scores if "bits_per_byte" in s.metrics), None)
     best = whole or (release.scores[0] if release.scores and not tasks else None)
     if best is not None:
         name = next(iter(best.metrics))
-        beside = cards.chance_text(best, name)
-        score = f"{inline(cards.score_text(best, name))} {cards.NAMES.get(name, name)}"
+        beside = chance_text(best, name)
+        score = f"{inline(score_text(best, name))} {NAMES.get(name, name)}"
         out.append(f" On {inline(best.what)} it reaches {score}" + (f" ({inline(beside)})." if beside != "–" else "."))
     return out
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from seekling.plan import count
-from seekling.release import cards
+from seekling.release import cards, score_table
 from seekling.release.escape import fence, inline, table
 from seekling.release.paper.figures import picture
 from seekling.release.teaching import teaching as section
@@ -20,8 +20,8 @@ def evaluation(release: "Release", figures: dict[str, str]) -> list[str]:
     told = "Scores are of the files in this release, computed while it was made"
     told += "." if len(asked) == len(release.scores) else ", but for those that say that they are from a log."
     agrees = [
-        f"{inline(s.task)} {cards.NAMES.get(name, name)} {cards.form_of(name).format(s.logged[name])} there and "
-        f"{cards.form_of(name).format(s.metrics[name][0])} here"
+        f"{inline(s.task)} {score_table.NAMES.get(name, name)} {score_table.form_of(name).format(s.logged[name])} there and "
+        f"{score_table.form_of(name).format(s.metrics[name][0])} here"
         for s in release.scores
         for name in list(s.metrics)[:1]
         if name in s.logged
@@ -31,7 +31,7 @@ def evaluation(release: "Release", figures: dict[str, str]) -> list[str]:
     return [
         told,
         picture(figures, "scores"),
-        cards.scores_table(release.scores, drawn=release.chain.last.story is None),  # else the next section has them
+        score_table.scores_table(release.scores, drawn=release.chain.last.story is None),  # else the next section has them
         cards.EVALUATION_NOTE
         + " *Uniform*: every token equally likely; *token frequency*: as often as in the training text; *xz*: what a "
         "general compressor makes of the same bytes.",
