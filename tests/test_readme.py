@@ -1,4 +1,4 @@
-"""What the READMEs tell people to type is true: every command parses, the Python example runs."""
+"""What READMEs and docs tell people to type is true: every command parses, the Python example runs."""
 
 import re
 import shlex
@@ -14,6 +14,7 @@ from seekling.model import Decoder
 
 ROOT = Path(__file__).parent.parent
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
+PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if "\nseekling " in page.read_text("utf-8")]
 
 
 def commands(text: str) -> list[str]:
@@ -28,6 +29,16 @@ def test_every_command_of_the_readme_parses(readme):
     assert len(lines) >= 10
     for line in lines:
         parse(shlex.split(line)[1:])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_every_command_in_a_block_of_the_docs_parses(page):
+    for block in re.findall(r"```(?:ba)?sh\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            for command in line.split("&&"):
+                words = shlex.split(command, comments=True)
+                if words[:1] == ["seekling"]:
+                    parse(words[1:])
 
 
 def test_both_readmes_name_the_same_verbs():
