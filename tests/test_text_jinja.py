@@ -88,7 +88,8 @@ def pieces(template: str, messages: list, **ours) -> list[str]:
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_hostile_template_is_stopped_by_name_and_the_next_one_works(kind, monkeypatch):
-    monkeypatch.setattr(jinja, "SECONDS", 0.3)
+    if kind == "time":
+        monkeypatch.setattr(jinja, "SECONDS", 0.3)
     with pytest.raises(TemplateError) as caught:
         render(HOSTILE[kind], {"messages": [{"role": "user", "content": "x"}]})
     assert caught.value.kind == kind.split()[0]

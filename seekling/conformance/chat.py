@@ -291,7 +291,7 @@ def hang_up(target: Target) -> None:
     question = [{"role": "user", "content": "Write a very long story."}]
     with target.open(PATH, ask(target, stream=True, max_tokens=400, temperature=1, messages=question)) as got:
         got.readline()
-    end = time.monotonic() + 3
+    end = time.monotonic() + 10
     while running() > 0:
-        need(time.monotonic() < end, "3 seconds later it still runs")
+        need(time.monotonic() < end, "10 seconds later it still runs")
         time.sleep(0.05)

@@ -129,8 +129,8 @@ class Loop:
         self.skipped_in_a_row = 0
         self.hooks_done = True  # whether evaluations and samples due after this step have run
         self.saved_step: int | None = None
+        self.enough = False  # a hook found that nothing more is to be learned
         self._last_tick: float | None = None
-        self.enough = False
         self._outside: dict[str, float] = {}  # seconds spent saving, evaluating … since the last step line
 
     # ---- running -------------------------------------------------------------------------------------------------
