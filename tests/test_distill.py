@@ -9,13 +9,11 @@ from typing import ClassVar
 import pytest
 import torch
 from oracle_models import one_thread  # noqa: F401
+from teach_tiny import SUMS, save_base, weights, write_rows
 
 from seekling.cli import main
 from seekling.errors import DataError, RecipeError, SeeklingError
 from seekling.kernels.divergence import LinearDivergence
-from seekling.lm import LM
-from seekling.model import Decoder, ModelConfig
-from seekling.text.bpe import train_tokenizer
 from seekling.train.distill import distill, resume
 from seekling.train.distill_recipe import DistillRecipe
 from seekling.train.log import read_log
@@ -42,35 +40,21 @@ def test_a_model_is_no_distance_from_itself():
     assert LinearDivergence.apply(h, w, h, w, 1.0, True, 1.0, 2)[1].abs().max() < 1e-6
 
 
-def config(**more):
-    fields = dict(
-        vocab_size=290, hidden_size=16, intermediate_size=24, moe_intermediate_size=8, num_hidden_layers=2,
-        num_attention_heads=2, kv_lora_rank=8, qk_nope_head_dim=4, qk_rope_head_dim=4, v_head_dim=4, n_routed_experts=4,
-        num_experts_per_tok=2, n_shared_experts=1, first_k_dense_replace=1, max_position_embeddings=256, pad_token_id=2,
-    )  # fmt: skip
-    return ModelConfig(**{**fields, **more})
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """A student, a wider teacher of the same vocabulary, and a stranger with another."""
-    text = ["what is 1 + 2? give only the final answer between <answer> and </answer>. 3 4 5 6 7 " * 30]
-    tokenizer, other = train_tokenizer(text, 290), train_tokenizer(["another alphabet altogether, zyx wvu " * 40], 290)
-    out = {}
-    for name, tok, seed, more in [
-        ("student", tokenizer, 1, {}), ("teacher", tokenizer, 2, {"hidden_size": 24}), ("stranger", other, 3, {}),
-    ]:  # fmt: skip
-        out[name] = tmp_path_factory.mktemp(name)
-        LM(Decoder.build(config(**more), seed=seed), tok).save(out[name])
-    return out
+    student, teacher, stranger = (tmp_path_factory.mktemp(name) for name in ("student", "teacher", "stranger"))
+    return {
+        "student": save_base(student, SUMS, max_position_embeddings=256),
+        "teacher": save_base(teacher, SUMS, max_position_embeddings=256, seed=2, hidden_size=24),
+        "stranger": save_base(stranger, "another alphabet altogether, zyx wvu ", max_position_embeddings=256, seed=3),
+    }
 
 
 @pytest.fixture(scope="module")
 def talks(tmp_path_factory):
-    path = tmp_path_factory.mktemp("talks") / "talks.jsonl"
     lines = [{"prompt": f"what is {i} + 2?", "completion": f"the answer is {i + 2}"} for i in range(20)]
-    path.write_text("\n".join(map(json.dumps, lines)), "utf-8")
-    return str(path)
+    return write_rows(tmp_path_factory.mktemp("talks") / "talks.jsonl", lines)
 
 
 @pytest.fixture
@@ -91,10 +75,6 @@ def recipe(models, out, **more):
         dtype="float32", max_tokens=6, batch_size=4, problems=4, group=3, eval_problems=4, tagged=False, asked=12,
     )  # fmt: skip
     return DistillRecipe.of(**{**values, **more})
-
-
-def weights(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix == ".safetensors"}
 
 
 def assert_resumes(run):

@@ -1,20 +1,17 @@
 """`seekling dpo`: the loss against its formula, pairs that are none named by line, a preference learned, runs that resume."""
 
-import json
 import math
 import shutil
 
 import pytest
 import torch
 from oracle_models import one_thread  # noqa: F401
+from teach_tiny import LAMPS, save_base, weights, write_rows
 
 import seekling
 from seekling.cli import main
 from seekling.data.preferences import preference_of
 from seekling.errors import CheckpointError, DataError
-from seekling.lm import LM
-from seekling.model import Decoder, ModelConfig
-from seekling.text.bpe import train_tokenizer
 from seekling.train.dpo import REFERENCE, Pair, dpo, log_probs, resume
 from seekling.train.dpo_loss import pair_loss
 from seekling.train.dpo_recipe import DpoRecipe
@@ -38,27 +35,17 @@ def test_the_losses_equal_their_formulas():
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    tokenizer = train_tokenizer(["what colour has the lamp? the lamp is red blue green gold. " * 30], 290)
-    config = ModelConfig(
-        vocab_size=290, hidden_size=16, intermediate_size=24, moe_intermediate_size=8, num_hidden_layers=2,
-        num_attention_heads=2, kv_lora_rank=8, qk_nope_head_dim=4, qk_rope_head_dim=4, v_head_dim=4, n_routed_experts=4,
-        num_experts_per_tok=2, n_shared_experts=1, first_k_dense_replace=1, max_position_embeddings=128, pad_token_id=2,
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("base")
-    LM(Decoder.build(config, seed=1), tokenizer).save(folder)
-    return folder
+    return save_base(tmp_path_factory.mktemp("base"), LAMPS)
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
     """Gold lamps are better than red ones."""
-    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
     lines = [
         {"prompt": f"what colour has lamp {i}?", "chosen": f"lamp {i} is gold.", "rejected": f"lamp {i} is red, red."}
         for i in range(24)
     ]
-    path.write_text("\n".join(map(json.dumps, lines)), "utf-8")
-    return str(path)
+    return write_rows(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", lines)
 
 
 def recipe(base, pairs, out, **more):
@@ -66,10 +53,6 @@ def recipe(base, pairs, out, **more):
         model=str(base), data=[pairs], out=str(out), steps=6, batch_size=4, save_every=3, keep=0, dtype="float32", lr=3e-3
     )
     return DpoRecipe.of(**{**values, **more})
-
-
-def weights(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix == ".safetensors"}
 
 
 def test_log_probabilities_are_those_of_the_answers_alone(base):

@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from oracle_models import one_thread  # noqa: F401
+from teach_tiny import LAMPS, save_base
 
-from seekling.lm import LM
-from seekling.model import Decoder, ModelConfig
-from seekling.text.bpe import train_tokenizer
 from seekling.train import distill, dpo, grpo, sft
 from seekling.train.distill_recipe import DistillRecipe
 from seekling.train.dpo_recipe import DpoRecipe
@@ -29,14 +27,8 @@ TOLERANCE = 1e-3
 
 def losses(stage: str, place: Path) -> list[float]:
     """The stage's losses of 50 steps on a model of a few thousand weights."""
-    tokenizer = train_tokenizer(["what colour has the lamp? the lamp is red blue green gold. 1 2 3 4 + = " * 30], 290)
-    config = ModelConfig(
-        vocab_size=290, hidden_size=16, intermediate_size=24, moe_intermediate_size=8, num_hidden_layers=2,
-        num_attention_heads=2, kv_lora_rank=8, qk_nope_head_dim=4, qk_rope_head_dim=4, v_head_dim=4, n_routed_experts=4,
-        num_experts_per_tok=2, n_shared_experts=1, first_k_dense_replace=1, max_position_embeddings=128, pad_token_id=2,
-    )  # fmt: skip
     for name, seed in (("base", 1), ("teacher", 2)):
-        LM(Decoder.build(config, seed=seed), tokenizer).save(place / name)
+        save_base(place / name, LAMPS + "1 2 3 4 + = ", seed=seed)
     words = ["red", "blue", "green", "gold"]
     data = place / "data.jsonl"
     lines = [

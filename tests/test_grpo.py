@@ -7,13 +7,13 @@ import shutil
 import pytest
 import torch
 from oracle_models import one_thread  # noqa: F401
+from teach_tiny import SUMS, save_base, weights
 
 import seekling
 from seekling.errors import RecipeError
 from seekling.kernels.log_prob import LinearLogProb
 from seekling.lm import LM
-from seekling.model import Decoder, ModelConfig
-from seekling.text.bpe import train_tokenizer
+from seekling.model import Decoder
 from seekling.train.grpo import grpo, resume
 from seekling.train.grpo_loss import GrpoSettings, advantages, policy_loss
 from seekling.train.grpo_recipe import GrpoRecipe
@@ -113,17 +113,7 @@ def test_chunked_log_probabilities_equal_full_logits_with_gradient():
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    tokenizer = train_tokenizer(
-        ["what is 1 + 2? give only the final answer between <answer> and </answer>. 3 4 5 6 7 " * 30], 290
-    )
-    config = ModelConfig(
-        vocab_size=290, hidden_size=16, intermediate_size=24, moe_intermediate_size=8, num_hidden_layers=2,
-        num_attention_heads=2, kv_lora_rank=8, qk_nope_head_dim=4, qk_rope_head_dim=4, v_head_dim=4, n_routed_experts=4,
-        num_experts_per_tok=2, n_shared_experts=1, first_k_dense_replace=1, max_position_embeddings=256, pad_token_id=2,
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("base")
-    LM(Decoder.build(config, seed=1), tokenizer).save(folder)
-    return folder
+    return save_base(tmp_path_factory.mktemp("base"), SUMS, max_position_embeddings=256)
 
 
 def recipe(base, out, **more):
@@ -132,10 +122,6 @@ def recipe(base, out, **more):
         tagged=False, save_every=2, eval_every=2, keep=0, dtype="float32", lr=1e-2,
     )  # fmt: skip
     return GrpoRecipe.of(**{**values, **more})
-
-
-def weights(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix == ".safetensors"}
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from oracle_models import one_thread  # noqa: F401
+from teach_tiny import weights
 
 import seekling
 from seekling.errors import MachineError, RecipeError
@@ -168,10 +169,6 @@ def lines(tmp_path_factory):
 def shared(base, out, **more):
     values = dict(model=str(base), out=str(out), lora=4, steps=4, save_every=2, keep=0, dtype="float32", lr=1e-2)
     return {**values, **more}
-
-
-def weights(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix == ".safetensors"}
 
 
 STAGES = {

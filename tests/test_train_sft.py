@@ -1,19 +1,18 @@
 """`seekling sft`: learns what the conversations say, resumes bit for bit, writes folders that everything else opens."""
 
-import json
 import shutil
 
 import pytest
 import torch
 from oracle_models import one_thread  # noqa: F401
+from teach_tiny import LAMPS, save_base, weights, write_rows
 
 import seekling
 from seekling.cli import main
 from seekling.errors import CheckpointError, DataError, RecipeError
 from seekling.formats.peft import read_adapter
 from seekling.lm import LM
-from seekling.model import Decoder, ModelConfig
-from seekling.text.bpe import train_tokenizer
+from seekling.model import Decoder
 from seekling.train.log import read_log
 from seekling.train.sft import resume, sft
 from seekling.train.sft_recipe import SftRecipe
@@ -23,25 +22,13 @@ WORDS = ["red", "blue", "green", "gold"]
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A tiny DeepSeek-V3 with MTP and a tokenizer, as a folder."""
-    tokenizer = train_tokenizer(["what colour has the lamp? the lamp is red blue green gold. " * 30], 290)
-    config = ModelConfig(
-        vocab_size=290, hidden_size=16, intermediate_size=24, moe_intermediate_size=8,
-        num_hidden_layers=2, num_attention_heads=2,
-        kv_lora_rank=8, qk_nope_head_dim=4, qk_rope_head_dim=4, v_head_dim=4, n_routed_experts=4, num_experts_per_tok=2,
-        n_shared_experts=1, first_k_dense_replace=1, num_nextn_predict_layers=1, max_position_embeddings=128, pad_token_id=2,
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("base")
-    LM(Decoder.build(config, seed=1), tokenizer).save(folder)
-    return folder
+    return save_base(tmp_path_factory.mktemp("base"), LAMPS, num_nextn_predict_layers=1)
 
 
 @pytest.fixture(scope="module")
 def talks(tmp_path_factory):
-    path = tmp_path_factory.mktemp("talks") / "talks.jsonl"
     lines = [{"prompt": f"what colour has lamp {i % 7}?", "completion": f"the lamp is {WORDS[i % 4]}."} for i in range(40)]
-    path.write_text("\n".join(map(json.dumps, lines)), "utf-8")
-    return str(path)
+    return write_rows(tmp_path_factory.mktemp("talks") / "talks.jsonl", lines)
 
 
 def recipe(base, talks, out, **more):
@@ -59,10 +46,6 @@ VARIANTS: list[dict] = [
     {"lora": 2, "lora_shared_a": True},
     {"lora": 4, "lora_dropout": 0.2, "optimizer": "muon"},
 ]
-
-
-def weights(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix == ".safetensors"}
 
 
 @pytest.mark.parametrize(
@@ -159,8 +142,8 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_very_same_adapter(base, talks
     import sys
     import time
 
-    asked = dict(steps=60, save_every=1, keep=2, lora=4, heldout=0.0, threads=1)
-    want = weights(sft(recipe(base, talks, tmp_path / "whole", **asked)) / "checkpoints" / "step-000060")
+    asked = dict(steps=30, save_every=1, keep=2, lora=4, heldout=0.0, threads=1)
+    want = weights(sft(recipe(base, talks, tmp_path / "whole", **asked)) / "checkpoints" / "step-000030")
     run = tmp_path / "run"
     (tmp_path / "asked.toml").write_text(recipe(base, talks, run, **asked).to_toml())
     command = [sys.executable, "-m", "seekling", "sft", "--recipe", str(tmp_path / "asked.toml")]
@@ -170,4 +153,4 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_very_same_adapter(base, talks
     process.kill()
     process.wait()
     resume(run)
-    assert weights(run / "checkpoints" / "step-000060") == want
+    assert weights(run / "checkpoints" / "step-000030") == want
