@@ -33,6 +33,14 @@ def test_packing_keeps_the_weights_to_the_formats_precision(format, shape):
     assert relative(infer.dequantise(infer.pack(w, format)), w) <= WEIGHT_ERROR[format]
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bfloat16_weights_are_packed_as_they_are(shape):
+    w = matrix(*shape).bfloat16()
+    packed = infer.pack(w, "bf16")
+    assert torch.equal(infer.dequantise(packed), w.float())
+    assert torch.equal(packed.data, infer.pack(w.float(), "bf16").data)
+
+
 @pytest.mark.parametrize("format", FLOATS)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rows", [1, 2, 6, 7, 13])

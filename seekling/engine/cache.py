@@ -94,7 +94,7 @@ class PagedCache:
             OutOfPages: there is not room enough; the request then holds nothing.
         """
         request.version = self.version
-        match = self.tree.match(request.salt, request.ids) if self.prefix and request.may_reuse else None
+        match = self._match(request) if self.prefix and request.may_reuse else None
         if match is not None:
             request.pages = [self.pool.share(page) for page in match.pages]
             request.computed = len(match.pages) * self.page_tokens
@@ -111,6 +111,16 @@ class PagedCache:
             self.stats.last_miss = match.miss
         if not request.token_ids:  # what a preempted request finds again is its own
             request.cached_tokens = request.computed
+
+    def _match(self, request: Request) -> Match:
+        """What the tree holds of it, or the first answer to its prompt, whose last page is not full and so in no tree."""
+        match, first, shared = self.tree.match(request.salt, request.ids), request.after, len(request.prompt_ids) - 1
+        if first is None or request.token_ids or match.tokens >= shared:
+            return match
+        if first.version != self.version or first.computed < shared:
+            return match
+        full, tail = divmod(shared, self.page_tokens)
+        return Match(first.pages[:full], first.pages[full] if tail else None, tail, shared, Miss(shared, None, ()))
 
     def _begin_tail(self, request: Request, match: Match) -> None:
         """Go on behind the shared pages: with pages read back from files, else a copy of the page the tree leaves it in."""

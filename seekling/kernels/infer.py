@@ -182,6 +182,13 @@ def fill(w: Packed, weight: Tensor, index: int = 0, importance: Tensor | None = 
     ``importance`` (I,), for int4: how much an error of each input's weights counts (mean square of the activations).
     """
     outputs, inputs = w.shape[-2:]
+    if w.format == "bf16" and weight.dtype == torch.bfloat16:  # the numbers stay what they are
+        whole = weight.detach().contiguous()
+        _function("pack_bf16")(
+            _pointer(whole), ctypes.c_int64(0), ctypes.c_int64(outputs), ctypes.c_int64(inputs), _matrix_pointer(w, index),
+            ctypes.c_int64(w.step),
+        )  # fmt: skip
+        return
     importance = None if importance is None else importance.float().contiguous()
     for first in range(0, outputs, _ROWS_AT_ONCE):
         part = weight.detach()[first : first + _ROWS_AT_ONCE].float().contiguous()

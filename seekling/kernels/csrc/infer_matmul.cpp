@@ -1,11 +1,18 @@
 // The matrix product of infer_matmul.h: one tile of R rows by a block for each format, and the choice among them.
 #include "infer_matmul.h"
+#include <array>
+#include <utility>
 
 namespace sk {
 
 namespace {
 
-constexpr int MAX_ROWS = 6;  // rows of a tile: 6 × 2 integer and 6 × 2 float accumulators fill the 32 registers
+// Rows of a tile: 6 × 2 integer and 6 × 2 float accumulators fill 32 registers, where numbers need no integers 12 × 2 do.
+#ifdef __AVX512F__
+template <int F> constexpr int MAX_ROWS = F == BF16 || F == F32 ? 12 : 6;
+#else
+template <int F> constexpr int MAX_ROWS = 6;
+#endif
 constexpr int FAR = 8192;    // bytes between what a single pass reads and what it asks for
 
 // ---- scales: what a group's integer dot product is multiplied by, for one half block ------------------------------------------
@@ -75,8 +82,11 @@ SK_INLINE void sum_groups(Floats (&sum)[R][2], const uint8_t* w, const void* con
         }
 }
 
-template <int F, int R> SK_INLINE void sum_floats(Floats (&sum)[R][2], const uint8_t* w, const void* const* rows, int groups) {
-    for (int line = 0; line < groups * Layout<F>::lines; line++, w += 128)
+template <int F, int R>
+SK_INLINE void sum_floats(Floats (&sum)[R][2], const uint8_t* w, const void* const* rows, int groups, const uint8_t* ahead, int each) {
+    int part = each / Layout<F>::lines;  // a line or two at a time: many at once would hold up the sums
+    for (int line = 0; line < groups * Layout<F>::lines; line++, w += 128) {
+        if (ahead) fetch(ahead + (int64_t)line * part, part);
         for (int r = 0; r < R; r++)
             for (int half = 0; half < 2; half++) {
                 if constexpr (F == BF16)
@@ -84,6 +94,7 @@ template <int F, int R> SK_INLINE void sum_floats(Floats (&sum)[R][2], const uin
                 else
                     sum[r][half] = fma(load16((const float*)w + half * 16), all(((const float*)rows[r])[line]), sum[r][half]);
             }
+    }
 }
 
 // `ahead`: memory that is read next, fetched meanwhile, `each` bytes a group; null = leave it to the processor.
@@ -91,7 +102,7 @@ template <int F, int R>
 void tile(const uint8_t* w, int groups, const void* const* rows, float* out, int64_t stride, const float* bias, const uint8_t* ahead, int each) {
     Floats sum[R][2];
     for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = zeros();
-    if constexpr (F == BF16 || F == F32) sum_floats<F, R>(sum, w, rows, groups);
+    if constexpr (F == BF16 || F == F32) sum_floats<F, R>(sum, w, rows, groups, ahead, each);
     else sum_groups<F, R>(sum, w, rows, groups, ahead, each);
     for (int r = 0; r < R; r++)
         for (int half = 0; half < 2; half++) {
@@ -100,11 +111,13 @@ void tile(const uint8_t* w, int groups, const void* const* rows, float* out, int
         }
 }
 
+using Tile = void (*)(const uint8_t*, int, const void* const*, float*, int64_t, const float*, const uint8_t*, int);
+template <int F, int... R> constexpr std::array<Tile, sizeof...(R)> tiles_of(std::integer_sequence<int, R...>) { return {tile<F, R + 1>...}; }
+
 template <int F>
 void multiply_as(const Matrix& w, int index, int block, const void* const* rows, int count, float* out, int64_t stride) {
-    using Tile = void (*)(const uint8_t*, int, const void* const*, float*, int64_t, const float*, const uint8_t*, int);
-    static constexpr Tile tiles[MAX_ROWS] = {tile<F, 1>, tile<F, 2>, tile<F, 3>, tile<F, 4>, tile<F, 5>, tile<F, 6>};
-    int groups = groups_of(w.inputs), passes = (count + MAX_ROWS - 1) / MAX_ROWS;
+    static constexpr auto tiles = tiles_of<F>(std::make_integer_sequence<int, MAX_ROWS<F>>());
+    int groups = groups_of(w.inputs), passes = (count + MAX_ROWS<F> - 1) / MAX_ROWS<F>;
     const uint8_t* at = w.data + index * w.stride + (int64_t)block * w.step;
     const float* bias = w.bias ? w.bias + (index * blocks_of(w.outputs) + block) * BLOCK : nullptr;
     // Several passes: the first brings the block from memory; the last two have it in the cache and fetch the one behind it meanwhile.

@@ -195,6 +195,22 @@ SK_API void sk_infer_pack(int64_t format, const float* x, const float* importanc
             pack_floats((int)format, x + (b * BLOCK + lane) * inputs, importance, (int)inputs, (int)lane, data + (first / BLOCK + b) * step);
 }
 
+// The same of weights that are bfloat16 and stay so: a pair of inputs moves as one number, 32 outputs of it side by side.
+SK_API void sk_infer_pack_bf16(const uint16_t* x, int64_t first, int64_t count, int64_t inputs, uint8_t* data, int64_t step) {
+#pragma omp parallel for schedule(static)
+    for (int64_t b = 0; b < (count + BLOCK - 1) / BLOCK; b++) {
+        const uint16_t* from = x + b * BLOCK * inputs;
+        uint8_t* block = data + (first / BLOCK + b) * step;
+        int lanes = (int)std::min<int64_t>(BLOCK, count - b * BLOCK);
+        for (int64_t i = 0; i < inputs; i += GROUP)  // a line of memory from each row, into lines that stay near
+            for (int lane = 0; lane < lanes; lane++) {
+                uint16_t line[GROUP] = {};
+                std::memcpy(line, from + lane * inputs + i, (size_t)std::min<int64_t>(GROUP, inputs - i) * 2);
+                for (int pair = 0; pair < GROUP / 2; pair++) std::memcpy(block + (i / 2 + pair) * 128 + lane * 4, line + 2 * pair, 4);
+            }
+    }
+}
+
 SK_API void sk_infer_repack(int64_t format, const uint8_t* rows, int64_t first, int64_t count, int64_t inputs, uint8_t* data,
                             int64_t step) {
     int64_t row = blocks_bytes((int)format, (int)inputs);
