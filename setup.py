@@ -12,7 +12,7 @@ from setuptools import Extension, setup
 
 NAMES = ("rowwise", "experts", "attention", "tree_attention", "infer_matmul", "infer_pack", "infer_attention")
 NAMES += ("infer_step", "infer_step_attention", "infer_step_experts", "infer_step_adapters", "infer_cache8", "infer_sample")
-NAMES += ("infer_step_draft", "stamp")
+NAMES += ("infer_step_draft", "infer_burst", "stamp")
 HEADERS = (
     "common",
     "attention",
@@ -24,7 +24,7 @@ HEADERS = (
     "infer_model",
     "infer_rows",
 )
-HEADERS += ("infer_attention", "infer_step", "infer_step_parts")
+HEADERS += ("infer_attention", "infer_step", "infer_step_parts", "infer_sample")
 SOURCES = [f"seekling/kernels/csrc/{name}.cpp" for name in NAMES]
 # -fopenmp without linking libgomp: the symbols come from the OpenMP runtime that torch has loaded, so that both share one
 # pool of threads (seekling/kernels/native.py).

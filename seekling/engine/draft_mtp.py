@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seekling.engine.native_burst import Drafts, Outcome
 from seekling.engine.native_draft import InNative
 from seekling.engine.native_runner import NativeRunner
 from seekling.engine.request import Request
@@ -121,6 +122,26 @@ class MTPDrafter(Gated):
             if not draft:  # in vain
                 self.learn(request, 0, 0)
         return [drafts.get(request, []) for request in requests]
+
+    def burst(self, request: Request) -> Drafts | None:
+        if not isinstance(self._mtp, InNative):
+            return None
+        drafting, known = self.drafts_now(request), self._known.pop(request, None)
+        if self.gate(request).wait > CATCH_UP:
+            return Drafts()
+        if known is None or not known.first <= request.computed <= known.end:
+            return Drafts(states=self._mtp.no_states())
+        states = known.take(request.computed) if known.first < request.computed else self._mtp.no_states()
+        return Drafts(self.tokens if drafting else 0, least=self.burst_cost.each, states=states)
+
+    def heard(self, request: Request, outcome: Outcome) -> None:
+        super().heard(request, outcome)
+        if outcome.states is None or request.finish_reason is not None:
+            return
+        first = request.computed - len(outcome.states)
+        self._known[request] = _Known(first, request.computed, [outcome.states] if len(outcome.states) else [])
+        if len(outcome.states) > CATCH_UP:
+            self._read([request], 0)
 
     def _read(self, requests: Sequence[Request], tokens: int) -> dict[Request, list[int]]:
         """Make the entries whose next tokens are known, and drafts of so many tokens after them."""

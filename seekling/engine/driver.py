@@ -6,6 +6,8 @@ Two engines that stepped at once would have twice as many threads as there are c
 import threading
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from seekling.engine.loop import Loop
 
@@ -17,11 +19,13 @@ class Driver:
         wake: to be notified when a loop has something to do; stepping: held by whoever steps one of its loops.
         door: held by who waits for `stepping` or has it for something else than a step. The thread goes through it before every
             step, or it would take `stepping` again before anybody who waits could wake up.
+        hurry: int32, one number that native code reads: not 0 once somebody wants a turn, and a step of several tokens ends.
     """
 
     def __init__(self) -> None:
         self.wake = threading.Condition()
         self.stepping, self.door = threading.RLock(), threading.Lock()
+        self.hurry = np.zeros(1, np.int32)
         self._loops: list[Loop] = []
         self._thread: threading.Thread | None = None
 
@@ -48,6 +52,10 @@ class Driver:
     def drives(self, loop: "Loop") -> bool:
         """Whether the thread runs and steps this loop."""
         return self._runs and loop in self._loops
+
+    def others_wait(self, loop: "Loop") -> bool:
+        """Whether another loop has something to do."""
+        return any(other.busy for other in self._loops if other is not loop)
 
     @property
     def _runs(self) -> bool:

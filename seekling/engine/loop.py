@@ -19,15 +19,20 @@ from seekling.engine.cache import PagedCache
 from seekling.engine.drawing import Ask, Drawn, drawn
 from seekling.engine.driver import Driver
 from seekling.engine.handle import Handle, wake
+from seekling.engine.native_burst import Drafts, Outcome, burst
+from seekling.engine.native_runner import NativeRunner
 from seekling.engine.request import Request
 from seekling.engine.runner import Chunk, Experts
-from seekling.engine.sampler import Array, as_rows, logprob, tops
+from seekling.engine.sampler import DAMAGED, Array, as_rows, logprob, tops
 from seekling.engine.sampling import Delta
 from seekling.engine.scheduler import Scheduler, Work
 from seekling.engine.speculate import Drafter
 from seekling.errors import SeeklingError
 
 WATCHED = 16  # the load of experts is counted in one step of so many
+# A burst draws several tokens of the only request there is in one native call, and ends when somebody comes. These are its
+# bounds, so that text comes evenly.
+BURST_TOKENS, BURST_SECONDS, FIRST_BURST = 32, 0.01, 4
 
 
 class QueueFull(SeeklingError):
@@ -65,7 +70,8 @@ class Loop:
         self.cache, self.scheduler, self.drafter, self.goes_back = cache, scheduler, drafter, goes_back
         self.steps = self.tokens = 0
         self.load: np.ndarray | None = None
-        self._experts = experts
+        self._experts, self._watch_at = experts, 0
+        self._token_seconds = BURST_SECONDS / FIRST_BURST  # of the last burst
         self._max_queue, self._version = max_queue, version
         self._inbox: deque[Handle] = deque()
         self._cancelled: deque[tuple[Handle, list[Request]]] = deque()
@@ -91,6 +97,7 @@ class Loop:
                 raise QueueFull(f"{waiting} requests wait and the queue holds {self._max_queue}: try again later")
             handle = Handle(self, requests)
             self._inbox.append(handle)
+            self.driver.hurry[0] = 1
             self._wake.notify_all()
         return handle
 
@@ -114,6 +121,7 @@ class Loop:
         """End everything: whoever still waits gets an error. May be called twice and from anywhere."""
         with self._wake:
             self._closed = True
+            self.driver.hurry[0] = 1
         self.driver.leave(self)
         with self._stepping:
             self.cache.close()
@@ -123,12 +131,14 @@ class Loop:
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """No step runs meanwhile; waits for one step at most."""
+        self.driver.hurry[0] = 1
         with self.driver.door, self._stepping:
             yield
 
     def cancel(self, handle: Handle, index: int | None = None) -> None:
         """End a handle's answers, or one of them, at the next step."""
         self._cancelled.append((handle, handle.requests if index is None else [handle.requests[index]]))
+        self.driver.hurry[0] = 1
         with self._wake:
             self._wake.notify_all()
 
@@ -149,6 +159,7 @@ class Loop:
     # ---- inside, one thread at a time ------------------------------------------------------------------------------
 
     def _step(self) -> bool:
+        self.driver.hurry[0] = 0  # whoever comes from here on sets it again
         while self._inbox:
             handle = self._inbox.popleft()
             for request in handle.requests:
@@ -168,9 +179,13 @@ class Loop:
         works = self.scheduler.plan()
         if not works:
             raise RuntimeError("requests wait and none can run")
+        drafts = self._alone(works)
+        if drafts is not None:
+            self._burst(works[0].request, drafts)
+            return True
         start = time.perf_counter()
         self._propose(works)
-        watched = self._experts > 0 and self.steps % WATCHED == 0
+        watched = self._watched()
         chunks = [self._chunk(work, watched) for work in works]
         logits_RV = self.cache.runner.step(chunks)
         self.steps += 1
@@ -183,6 +198,60 @@ class Loop:
         if self.drafter is not None and decoding:
             self.drafter.timed(len(works), sum(len(work.draft) for work in works), time.perf_counter() - start)
         return True
+
+    # ---- several tokens at once ------------------------------------------------------------------------------------
+
+    def _alone(self, works: list[Work]) -> Drafts | None:
+        """Drafts for a burst, where one request decodes alone and nothing but native code is needed between its tokens."""
+        request = works[0].request
+        s = request.sampling
+        if len(works) > 1 or not works[0].speaks or not request.prefilled or not isinstance(self.cache.runner, NativeRunner):
+            return None
+        if not request.foreseeable or request.scoring or s.bias or s.top_logprobs or s.experts:
+            return None
+        if self.scheduler.waiting or self.driver.others_wait(self):
+            return None
+        return Drafts() if self.drafter is None else self.drafter.burst(request)
+
+    def _burst(self, request: Request, drafts: Drafts) -> None:
+        runner = self.cache.runner
+        assert isinstance(runner, NativeRunner)
+        wanted = min(BURST_TOKENS, max(1, int(BURST_SECONDS / self._token_seconds)))
+        room = self._room(request, wanted + drafts.tokens)
+        most = min(wanted + drafts.tokens, request.limit - len(request.token_ids), room + 1)
+        s, watched, start = request.sampling, self._watched(), time.perf_counter()
+        uniforms = [] if s.greedy else [request.uniform(ahead) for ahead in range(most)]
+        outcome = burst(
+            runner, request.ids, request.pages, min(wanted, most), most, s, self.driver.hurry,
+            uniforms=uniforms, stops=request.stop_ids, drafts=drafts, adapter=request.adapter, experts=watched,
+        )  # fmt: skip
+        if outcome.tokens:
+            self._token_seconds = (time.perf_counter() - start) / len(outcome.tokens)
+        self.steps += len(outcome.rounds)
+        if outcome.chosen is not None:
+            self._watch(outcome.chosen.experts)
+        self._hear_burst(request, outcome)
+
+    def _hear_burst(self, request: Request, outcome: Outcome) -> None:
+        """Take what a burst gave. Tokens behind a stop string are dropped."""
+        request.drafted += sum(one.drafted for one in outcome.rounds if one.drafted > 0)
+        request.accepted += sum(one.right for one in outcome.rounds)
+        logprobs = itertools.repeat(None) if outcome.logprobs is None else outcome.logprobs
+        for token, value in zip(outcome.tokens, logprobs, strict=False):
+            request.computed += 1
+            delta = request.accept(token, value)
+            self.tokens += 1
+            if request.finish_reason is not None:
+                break
+            self._hand_over(request, delta)
+        if self.drafter is not None:
+            self.drafter.heard(request, outcome)
+        if request.finish_reason is not None:
+            self._hand_over(request, delta)
+        elif outcome.damaged:
+            self._give_up(request, SeeklingError(DAMAGED))
+
+    # ---- a step of whatever there is -------------------------------------------------------------------------------
 
     def _hear(self, works: list[Work], chunks: list[Chunk], rows: Array) -> None:
         """Take what a step gave: ``rows`` are the logits asked for (R, V)."""
@@ -242,6 +311,13 @@ class Loop:
         if len(request.ids) + drafts > len(request.pages) * size and self.cache.pool.free:
             self.cache.grow(request, len(request.pages) * size + 1)
         return len(request.pages) * size - len(request.ids)
+
+    def _watched(self) -> bool:
+        """Whether the load of experts is counted in the step that begins."""
+        if not self._experts or self.steps < self._watch_at:
+            return False
+        self._watch_at = self.steps + WATCHED
+        return True
 
     def _watch(self, experts_RLK: np.ndarray) -> None:
         """Count which experts computed the rows of a step."""

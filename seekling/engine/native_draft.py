@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from seekling.engine.native_runner import NativeRunner
 from seekling.engine.runner import PAGE, Chunk
@@ -20,6 +19,9 @@ class InNative:
     @property
     def raw_states(self) -> list[np.ndarray]:
         return self._runner.raw_states
+
+    def no_states(self) -> np.ndarray:
+        return np.empty((0, self._runner.state_floats), np.float32)
 
     def draft(self, chunks: Sequence[Chunk], states: Sequence[np.ndarray], tokens: int, least: float = 0.0) -> list[list[int]]:
         """Let the layer read new entries of some sequences, and what it expects to follow each.
@@ -41,7 +43,7 @@ class InNative:
             offsets.append(len(pages))
             pages += chunk.pages
             ends.append(len(chunk.pages) * PAGE)
-        runner._check(ids, pages, max(min(end, chunk.end + tokens) for end, chunk in zip(ends, chunks, strict=True)))
+        runner.check(ids, pages, max(min(end, chunk.end + tokens) for end, chunk in zip(ends, chunks, strict=True)))
         wanted = [end - 1 for end in row_ends[1:]] if tokens else []
         adapters = [-1 if chunk.adapter is None else table[chunk.adapter] for chunk in chunks] if table else [-1]
         parts = [ids, row_ends, starts, offsets, pages, adapters, wanted, ends]
@@ -50,7 +52,7 @@ class InNative:
         given = states[0] if len(states) == 1 else np.concatenate(states)  # rows of steps, one behind the other in memory
         drafts = np.empty((len(chunks), tokens), np.int32)
         step = CStep(*at[:5], at[5] if max(adapters) >= 0 else None, at[6], None, None, None, None, 0, len(chunks), len(wanted),
-                     runner.threads or torch.get_num_threads(), 0)  # fmt: skip
+                     runner.team(), 0)  # fmt: skip
         runner._native.draft(
             step,
             CDrafting(given.__array_interface__["data"][0], at[7], drafts.__array_interface__["data"][0], None, tokens, least),

@@ -25,7 +25,7 @@ from seekling.engine.runner import PAGE, Chosen, Chunk, Content
 from seekling.errors import MachineError, SeeklingError
 from seekling.formats.adapters import Adapter
 from seekling.kernels import infer, native
-from seekling.kernels.infer_model import CLayer, CStep, NativeModel
+from seekling.kernels.infer_model import CBurst, CLayer, CStep, NativeModel
 from seekling.model.config import ModelConfig
 from seekling.model.decoder import Decoder
 from seekling.model.rope import RopeTable
@@ -33,7 +33,7 @@ from seekling.model.rope import RopeTable
 CacheDtype = Literal["bf16", "int8"]
 _MOST_CHANNELS = 1024  # of a head or latent: rows of that size live on the stack
 _ITEM = 32  # outputs of one piece of work; rows of logits are padded to it
-_CHOICE = np.dtype([("expert", np.int32), ("weight", np.float32)])  # struct Chosen
+CHOICE = np.dtype([("expert", np.int32), ("weight", np.float32)])  # struct Chosen
 
 
 def unsupported(config: ModelConfig) -> list[str]:
@@ -335,7 +335,7 @@ class NativeRunner:
         self.chosen = None
         if not ids:
             return torch.empty(0, self.config.hidden_size if states else self.config.vocab_size)
-        self._check(ids, pages, max(chunk.end for chunk in chunks))
+        self.check(ids, pages, max(chunk.end for chunk in chunks))
         parts = [ids, row_ends, starts, offsets, pages, wanted]
         if self._adapters.numbers:
             parts.append([-1 if chunk.adapter is None else self._adapters.numbers[chunk.adapter] for chunk in chunks])
@@ -349,12 +349,12 @@ class NativeRunner:
         routed = None
         if any(chunk.experts for chunk in chunks):
             layers = sum(self.config.is_moe(i) for i in range(self.config.num_hidden_layers))
-            routed = np.zeros((len(wanted), layers, self.config.num_experts_per_tok), _CHOICE)
+            routed = np.zeros((len(wanted), layers, self.config.num_experts_per_tok), CHOICE)
         logits, normed = (None, out.data_ptr()) if states else (out.data_ptr(), None)
         raw = np.empty((len(ids), self.state_floats), np.float32) if self.drafts else None
         step = CStep(*at[:5], which, at[5], logits, normed, None if raw is None else raw.__array_interface__["data"][0],
                      None if routed is None else routed.ctypes.data, width, len(chunks), len(wanted),
-                     self.threads or torch.get_num_threads(), 0)  # fmt: skip
+                     self.team(), 0)  # fmt: skip
         self._native.step(step)
         if raw is not None:
             self.raw_states = [raw] if len(chunks) == 1 else [raw[a:b] for a, b in itertools.pairwise(row_ends)]
@@ -362,7 +362,16 @@ class NativeRunner:
             self.chosen = Chosen(routed["expert"], routed["weight"])
         return out if width == size else out[:, :size]
 
-    def _check(self, ids: list[int], pages: list[int], end: int) -> None:
+    def team(self) -> int:
+        """Threads of the next step."""
+        return self.threads or torch.get_num_threads()
+
+    def burst(self, call: CBurst) -> None:
+        """See `seekling.engine.native_burst.burst`."""
+        self._native.burst(call)
+
+    def check(self, ids: Sequence[int], pages: Sequence[int], end: int) -> None:
+        """Refuse tokens and pages there are not, and have rotations for all places before ``end``."""
         if min(ids) < 0 or max(ids) >= self.config.vocab_size:
             raise SeeklingError(f"token ids must lie in 0..{self.config.vocab_size - 1}")
         if min(pages) < 0 or max(pages) >= self._pages:

@@ -56,6 +56,7 @@ class Request:
 
     Attributes (the scheduler's, beside the arguments):
         ids: prompt and answer so far; computed: how many of them the cache holds, in `pages`.
+        stop_ids: tokens that end the answer.
         admitted: when it first began to run, seconds of `time.perf_counter`.
         after: another request whose prompt must be in the cache first (the n answers of one prompt).
     """
@@ -107,7 +108,7 @@ class Request:
         self.prefilled = False
         self.version: object = None
         # text
-        self._stop_ids = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else end_ids)}
+        self.stop_ids = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else end_ids)}
         self._seed = secrets.randbits(62) if sampling.seed is None else int(sampling.seed) + index
         self._decoder = decoder
         self._filter = StopFilter(sampling.stop)
@@ -165,7 +166,7 @@ class Request:
             self.seen_V[token_id] = True
         if self.counts_V is not None:
             self.counts_V[token_id] += 1
-        ended = token_id in self._stop_ids
+        ended = token_id in self.stop_ids
         if self.matcher is not None and not reasoning and not ended:
             self.matcher.push(token_id)
         text = ""

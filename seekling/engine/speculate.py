@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from seekling.engine.native_burst import Drafts, Outcome
 from seekling.engine.request import Request
 from seekling.engine.runner import Chunk
 
 PLAIN_STEPS = 2  # measured before the first draft
+PLAIN_BURST = 16  # one burst of so many is plain, so that what drafts cost is known against the machine as it is now
 
 
 class Drafter(Protocol):
@@ -34,6 +36,12 @@ class Drafter(Protocol):
 
     def learn(self, request: Request, drafted: int, accepted: int) -> None:
         """What came of a proposal."""
+
+    def burst(self, request: Request) -> Drafts | None:
+        """How a burst of this request shall draft; None where it cannot without Python between its tokens."""
+
+    def heard(self, request: Request, outcome: Outcome) -> None:
+        """What came of that burst; the request has taken its tokens."""
 
     def forget(self, request: Request) -> None:
         """The request is over."""
@@ -120,6 +128,8 @@ class Gated:
         self.gain = 1.0  # running mean over all requests of (tokens of a step) / (its cost)
         self.drafted = self.accepted = self.steps = 0
         self._gates: dict[Request, Gate] = {}
+        self.burst_cost = StepCost()  # the same of the rounds of a burst, between which there is no Python
+        self._burst_plain, self._plain_rounds, self._bursts = 0.0, 0, 0
 
     def gate(self, request: Request) -> Gate:
         gate = self._gates.get(request)
@@ -149,13 +159,36 @@ class Gated:
         elif steps:
             self.cost.learn(drafted / rows, seconds / plain - 1)
 
-    def learn(self, request: Request, drafted: int, accepted: int) -> None:
+    def learn(self, request: Request, drafted: int, accepted: int, cost: StepCost | None = None) -> None:
         self.steps += drafted > 0
         self.drafted += drafted
         self.accepted += accepted
-        spent = self.cost.of(max(1, drafted))
+        spent = (cost or self.cost).of(max(1, drafted))
         self.gain += 0.01 * ((1 + accepted) / spent - self.gain)
         self.gate(request).learn(drafted, accepted, spent)
+
+    def burst(self, request: Request) -> Drafts | None:
+        return None
+
+    def drafts_now(self, request: Request) -> bool:
+        """Whether the burst that begins shall draft."""
+        self._bursts += 1
+        return self._plain_rounds >= PLAIN_STEPS and self._bursts % PLAIN_BURST != 0 and self.gate(request).open()
+
+    def heard(self, request: Request, outcome: Outcome) -> None:
+        gate, rounds = self.gate(request), outcome.rounds
+        for place, (drafted, right, seconds) in enumerate(rounds):
+            if place or len(rounds) == 1:  # the first has more to read, from a cooler cache
+                if not drafted:
+                    plain, weight = self._burst_plain, 0.1 if self._plain_rounds >= PLAIN_STEPS else 0.7
+                    self._burst_plain = plain + (seconds - plain) * weight if self._plain_rounds else seconds
+                    self._plain_rounds += 1
+                elif drafted > 0 and self._plain_rounds:
+                    self.burst_cost.learn(drafted, seconds / self._burst_plain - 1)
+            if drafted:
+                self.learn(request, max(0, drafted), right, self.burst_cost)
+            elif place and gate.wait:
+                gate.wait -= 1
 
     def forget(self, request: Request) -> None:
         self._gates.pop(request, None)
@@ -182,6 +215,11 @@ class NgramDrafter(Gated):
             gate = self.gate(request)
             out.append(self._look_up(request, gate.length(self.tokens, self.cost)) if gate.open() else [])
         return out
+
+    def burst(self, request: Request) -> Drafts | None:
+        if not self.drafts_now(request):
+            return Drafts()
+        return Drafts(self.gate(request).length(self.tokens, self.burst_cost), look=True)
 
     def _look_up(self, request: Request, most: int) -> list[int]:
         ids = request.ids

@@ -1,7 +1,7 @@
 """The structures of csrc/infer_model.h, and the call that runs one step of a whole model."""
 
 import ctypes
-from ctypes import c_float, c_int32, c_int64, c_void_p
+from ctypes import c_double, c_float, c_int32, c_int64, c_void_p
 
 from seekling.errors import MachineError
 from seekling.kernels import native
@@ -84,6 +84,18 @@ class CDrafting(ctypes.Structure):
     _fields_ = [*_fields(c_void_p, "states room tokens chances"), ("most", c_int32), ("least", c_float)]
 
 
+class CBurst(ctypes.Structure):
+    """struct Burst (infer_burst.cpp)."""
+
+    _fields_ = [
+        *_fields(c_void_p, "ids pages uniforms stops hurry states logprobs routed rounds seconds"),
+        ("top_p", c_double),
+        *_fields(c_float, "temperature min_p least"),
+        *_fields(c_int32, "top_k known length page_count stop_count unread enough most drafts look adapter threads"),
+        *_fields(c_int32, "count round_count damaged"),
+    ]
+
+
 _MIRRORED = (CMatrix, CLayer, CModel, CStep, CLowRank, CDraft, CDrafting)
 
 
@@ -93,18 +105,21 @@ class NativeModel:
     def __init__(self) -> None:
         self._open, self._close = native.symbol("infer_open"), native.symbol("infer_close")
         self._step, self._draft = native.symbol("infer_step"), native.symbol("infer_draft")
-        if self._open is None or self._close is None or self._step is None or self._draft is None:
+        self._burst, burst_size = native.symbol("infer_burst"), native.symbol("infer_burst_size")
+        if None in (self._open, self._close, self._step, self._draft, self._burst, burst_size):
             raise MachineError(f"the native runner is not available here: {native.status()}")
         sizes = (c_int64 * 7)()
         check = native.symbol("infer_sizes")
         assert check is not None
         check(sizes)
-        if list(sizes) != [ctypes.sizeof(kind) for kind in _MIRRORED]:
+        burst_size.restype = c_int64
+        if [*sizes, burst_size()] != [ctypes.sizeof(kind) for kind in (*_MIRRORED, CBurst)]:
             raise MachineError("the native library is of another version; build it again with `pip install -e .`")
         self._open.restype, self._open.argtypes = c_void_p, []
         self._close.restype, self._close.argtypes = None, [c_void_p]
         self._step.restype, self._step.argtypes = None, [c_void_p, c_void_p, c_void_p]
         self._draft.restype, self._draft.argtypes = None, [c_void_p, c_void_p, c_void_p, c_void_p]
+        self._burst.restype, self._burst.argtypes = None, [c_void_p, c_void_p, c_void_p]
         self.model = CModel()
         self.keep: list[object] = []
         self._handle = self._open()
@@ -130,6 +145,10 @@ class NativeModel:
     def draft(self, step: CStep, drafting: CDrafting) -> None:
         """Let the MTP layer read the rows of a step and draft on from their last; see struct Drafting."""
         self._draft(self._handle, ctypes.addressof(self.model), ctypes.addressof(step), ctypes.addressof(drafting))
+
+    def burst(self, burst: CBurst) -> None:
+        """Several tokens of one sequence; see struct Burst."""
+        self._burst(self._handle, ctypes.addressof(self.model), ctypes.addressof(burst))
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None) and self._close is not None:

@@ -1,6 +1,7 @@
 // From logits to tokens: greedy, temperature, top-k, top-p, min-p and the log-probability, each row by one thread, in a few passes
 // and without sorting the vocabulary.  The meaning is seekling/engine/sampler.py's: the inverse of the cumulative distribution in
 // vocabulary order.  A row's token depends on nothing but the row, its settings and its uniform number.
+#include "infer_sample.h"
 #include "infer_simd.h"
 #include <omp.h>
 
@@ -34,22 +35,6 @@ struct Row {
         }
     }
 };
-
-}  // namespace
-
-struct Draw {            // mirrored in seekling/kernels/sampling.py
-    const float* row;    // logits after penalties, bias and constraint
-    const float* raw;    // the model's own, for the log-probability; null = not wanted
-    double uniform, top_p;
-    float temperature, min_p;
-    int32_t top_k, size;
-    uint64_t mark;       // the watermark's seed in this place
-    int32_t layers, candidates;  // its layers, 0 = no mark, and how many tokens it may weigh anew
-    int32_t token;       // before: −1, or the token whatever the logits say; after: the token, or −1 where the largest logit is no number
-    float logprob;       // after
-};
-
-namespace {
 
 struct Sampler {
     std::vector<float> most;              // of each block
@@ -292,6 +277,8 @@ Sampler& own() {  // a thread's scratch memory
 }
 
 }  // namespace
+
+void draw_row(Draw& d) { own().draw(d); }
 
 SK_API void sk_infer_draw(Draw* draws, int64_t count, int64_t threads) {
     if (count == 1) return own().draw(draws[0]);
