@@ -143,7 +143,8 @@ def test_the_program_dies_with_whoever_started_it():
         "import os, sys, threading, time\nfrom seekling.sandbox import Limits, run_python\n"
         "threading.Thread(target=run_python, args=('import time\\ntime.sleep(600)',),"
         " kwargs=dict(limits=Limits(wall_seconds=600))).start()\n"
-        "found = []\nwhile not found:\n    found = [p for p in os.listdir('/proc') if p.isdigit() and ours(p)]\n"
+        "found = []\nwhile not found:\n    time.sleep(0.05)\n"
+        "    found = [p for p in os.listdir('/proc') if p.isdigit() and ours(p)]\n"
         "print(*found, flush=True)\ntime.sleep(600)"
     )
     ours = (
