@@ -125,7 +125,7 @@ LENGTHS = st.lists(st.integers(1, 20), min_size=1, max_size=60)
 
 
 @given(LENGTHS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_every_example_lies_in_one_row_and_no_row_overflows(lengths):
     rows = fill_bins(lengths, 20)
     assert sorted(i for row in rows for i in row) == list(range(len(lengths)))

@@ -51,7 +51,7 @@ def test_every_sum_is_right(kind):
         assert {"+": int(a) + int(b), "-": int(a) - int(b), "x": int(a) * int(b)}[sign] == int(c)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(seed=st.integers(0, 10**6))
 def test_the_answer_of_a_word_problem_follows_from_its_numbers(seed):
     question, answer = problem(Dice(seed))
@@ -60,7 +60,7 @@ def test_the_answer_of_a_word_problem_follows_from_its_numbers(seed):
     assert sorted((int(a), int(b))) == given_numbers and answer.endswith(f"The answer is {c}.")
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(index=st.integers(0, 10**9), plot=st.sampled_from(PLOTS))
 def test_a_story_is_finished_prose(index, plot):
     tale = Tale(Dice(index))

@@ -30,7 +30,7 @@ def pairs(batch, ahead: int, T: int):
     return list(zip(batch.tokens_BS[:, :T][keep].tolist(), batch.tokens_BS[:, ahead : T + ahead][keep].tolist(), strict=True))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(lengths=lengths, T=st.integers(1, 9), extra=st.integers(0, 2), seed=st.integers(0, 2**64), n=st.integers(1, 7))
 def test_two_epochs_meet_every_pair_twice_for_every_depth(lengths, T, extra, seed, n):
     packed = Packed(stream_of(documents(lengths)), T, extra, seed)
@@ -44,14 +44,14 @@ def test_two_epochs_meet_every_pair_twice_for_every_depth(lengths, T, extra, see
         assert seen[depth] == collections.Counter(expected * 2)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(lengths=lengths, T=st.integers(1, 9))
 def test_without_document_mask_no_pair_of_the_stream_is_lost(lengths, T):
     packed = Packed(stream_of(documents(lengths)), T, document_mask=False)
     assert sorted(pairs(packed.batch(0, packed.n_rows), 1, T)) == [(i, i + 1) for i in range(sum(lengths) - 1)]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(lengths=lengths, T=st.integers(1, 9), first=st.integers(0, 50), n=st.integers(1, 8))
 def test_a_row_does_not_depend_on_the_batch_it_is_read_in(lengths, T, first, n):
     packed = Packed(stream_of(documents(lengths)), T, 1, 7)
@@ -62,7 +62,7 @@ def test_a_row_does_not_depend_on_the_batch_it_is_read_in(lengths, T, first, n):
         assert torch.equal(alone.doc_BS[0], together.doc_BS[i])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(lengths=lengths, T=st.integers(1, 9))
 def test_document_numbers_rise_from_zero_and_change_with_the_document(lengths, T):
     packed = Packed(stream_of(documents(lengths)), T, 1)

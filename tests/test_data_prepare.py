@@ -152,7 +152,7 @@ def test_fim_reorders_its_share_of_training_texts_and_loses_nothing(texts, cache
     assert documents(prepared, prepared.heldout["texts"]) == documents(plain, plain.heldout["texts"])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(texts=st.lists(st.text("ab 你🙂\n", max_size=12), min_size=1, max_size=6), seed=st.integers(0, 99))
 def test_encoding_many_documents_is_encoding_each(texts, seed):
     tokenizer = TINY
@@ -181,7 +181,7 @@ def shelf(contents, seed=0, share=0.1) -> Shelf:
     return made
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from([f"document {n}" for n in range(9)]), min_size=2, max_size=30), st.integers(0, 50))
 def test_equal_documents_are_on_one_side_and_something_is_held_out(contents, seed):
     if len(set(contents)) < 2:

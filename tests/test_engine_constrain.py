@@ -102,7 +102,7 @@ def larger(inner):
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.recursive(LEAF, larger, max_leaves=4), st.integers(0, 99))
 def test_every_path_through_a_grammar_ends_in_json_that_fits(schema, seed):
     matcher = GRAMMARS.matcher(Constraint.json_schema(schema))

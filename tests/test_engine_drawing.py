@@ -39,7 +39,7 @@ SETTINGS = st.builds(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(SETTINGS, min_size=1, max_size=5), st.integers(0, 10**6), st.sampled_from([9, 256, 700, 3001]))
 def test_a_row_s_token_and_log_probability_are_those_of_the_plain_sampler(many, seed, size):
     for spread in (0.1, 3.0):
@@ -57,7 +57,7 @@ def test_a_row_s_token_and_log_probability_are_those_of_the_plain_sampler(many, 
             assert one.logprob == pytest.approx(logprob(x_V, one.token), abs=2e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(SETTINGS, min_size=2, max_size=6), st.integers(0, 10**6))
 def test_a_row_is_drawn_bit_for_bit_the_same_alone_and_beside_others(many, seed):
     x_BV = rows(len(many), 1000, seed)

@@ -296,7 +296,7 @@ def test_half_a_character_at_the_end_is_shown_as_a_replacement_and_equals_the_fu
     assert out.text == "ab\ufffd" == TOKENIZER.decode(out.token_ids)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text(max_size=12), st.lists(st.text(min_size=1, max_size=3), max_size=2))
 def test_any_text_streams_to_what_stands_before_its_first_stop_string(text, stop):
     deltas = list(Engine(scripted_lm(text)).stream([1, 2, 3], Sampling(stop=stop)))

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from engine_tiny import TOKENIZER, VOCAB, config, one_thread, tiny_lm  # noqa: F401
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seekling import Engine, Sampling, SeeklingError
@@ -66,7 +66,7 @@ EVENT = st.tuples(
 def test_bits_do_not_depend_on_company_chunks_prefix_hits_evictions_files_or_drafts(name, quant, tmp_path):
     hits, drafts, preempted, reloaded = [], [], [], []
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None, derandomize=True)
+    @settings(max_examples=25)
     @given(
         st.lists(EVENT, min_size=1, max_size=8),
         st.integers(6, 12),  # pages

@@ -225,7 +225,7 @@ def test_the_stop_string_that_completes_first_counts():
     assert run_filter(["bc", "abc"], ["xabc"])[:2] == ("x", True)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.text("ab", max_size=20),
     st.lists(st.text("ab", min_size=1, max_size=4), max_size=3),
@@ -258,7 +258,7 @@ ROW = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.tuples(ROW, st.lists(st.integers(0, 7), max_size=5), st.floats(0, 0.999), st.booleans()), min_size=1, max_size=4

@@ -128,7 +128,7 @@ def test_a_full_disk_and_foreign_files_harm_nobody(tmp_path):
 
 
 @given(st.lists(st.integers(0, 12), max_size=40), st.integers(1, 6))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_the_folder_keeps_its_bound_and_what_was_used_last(tmp_path_factory, keys, most):
     folder, size = tmp_path_factory.mktemp("pages"), 1000
     whole = size + 16 + 64

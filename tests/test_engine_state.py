@@ -59,7 +59,7 @@ def test_greedy_answers_equal_full_recomputation(lm):
     assert [o.token_ids for o in out] == [recomputed(lm, prompt, 12) for prompt in prompts]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     st.lists(st.tuples(st.integers(1, 30), st.integers(1, 12)), min_size=1, max_size=6),
     st.integers(1, 9), st.integers(1, 4), st.integers(2, 4),

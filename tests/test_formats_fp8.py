@@ -75,7 +75,7 @@ def test_every_code_has_the_value_that_the_format_defines():
         assert math.isnan(value) if math.isnan(e4m3_value(code)) else value == e4m3_value(code)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     rows=st.integers(1, 11), columns=st.integers(1, 11), block=st.tuples(st.integers(1, 5), st.integers(1, 5)),
     power_of_two=st.booleans(), seed=st.integers(0, 10**6), dtype=st.sampled_from([torch.float32, torch.bfloat16]),
@@ -96,7 +96,7 @@ def test_the_published_block_of_128_with_edges_is_bit_for_bit_the_definition():
     assert codes.view(torch.uint8).tolist() == slow_codes
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(rows=st.integers(1, 9), columns=st.integers(1, 9), seed=st.integers(0, 10**6))
 def test_dequantising_multiplies_every_code_by_its_blocks_scale(rows, columns, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -108,7 +108,7 @@ def test_dequantising_multiplies_every_code_by_its_blocks_scale(rows, columns, s
             assert got[y, x].item() == float32(VALUES[codes[y, x]] * scales[y // 4, x // 3].item())
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10**6), through=st.sampled_from([torch.bfloat16, torch.float32]), power_of_two=st.booleans(),
     rows=st.integers(1, 9), columns=st.integers(1, 9),
@@ -119,7 +119,7 @@ def test_fp8_through_bfloat16_and_back_with_its_scales_gives_the_same_bits(seed,
     assert torch.equal(codes.view(torch.uint8), again.view(torch.uint8))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), through=st.sampled_from([torch.bfloat16, torch.float32]))
 def test_with_power_of_two_scales_quantising_twice_changes_no_number(seed, through):
     # the scale may halve and the codes double, where the largest number of a block was rounded down to 224

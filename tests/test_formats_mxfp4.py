@@ -61,7 +61,7 @@ def test_a_negative_zero_and_a_scale_of_nan_are_kept():
     assert dequantize(torch.zeros(1, 16, dtype=torch.uint8), torch.tensor([255], dtype=torch.uint8)).isnan().all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     row=st.lists(
         st.one_of(st.floats(-100, 100, width=32), st.sampled_from([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 7.9, -5.0, -0.0])),
@@ -76,7 +76,7 @@ def test_quantising_is_the_definition_ties_included(row, power):
     assert scales.tolist() == [scale] and codes_in(blocks) == codes
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6))
 def test_what_was_unpacked_is_packed_into_the_same_numbers(seed):
     blocks, scales = packed(1, 3, 64, seed)

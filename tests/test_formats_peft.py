@@ -359,7 +359,7 @@ def adapters(draw):
     return Adapter(parts, "nano")
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(adapter=adapters(), short=st.booleans(), each=st.booleans())
 def test_any_adapter_is_read_as_it_was_written(adapter, short, each, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lora")
@@ -374,7 +374,7 @@ def test_any_adapter_is_read_as_it_was_written(adapter, short, each, tmp_path_fa
         )
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(first=adapters(), second=adapters())
 def test_any_merges_are_undone_bit_for_bit_in_reverse(first, second):
     model = tiny(dtype=torch.bfloat16)

@@ -25,7 +25,7 @@ def to_write(tensors):
     return [ToWrite(n, t.dtype, tuple(t.shape), lambda t=t: t) for n, t in tensors.items()]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     spec=st.dictionaries(
         st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(lambda n: n != "__metadata__"),
@@ -88,7 +88,7 @@ def test_a_file_cut_short_anywhere_is_refused(good, tmp_path):
             read_header(tmp_path / "x")
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_changed_bytes_are_refused_or_read_as_tensors_that_fit_the_file(good, data, tmp_path_factory):
     raw = bytearray(good)

@@ -291,7 +291,7 @@ ODD = st.one_of(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_any_value_of_any_key_gives_a_model_or_a_clear_error(data, files):
     """Values replaced before the config is made; whatever passes must fill a model or say what does not fit."""

@@ -191,7 +191,7 @@ def opened_or_refused(path):
     return None
 
 
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @given(data=st.data())
 def test_flipped_bytes_are_read_or_refused(data, whole, tmp_path_factory):
     content, start = bytearray(whole[0]), whole[1]
@@ -202,7 +202,7 @@ def test_flipped_bytes_are_read_or_refused(data, whole, tmp_path_factory):
     opened_or_refused(saved(tmp_path_factory.mktemp("fuzz"), bytes(content)))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(cut=st.floats(0, 1))
 def test_a_file_cut_anywhere_is_refused(cut, whole, tmp_path_factory):
     content = whole[0]
@@ -211,7 +211,7 @@ def test_a_file_cut_anywhere_is_refused(cut, whole, tmp_path_factory):
     assert said is not None
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(value=st.one_of(st.integers(0, 2**64 - 1), st.sampled_from([2**63, 2**32, 2**31 - 1, 2**64 - 1])), data=st.data())
 def test_lengths_and_offsets_of_any_size_are_read_or_refused(value, data, whole, tmp_path_factory):
     content, start = bytearray(whole[0]), whole[1]

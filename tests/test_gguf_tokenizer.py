@@ -154,7 +154,7 @@ def sentencepiece(tmp_path_factory):
     }
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(text=st.text(st.sampled_from("the quick brown fox, ﬁ你好é🚀\n\t  ABC123<>_"), max_size=60))
 def test_sentencepiece_scores_give_its_ids(text, sentencepiece):
     processor, metadata = sentencepiece

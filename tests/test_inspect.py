@@ -263,7 +263,7 @@ KEYS = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.sampled_from(["llama", "qwen3_moe", "deepseek_v3", "gpt_oss"]), st.dictionaries(KEYS, JSON, max_size=4))
 def test_any_config_is_inspected_or_refused_with_reasons(tmp_path, family, changes):
     base = dict(vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4)

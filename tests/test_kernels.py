@@ -46,7 +46,7 @@ def agree(fast, slow, inputs, dtype, floor: float = 1.0) -> None:
 
 @needs_native
 @given(rows=st.integers(1, 40), width=st.integers(16, 300), dtype=dtypes, seed=st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_norm_and_swiglu_agree_with_torch_on_odd_shapes(rows, width, dtype, seed):
     g = torch.Generator().manual_seed(seed)
     x, y = leaf(g, rows, width, dtype=dtype), leaf(g, rows, width, dtype=dtype)
@@ -70,7 +70,7 @@ def test_norm_and_swiglu_agree_with_torch_on_odd_shapes(rows, width, dtype, seed
     seed=st.integers(0, 99),
     data=st.data(),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_grouped_experts_agree_with_the_loop_over_experts(tokens, experts, dims, dtype, seed, data):
     g = torch.Generator().manual_seed(seed)
     (d, m), k = dims, data.draw(st.integers(1, experts))
@@ -86,7 +86,7 @@ def test_grouped_experts_agree_with_the_loop_over_experts(tokens, experts, dims,
 
 
 @given(tokens=st.integers(1, 50), vocab=st.integers(2, 130), chunk=st.integers(1, 60), dtype=dtypes, seed=st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_chunked_cross_entropy_equals_all_logits_at_once(tokens, vocab, chunk, dtype, seed):
     g = torch.Generator().manual_seed(seed)
     h, w = leaf(g, tokens, 24, dtype=dtype), leaf(g, vocab, 24, dtype=dtype)
@@ -117,7 +117,7 @@ def test_a_chunk_without_any_target_has_zero_loss_and_zero_gradient():
     dtype=dtypes,
     seed=st.integers(0, 99),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_mla_attention_agrees_with_torch_attention(size, dims, interleave, packed, dtype, seed):
     g = torch.Generator().manual_seed(seed)
     (B, T, H), (N, half, V) = size, dims
@@ -235,7 +235,7 @@ def trees(draw):
     tree=trees(), heads=st.sampled_from([(3, 1), (4, 4), (4, 2)]), sizes=st.sampled_from([(16, 16), (20, 8), (64, 64), (6, 2)]),
     window=st.sampled_from([None, 1, 9, 40]), interleave=st.booleans(), dtype=dtypes, seed=st.integers(0, 99),
 )  # fmt: skip
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_attention_in_a_tree_agrees_with_torch(tree, heads, sizes, window, interleave, dtype, seed):
     g = torch.Generator().manual_seed(seed)
     (H, G), (P, R) = heads, sizes

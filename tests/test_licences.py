@@ -60,7 +60,7 @@ def test_texts_that_are_no_licence_resemble_none():
 
 
 @given(st.text(max_size=400))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_text_has_an_answer(text):
     assert identify(text).exact is False
 

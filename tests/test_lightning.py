@@ -40,7 +40,7 @@ def drawn(seed, B, H, T, P):
     return [torch.randn(B, H, T, P, generator=g, dtype=torch.float64) for _ in range(3)]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(0, 99), st.integers(1, 2), st.integers(1, 5), st.integers(1, 14), st.integers(1, 6), st.integers(0, 2),
     st.lists(st.integers(1, 5), min_size=1, max_size=6),

@@ -55,7 +55,7 @@ def test_other_languages_stay_what_they_are():
 
 
 @given(st.text(max_size=200))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_text_can_be_read(text):
     assert plain(plain(text)) == plain(text) or not text.isascii()
     assert views(text)[0] == plain(text)
@@ -231,7 +231,7 @@ any = ["open sesame"]
 
 
 @given(st.lists(st.integers(1, 30), min_size=1), st.text("abc 12\n", max_size=150), st.text("xyz .", max_size=150))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_however_a_stream_is_cut_the_same_is_shown_and_nothing_masked_is(tmp_path_factory, cuts, before, after):
     moderator = Moderator(policy(tmp_path_factory.mktemp("p"), MASKING))
     text = f"{before}, DE89 3704 0044 0532 0130 00; {after} 4111 1111 1111 1111."

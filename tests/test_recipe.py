@@ -66,7 +66,7 @@ def recipes(draw) -> Recipe:
     return Recipe(**sections)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(recipes())
 def test_toml_text_holds_every_value_exactly(recipe):
     assert tomllib.loads(recipe.to_toml()) == {
@@ -75,14 +75,14 @@ def test_toml_text_holds_every_value_exactly(recipe):
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(recipes())
 def test_a_recipe_without_contradictions_survives_toml(recipe):
     if not recipe.problems():
         assert Recipe.from_toml(recipe.to_toml()) == recipe
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.floats(allow_nan=False, allow_infinity=False)
     | st.integers(-(2**62), 2**62)

@@ -222,7 +222,7 @@ def test_damaged_or_hostile_front_matter_is_a_finding(matter, plain):
 
 
 @given(st.text(max_size=200))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_yaml_is_read_or_refused(text):
     try:
         read_yaml(text, "x")
@@ -257,7 +257,7 @@ def test_a_plain_array_and_safetensors_are_no_pickles(plain):
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_reading_a_pickles_imports_never_fails(content):
     assert isinstance(imports(content), set)
 
@@ -325,7 +325,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.dictionaries(NAMES, st.lists(PIECES | st.binary(max_size=40), max_size=4).map(b"".join), min_size=1, max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_folder_gets_a_report(tmp_path_factory, files):
     folder = tmp_path_factory.mktemp("any")
     for name, content in files.items():

@@ -356,7 +356,7 @@ records_of_anything = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(records_of_anything, json_values)
 def test_no_log_and_no_manifest_crash_the_report(tmp_path_factory, records, manifest):
     folder = tmp_path_factory.mktemp("any")

@@ -98,7 +98,7 @@ def test_the_chosen_keys_are_those_of_the_definition_and_attention_sees_no_other
         attention.count = CONFIG.index_topk
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from([-2.0, -0.0, 0.0, 1.0, 3.5, float("-inf")]), min_size=1, max_size=12), st.data())
 def test_best_takes_the_highest_and_of_equal_ones_the_first(scores, data):
     count = data.draw(st.integers(1, len(scores)))

@@ -96,7 +96,7 @@ EXPRESSION = st.recursive(
 
 
 @given(EXPRESSION)
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_expressions_have_the_value_that_exact_fractions_give(text):
     import re
 
@@ -109,7 +109,7 @@ def test_expressions_have_the_value_that_exact_fractions_give(text):
 
 
 @given(st.text(alphabet="0123456789+-*/() _.abc\n", max_size=40))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_any_text_is_a_value_or_none_and_never_an_error(text):
     value_of(text)
 

@@ -70,7 +70,7 @@ def valid(drawn) -> list[dict]:
     return talk or [{"role": "user", "content": "x"}]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(drawn=turns, thinking=st.booleans())
 def test_the_jinja_template_says_the_same(drawn, thinking):
     talk = valid(drawn)

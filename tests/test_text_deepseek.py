@@ -58,7 +58,7 @@ def test_the_ids_are_those_of_the_models_own_tokenizers(tmp_path):
 content = st.text(st.sampled_from("ab \n你🙂{}%"), max_size=8)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     turns=st.lists(st.tuples(content, st.none() | content, content), min_size=1, max_size=4),
     system=st.none() | content,

@@ -154,7 +154,7 @@ PREFIXES = {
 }  # fmt: skip
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     pieces=MARKED, kind=st.sampled_from(sorted(PREFIXES)), flags=st.sets(st.sampled_from(["lstrip", "rstrip", "normalized"])),
 )  # fmt: skip
@@ -241,7 +241,7 @@ def test_a_stream_of_sentencepiece_tokens_is_what_decode_gives(sentencepiece):
     theirs, data = sentencepiece
     loaded = Tokenizer(*convert(data, "x"))
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(text=anything)
     def holds(text):
         ids = loaded.encode(text)
@@ -259,7 +259,7 @@ def test_a_damaged_sentencepiece_file_is_refused(tmp_path):
             convert(data, "tokenizer.model")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.binary(max_size=60))
 def test_any_bytes_are_read_or_refused(data):
     try:
@@ -292,7 +292,7 @@ def test_ranks_give_the_ids_of_tiktoken(cut):
     assert converted.special == {"<|end|>": len(ranks)}
     theirs = tiktoken.Encoding(cut, pat_str=PRE_TOKENIZERS[cut].patterns[0], mergeable_ranks=ranks, special_tokens={})
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(text=anything | st.text(st.sampled_from("a =1\n"), max_size=30))
     def holds(text):
         assert converted.encode(text) == theirs.encode_ordinary(text)

@@ -141,7 +141,7 @@ texts = st.lists(
 ).map("".join)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(name=st.sampled_from(sorted(MANNERS)), first=texts, second=texts)
 def test_marked_text_renders_as_ordinary_text_would(name, first, second):
     messages = [{"role": "user", "content": first}, {"role": "assistant", "content": second}]
@@ -152,7 +152,7 @@ def test_marked_text_renders_as_ordinary_text_would(name, first, second):
     assert "".join(pieces(MANNERS[name], messages)) == expected
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(first=texts, second=texts)
 def test_only_the_templates_own_marks_are_marks(first, second):
     messages = [{"role": "user", "content": first}, {"role": "assistant", "content": second}]

@@ -56,7 +56,7 @@ ANSWERS = [
 ]  # fmt: skip
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_any_split_of_the_text_gives_the_same_events(data):
     grammar, text, options = data.draw(st.sampled_from(ANSWERS))
@@ -66,7 +66,7 @@ def test_any_split_of_the_text_gives_the_same_events(data):
     assert events(grammar, parts, **options) == events(grammar, [text], **options)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     parts=st.lists(
         st.sampled_from(["<", ">", "think", "<think>", "</think>", "tool_call", '"', "{", "}", "\n", "a"]), max_size=20
@@ -99,7 +99,7 @@ def tidy(message: dict) -> dict:
     return {key: value for key, value in message.items() if value or key in ("role", "content")}
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(message=answers, name=st.sampled_from(sorted(GENERATIONS)), early=st.booleans())
 def test_what_was_encoded_is_parsed_to_the_same_message(message, name, early):
     """In text and token by token: the prompt is what the answer follows."""

@@ -118,7 +118,7 @@ def test_the_reply_parser_knows_how_the_prompt_began_the_answer():
 words = st.text(st.sampled_from('ab "\\{}<>你🙂'), min_size=1, max_size=8).map(str.strip).filter(bool)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     content=st.just("") | words,
     arguments=st.dictionaries(words, words | st.integers() | st.none(), max_size=2),

@@ -73,7 +73,7 @@ def test_bos_and_eos_come_only_when_asked_for(tokenizer):
     assert tokenizer.encode("river", bos=True, eos=True) == [0, *plain, 1]
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(text=anything)
 def test_text_comes_back_whole_and_never_holds_a_control_token(tokenizer, text):
     for written in (text, text + LOOKS_LIKE_MARKS, text.join(CONTROL)):
@@ -104,7 +104,7 @@ def test_threads_share_one_tokenizer(tokenizer):
     assert all(found[n] == [expected[n]] * 50 for n in range(8))
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_a_stream_says_what_decode_says_and_never_half_a_character(tokenizer, data):
     ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=30)) + tokenizer.encode(data.draw(anything))
@@ -158,7 +158,7 @@ def test_deepseeks_runs_of_blanks(deepseek):
     assert pieces(deepseek, "    return") == ["   ", " return"]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(text=anything)
 def test_deepseeks_tokenizer_gives_any_text_back(deepseek, text):
     assert deepseek.decode(deepseek.encode(text)) == text

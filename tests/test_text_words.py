@@ -14,7 +14,7 @@ pieces = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(st.lists(pieces | st.characters(max_codepoint=127), max_size=25).map("".join), max_size=5))
 def test_it_agrees_with_the_library(texts):
     bulk = BulkEncoder(OURS)

@@ -55,7 +55,7 @@ def test_impossible_schedules_are_refused(fields, word):
         Schedule(**fields)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 500), st.floats(0, 1), st.floats(0, 1), st.data())
 def test_after_the_warm_up_the_rate_only_falls_and_stays_between_floor_and_peak(steps, hold, floor, data):
     warmup = data.draw(st.integers(0, steps))
