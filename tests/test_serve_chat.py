@@ -77,6 +77,10 @@ def test_a_stream_adds_up_to_the_answer_in_one_piece(client):
     assert chunks[0].choices[0].delta.role == "assistant" and chunks[0].choices[0].delta.content == ""
     assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens == answer.usage.completion_tokens
     assert all(chunk.usage is None for chunk in chunks[:-1]) and len({chunk.id for chunk in chunks}) == 1
+    timings = chunks[-1].timings  # as llama-server tells them
+    assert timings["predicted_n"] == answer.usage.completion_tokens and timings["prompt_ms"] > 0
+    rate = (timings["predicted_n"] - 1) / timings["predicted_ms"] * 1e3
+    assert timings["predicted_per_second"] == pytest.approx(rate, rel=0.01)
 
 
 def test_a_stream_ends_with_done_and_is_marked_as_one(served):

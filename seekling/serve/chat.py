@@ -137,8 +137,9 @@ async def _stream(server: Server, answers: Answers, head: Head, job: Job, usage:
                 label = answers.record.fields() if answers.over and not usage else {}
                 yield chunk(step.index, {}, step.finish, [] if step.events else step.said, **label)
         if usage:
-            label = answers.record.fields()
-            yield data(head.make("chat.completion.chunk", choices=[], usage=answers.usage.openai(), **label))
+            used, label = answers.usage, answers.record.fields()
+            timings = answers.clock.timings(used.completion)
+            yield data(head.make("chat.completion.chunk", choices=[], usage=used.openai(), timings=timings, **label))
         yield DONE
     finally:
         await steps.aclose()  # type: ignore[attr-defined]

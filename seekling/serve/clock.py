@@ -43,6 +43,14 @@ class Clock:
                 counters.inter_token.observe(now - self._last)
         self._last = now
 
+    def timings(self, tokens: int) -> dict[str, float]:
+        """In llama-server's words, of ``tokens`` so far: from the request to the first token, and of those after it."""
+        first = self._last if self.first is None else self.first
+        decode = self._last - first
+        rate = {"predicted_per_second": round((tokens - 1) / decode, 2)} if tokens > 1 and decode > 0 else {}
+        times = {"prompt_ms": round(1e3 * (first - self.began), 3), "predicted_ms": round(1e3 * decode, 3)}
+        return {**times, "predicted_n": tokens, **rate}
+
     def stop(self) -> None:
         """No more will be read."""
         self._server.ledger.commit()

@@ -101,6 +101,7 @@ async function run(talk, node, settings, changed, continued = false) {
 function take(node, event, clock, tokens) {
   if (event.model) node.model = event.model;
   if (event.usage) clock.usage = event.usage;
+  if (event.timings) clock.rate = event.timings.predicted_per_second ?? null;
   for (const name of MARKS) if (event[name]) node.label = { [name]: event[name] };
   const choice = event.choices?.[0];
   if (!choice) return;
@@ -125,19 +126,25 @@ const kept = entry => ({
   ...(entry.experts && { x: entry.experts.map(layer => [layer.layer, layer.experts, layer.weights]) }),
 });
 
-/** Times of an answer. Seconds to the first token, of thinking, in all; rates are of what came after the first. */
+/**
+ * Times of an answer. Seconds to the first token, of thinking, in all; the rate of what came after the first is the server's.
+ * Of a server that tells none it is counted here, and null where pieces came in a few lumps: a busy browser reads late.
+ */
 class Clock {
   constructor(before) {
     this.before = before;
     this.asked = performance.now();
     this.first = this.last = this.answered = 0;
-    this.pieces = 0;
+    this.pieces = this.lumps = 0;
     this.usage = null;
+    this.rate = undefined;
   }
 
   tick(answering) {
-    this.last = performance.now();
-    this.first ||= this.last;
+    const now = performance.now();
+    if (now - this.last > 1) this.lumps++;
+    this.last = now;
+    this.first ||= now;
     if (answering) this.answered ||= this.last;
     this.pieces++;
   }
@@ -151,7 +158,7 @@ class Clock {
       prompt: usage?.prompt_tokens ?? null, cached: usage?.prompt_cache_hit_tokens ?? usage?.prompt_tokens_details?.cached_tokens ?? null,
       reasoning: usage?.completion_tokens_details?.reasoning_tokens ?? 0,
       wait: (this.first - this.asked) / 1000, seconds: (performance.now() - this.asked) / 1000,
-      rate: made > 1 && seconds > 0 ? (made - 1) / seconds : null,
+      rate: this.rate !== undefined ? this.rate : made > 1 && seconds > 0 && this.lumps > Math.min(8, made / 4) ? (made - 1) / seconds : null,
       thought: ((this.answered || this.last) - this.first) / 1000,
     };
     return before ? { ...now, tokens: before.tokens + now.tokens, seconds: before.seconds + now.seconds, thought: before.thought, wait: before.wait, about: before.about || now.about } : now;
