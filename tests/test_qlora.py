@@ -19,7 +19,8 @@ from seekling.lm import LM
 from seekling.model import Decoder
 from seekling.model.config import ModelConfig
 from seekling.text.bpe import train_tokenizer
-from seekling.train import dpo, grpo, packed_base, sft
+from seekling.train import distill, dpo, grpo, packed_base, sft
+from seekling.train.distill_recipe import DistillRecipe
 from seekling.train.dpo_recipe import DpoRecipe
 from seekling.train.grpo_recipe import GrpoRecipe
 from seekling.train.log import read_log
@@ -181,6 +182,20 @@ STAGES = {
             tagged=False, kl=0.05,
         ),
     ),
+    "distill": lambda base, out, lines: (  # the teacher is the base in floats
+        distill,
+        DistillRecipe.of(
+            **shared(base, out, base_quant="int4", teacher=str(base), method="logits", data=[lines], batch_size=4),
+            eval_problems=2,
+        ),
+    ),
+    "distill on-policy": lambda base, out, lines: (
+        distill,
+        DistillRecipe.of(
+            **shared(base, out, base_quant="int8", teacher=str(base), method="on-policy", tasks=["letters"], problems=2),
+            group=2, max_tokens=6, eval_problems=2, tagged=False,
+        ),
+    ),
 }  # fmt: skip
 
 
@@ -194,7 +209,7 @@ def test_a_stage_learns_over_a_packed_base_and_resumes_bit_for_bit(bases, lines,
 
     monkeypatch.setattr(judging, "reward_of", pays)
     module, recipe = STAGES[stage](bases["mla"], tmp_path / "run", lines)
-    run = getattr(module, stage)(recipe)
+    run = getattr(module, stage.split()[0])(recipe)
     final = run / "checkpoints" / "step-000004"
     want = weights(final)
     assert read_metadata(final / "adapter_model.safetensors")["base_quant"] == recipe.lora.base_quant
