@@ -32,10 +32,12 @@ import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
 from seekling import Engine, Sampling
+from seekling.engine.loop import Loop
 from seekling.engine.measure import fresh
 from seekling.kernels import status
 from seekling.lm import LM, resolve
@@ -213,32 +215,39 @@ def run(command: list[Any]) -> str:
 # ---- a run of one's own ------------------------------------------------------------------------------------------------------
 
 
-def own(path: Path, threads: int, rounds: int) -> dict[str, Any]:
+def no_bursts() -> Any:
+    """The engine as it is between several requests: Python between all tokens."""
+    return mock.patch.object(Loop, "_alone", lambda self, works: None)
+
+
+def own(path: Path, threads: int, rounds: int, quant: Any = None) -> dict[str, Any]:
     """Greedy answers to prompts the model is good at, plain and with each drafter, taking turns."""
     prompts: list[Any] = ["Once upon a time", [{"role": "user", "content": "Tell me a story."}]]
     prompts += [[{"role": "user", "content": text}] for text in ("Hello!", "Count from 1 to 20.", "What is 3 plus 4?")]
     s = Sampling(max_tokens=96, temperature=0, ignore_eos=True, logprobs=False)
-    kinds = {"plain": None, "ngram": "ngram", "mtp": "mtp"}
+    kinds = {"steps": None, "plain": None, "ngram": "ngram", "mtp": "mtp"}  # steps: a native call for each token, no bursts
     engines: dict[str, Engine] = {}
     for kind, drafter in kinds.items():
         try:
-            engines[kind] = Engine(path, threads=threads, prefix_cache=False, speculate=drafter)
+            engines[kind] = Engine(path, threads=threads, prefix_cache=False, speculate=drafter, quant=quant)
         except Exception as error:
             print(f"own, {kind}: {error}", file=sys.stderr)
     speeds: dict[str, list[float]] = defaultdict(list)
     answers: dict[str, list[list[int]]] = {}
     for turn in range(rounds + 1):  # the first is slower and not counted
         for kind, engine in engines.items():
-            start = time.perf_counter()
-            answers[kind] = [engine.generate([prompt], s)[0].token_ids for prompt in prompts]
+            with no_bursts() if kind == "steps" else contextlib.nullcontext():
+                start = time.perf_counter()
+                answers[kind] = [engine.generate([prompt], s)[0].token_ids for prompt in prompts]
             if turn:
                 speeds[kind].append(sum(map(len, answers[kind])) / (time.perf_counter() - start))
     out: dict[str, Any] = {kind: round(statistics.median(values), 1) for kind, values in speeds.items()}
     for kind in engines.keys() - {"plain"}:
         out[f"{kind}_gain"] = round(out[kind] / out["plain"], 2)
+    for kind in engines.keys() - {"plain", "steps"}:
         out[f"{kind}_tokens_per_step"] = round(engines[kind].stats()["tokens_per_step"], 2)
         out[f"{kind}_runner"] = engines[kind].stats()["runner"]
-    print("own        " + "  ".join(f"{key} {value}" for key, value in out.items()), flush=True)
+    print(f"own {quant or 'as stored':9} " + "  ".join(f"{key} {value}" for key, value in out.items()), flush=True)
     return out
 
 

@@ -3,9 +3,9 @@
     python benchmarks/drafts.py --shapes v3-100m --own runs/first --quote
 
 ``--shapes`` (of decode.py): random weights with one MTP layer, so nothing is foretold: the table gives the time of a step
-with 1 to 5 rows and of a draft of 1 to 3 tokens, and the tokens a step must yield for 1.3 times plain decode. ``--own``: plain
-decode, prompt look-up and MTP on a run. ``--quote``: SmolLM2 repeats and mends a paragraph, plain and with prompt look-up. Last
-line: JSON.
+with 1 to 5 rows and of a draft of 1 to 3 tokens, and the tokens a step must yield for 1.3 times plain decode. ``--own``: a run,
+decoded token by token (as between several requests), in bursts, with prompt look-up and with MTP. ``--quote``: SmolLM2
+repeats and mends a paragraph, plain and with prompt look-up. Last line: JSON.
 """
 
 import argparse
@@ -108,7 +108,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     out: dict[str, Any] = {}
     if args.own is not None:
-        out["own"] = own(args.own, args.threads, args.rounds)
+        for kind in (None, "int8", "int4"):
+            out[f"own {kind or 'as stored'}"] = own(args.own, args.threads, args.rounds, kind)
     if args.quote:
         out["quote"] = quoting(args.threads, args.rounds)
     for name in filter(None, args.shapes.split(",")):

@@ -11,7 +11,7 @@ from seekling.engine.loop import Loop
 from seekling.engine.native_burst import Drafts, burst
 from seekling.engine.native_runner import NativeRunner
 from seekling.engine.runner import PAGE, Chunk
-from seekling.engine.speculate import Gate, Gated, NgramDrafter
+from seekling.engine.speculate import Gate, Gated, NgramDrafter, RoundCost
 from seekling.kernels import infer
 
 pytestmark = pytest.mark.skipif(not infer.available(), reason="the native kernels are not built")
@@ -29,6 +29,7 @@ def always(monkeypatch):
     """Draft whether it pays or not."""
     monkeypatch.setattr(Gated, "gate", lambda self, request: Gate())
     monkeypatch.setattr(Gated, "drafts_now", lambda self, request: True)
+    monkeypatch.setattr(RoundCost, "of", lambda self, drafts: 1.0)
 
 
 def computed(lm, pages, drafts=False):
@@ -117,3 +118,15 @@ def test_damaged_logits_end_it_with_what_came_before(lm):
     assert outcome.damaged and outcome.tokens == ids[:2]
     with pytest.raises(SeeklingError, match="damaged"):
         Engine(broken, runner="native").generate(PROMPT, greedy())
+
+
+def test_a_round_has_as_many_drafts_as_pay_by_what_each_number_was_measured_to_cost():
+    cost = RoundCost()
+    assert not cost.settled
+    for drafts, seconds in ((0, 1.0), (0, 1.0), (1, 1.2), (2, 2.5)):
+        cost.learn(drafts, seconds)
+    assert cost.settled and cost.of(1) == pytest.approx(1.2) and cost.of(2) == pytest.approx(2.5)
+    assert cost.of(3) == pytest.approx(1 + 1.5 * 3 / 2)  # not measured yet: as dear as the second
+    assert cost.length(3, 0.9) == 1
+    cost.learn(2, 0.5)
+    assert cost.of(2) == pytest.approx(1.5) and cost.length(2, 0.9) == 2

@@ -14,7 +14,7 @@ from seekling.engine.draft_mtp import InTorch
 from seekling.engine.native_draft import InNative
 from seekling.engine.native_runner import NativeRunner
 from seekling.engine.runner import PAGE, Chunk
-from seekling.engine.speculate import Gate, Gated
+from seekling.engine.speculate import Gate, Gated, RoundCost
 from seekling.engine.torch_runner import TorchRunner
 from seekling.kernels import infer
 
@@ -36,6 +36,7 @@ def always(monkeypatch):
     """Draft whether it pays or not: these models foretell little."""
     monkeypatch.setattr(Gated, "least", 0.0)
     monkeypatch.setattr(Gated, "gate", lambda self, request: Gate())
+    monkeypatch.setattr(RoundCost, "of", lambda self, drafts: 1.0)
 
 
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)

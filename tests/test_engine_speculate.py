@@ -9,7 +9,7 @@ from engine_tiny import EOS, TOKENIZER, VOCAB, one_thread, scripted_lm, tiny_lm 
 from seekling import Engine, Sampling, SeeklingError
 from seekling.engine.draft_mtp import MTPDrafter
 from seekling.engine.runner import PAGE
-from seekling.engine.speculate import Gate, Gated, StepCost
+from seekling.engine.speculate import Gate, Gated, RoundCost, StepCost
 
 
 def greedy(**kw):
@@ -27,6 +27,7 @@ MEASURE = StepCost.learn
 def steady(monkeypatch):
     """What drafts cost is not measured: on a busy machine it could be anything."""
     monkeypatch.setattr(StepCost, "learn", lambda self, drafts, cost: None)
+    monkeypatch.setattr(RoundCost, "of", lambda self, drafts: 1 + 0.1 * drafts)
 
 
 @pytest.fixture(scope="module")

@@ -132,7 +132,11 @@ class MTPDrafter(Gated):
         if known is None or not known.first <= request.computed <= known.end:
             return Drafts(states=self._mtp.no_states())
         states = known.take(request.computed) if known.first < request.computed else self._mtp.no_states()
-        return Drafts(self.tokens if drafting else 0, least=self.burst_cost.each, states=states)
+        if not drafting:
+            return Drafts(states=states)
+        tokens = self.length(request)
+        row = (self.burst_cost.of(tokens) - 1) / (2 * tokens)  # about half of what a draft costs is the row that checks it
+        return Drafts(tokens, least=row, states=states)
 
     def heard(self, request: Request, outcome: Outcome) -> None:
         super().heard(request, outcome)

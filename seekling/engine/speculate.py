@@ -116,6 +116,38 @@ class StepCost:
         self._sums = [value + more for value, more in zip(self._sums, new, strict=True)]
 
 
+class RoundCost:
+    """What a round of a burst with k drafts takes, in plain ones.
+
+    Measured for each k: the second row of a step is often nearly free and the third is not. Before it was, each draft is taken
+    to cost what it does in the nearest shorter round that was.
+    """
+
+    FIRST = 0.4  # before anything was measured
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, tuple[float, int]] = {}  # running means, and rounds measured
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is known what a round without drafts costs."""
+        return self._seconds.get(0, (0.0, 0))[1] >= PLAIN_STEPS
+
+    def of(self, drafts: int) -> float:
+        known = max((k for k in self._seconds if 0 < k <= drafts), default=0)
+        if not known or 0 not in self._seconds:
+            return 1 + self.FIRST * drafts
+        return 1 + max(0.0, self._seconds[known][0] / self._seconds[0][0] - 1) * drafts / known
+
+    def learn(self, drafts: int, seconds: float) -> None:
+        mean, rounds = self._seconds.get(drafts, (seconds, 0))
+        self._seconds[drafts] = mean + (seconds - mean) * max(0.05, 1 / (rounds + 1)), rounds + 1
+
+    def length(self, most: int, chance: float) -> int:
+        """Drafts of a round, 1 … ``most``, that yield the most tokens in a time where each is right with this chance."""
+        return max(range(1, most + 1), key=lambda k: sum(chance**right for right in range(k + 1)) / self.of(k))
+
+
 class Gated:
     """What all drafters share: a gate for each request, what a draft costs here, and counts."""
 
@@ -128,13 +160,12 @@ class Gated:
         self.gain = 1.0  # running mean over all requests of (tokens of a step) / (its cost)
         self.drafted = self.accepted = self.steps = 0
         self._gates: dict[Request, Gate] = {}
-        self.burst_cost = StepCost()  # the same of the rounds of a burst, between which there is no Python
-        self._burst_plain, self._plain_rounds, self._bursts = 0.0, 0, 0
+        self.burst_cost, self._bursts = RoundCost(), 0
 
     def gate(self, request: Request) -> Gate:
         gate = self._gates.get(request)
         if gate is None:  # where it has not paid for others, it is tried later
-            gate = self._gates[request] = Gate(wait=0 if self.gain > 0.97 else 64)
+            gate = self._gates[request] = Gate(wait=0 if self.gain > 0.97 else 256)
         return gate
 
     def settled(self, rows: int) -> bool:
@@ -159,12 +190,12 @@ class Gated:
         elif steps:
             self.cost.learn(drafted / rows, seconds / plain - 1)
 
-    def learn(self, request: Request, drafted: int, accepted: int, cost: StepCost | None = None) -> None:
+    def learn(self, request: Request, drafted: int, accepted: int, cost: StepCost | RoundCost | None = None) -> None:
         self.steps += drafted > 0
         self.drafted += drafted
         self.accepted += accepted
         spent = (cost or self.cost).of(max(1, drafted))
-        self.gain += 0.01 * ((1 + accepted) / spent - self.gain)
+        self.gain += 0.03 * ((1 + accepted) / spent - self.gain)
         self.gate(request).learn(drafted, accepted, spent)
 
     def burst(self, request: Request) -> Drafts | None:
@@ -173,18 +204,18 @@ class Gated:
     def drafts_now(self, request: Request) -> bool:
         """Whether the burst that begins shall draft."""
         self._bursts += 1
-        return self._plain_rounds >= PLAIN_STEPS and self._bursts % PLAIN_BURST != 0 and self.gate(request).open()
+        return self.burst_cost.settled and self._bursts % PLAIN_BURST != 0 and self.gate(request).open()
+
+    def length(self, request: Request) -> int:
+        """Drafts of a round of that burst."""
+        gate = self.gate(request)
+        return self.burst_cost.length(self.tokens, gate.right / (gate.right + gate.wrong))
 
     def heard(self, request: Request, outcome: Outcome) -> None:
         gate, rounds = self.gate(request), outcome.rounds
         for place, (drafted, right, seconds) in enumerate(rounds):
-            if place or len(rounds) == 1:  # the first has more to read, from a cooler cache
-                if not drafted:
-                    plain, weight = self._burst_plain, 0.1 if self._plain_rounds >= PLAIN_STEPS else 0.7
-                    self._burst_plain = plain + (seconds - plain) * weight if self._plain_rounds else seconds
-                    self._plain_rounds += 1
-                elif drafted > 0 and self._plain_rounds:
-                    self.burst_cost.learn(drafted, seconds / self._burst_plain - 1)
+            if drafted >= 0 and (place or len(rounds) == 1):  # the first has more to read, from a cooler cache
+                self.burst_cost.learn(drafted, seconds)
             if drafted:
                 self.learn(request, max(0, drafted), right, self.burst_cost)
             elif place and gate.wait:
@@ -219,7 +250,7 @@ class NgramDrafter(Gated):
     def burst(self, request: Request) -> Drafts | None:
         if not self.drafts_now(request):
             return Drafts()
-        return Drafts(self.gate(request).length(self.tokens, self.burst_cost), look=True)
+        return Drafts(self.length(request), look=True)
 
     def _look_up(self, request: Request, most: int) -> list[int]:
         ids = request.ids
