@@ -85,7 +85,7 @@ class CDrafting(ctypes.Structure):
 
 
 class CBurst(ctypes.Structure):
-    """struct Burst (infer_burst.cpp)."""
+    """struct Burst."""
 
     _fields_ = [
         *_fields(c_void_p, "ids pages uniforms stops hurry states logprobs routed rounds seconds"),
@@ -96,7 +96,7 @@ class CBurst(ctypes.Structure):
     ]
 
 
-_MIRRORED = (CMatrix, CLayer, CModel, CStep, CLowRank, CDraft, CDrafting)
+_MIRRORED = (CMatrix, CLayer, CModel, CStep, CLowRank, CDraft, CDrafting, CBurst)
 
 
 class NativeModel:
@@ -105,15 +105,14 @@ class NativeModel:
     def __init__(self) -> None:
         self._open, self._close = native.symbol("infer_open"), native.symbol("infer_close")
         self._step, self._draft = native.symbol("infer_step"), native.symbol("infer_draft")
-        self._burst, burst_size = native.symbol("infer_burst"), native.symbol("infer_burst_size")
-        if None in (self._open, self._close, self._step, self._draft, self._burst, burst_size):
+        self._burst = native.symbol("infer_burst")
+        if None in (self._open, self._close, self._step, self._draft, self._burst):
             raise MachineError(f"the native runner is not available here: {native.status()}")
-        sizes = (c_int64 * 7)()
+        sizes = (c_int64 * len(_MIRRORED))()
         check = native.symbol("infer_sizes")
         assert check is not None
         check(sizes)
-        burst_size.restype = c_int64
-        if [*sizes, burst_size()] != [ctypes.sizeof(kind) for kind in (*_MIRRORED, CBurst)]:
+        if list(sizes) != [ctypes.sizeof(kind) for kind in _MIRRORED]:
             raise MachineError("the native library is of another version; build it again with `pip install -e .`")
         self._open.restype, self._open.argtypes = c_void_p, []
         self._close.restype, self._close.argtypes = None, [c_void_p]

@@ -24,6 +24,7 @@ from seekling.engine.native_draft import InNative
 from seekling.engine.native_runner import NativeRunner
 from seekling.engine.runner import Chunk
 from seekling.kernels import infer
+from seekling.kernels.stamp import stamp
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from engine_tiny import tiny_lm
@@ -129,7 +130,7 @@ def write_model(out: BinaryIO, changes: dict[str, Any], quant: Any, cache: Any) 
     lm = tiny_lm(dtype=torch.float32, num_nextn_predict_layers=1, **changes)
     runner = NativeRunner(lm.model, quant, threads=2, cache=cache, drafts=True)
     runner.allocate(3)
-    runner._check(IDS, [0], 80)  # makes the tables of rotations
+    runner.check(IDS, [0], 80)  # makes the tables of rotations
     image, model = model_image(runner)
     image.write(out)
     out.write(struct.pack("<2q", model, len(STEPS)))
@@ -175,6 +176,7 @@ def main(machine: str) -> int:
             print(f"{tool} is missing: apt-get install g++-{machine}-linux-gnu qemu-user")
             return 2
     flags = ["-O3", "-std=c++17", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
+    flags.append(f'-DSK_STAMP="{stamp(SOURCES.parent)}"')  # as setup.py has it
     with tempfile.TemporaryDirectory() as folder:
         for source in sorted(SOURCES.glob("*.cpp")):  # everything must at least compile
             target = f"{folder}/{source.stem}.o"

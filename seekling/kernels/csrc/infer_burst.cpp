@@ -12,29 +12,6 @@ SK_API void sk_infer_draft(Runner* run, const Model* model, const Step* in, cons
 
 constexpr int LONGEST = 4, SHORTEST = 2;  // of what prompt look-up finds again (seekling/engine/speculate.py)
 
-struct Burst {                // mirrored in infer_model.py
-    int32_t* ids;             // (known + most + drafts): the newest of the sequence; the last is not computed yet; what is drawn follows
-    const int32_t* pages;     // (page_count)
-    const double* uniforms;   // (most): what draws each token; null = greedy
-    const int32_t* stops;     // (stop_count): tokens that end it
-    const int32_t* hurry;     // not 0 = somebody waits: no round begins any more
-    float* states;            // (unread + most + drafts, hidden padded to 32): raw states that the MTP layer has not read; null = not kept
-    float* logprobs;          // (most), or null
-    Chosen* routed;           // (1 + drafts, MoE layers, experts a token): of the first round, or null
-    int32_t* rounds;          // (most, 2): drafts of each round, −1 = tried and none was likely enough; how many were right
-    float* seconds;           // (most): of each round
-    double top_p;
-    float temperature, min_p;
-    float least;              // a draft of the MTP layer ends before the token whose chances multiply to less
-    int32_t top_k, known, length, page_count, stop_count;  // length: tokens of the sequence
-    int32_t unread;           // rows of `states` at first, and at the end
-    int32_t enough, most;     // no round begins behind so many tokens; room for what is drawn
-    int32_t drafts;           // most drafted tokens of a round
-    int32_t look;             // drafts are looked up among `ids`, which then hold the whole sequence; else the MTP layer makes them
-    int32_t adapter, threads;
-    int32_t count, round_count, damaged;  // out: tokens drawn behind `known`, rounds, whether the last row held no numbers
-};
-
 // What followed the last tokens where they stood before, the longest end first, of equals the latest.  Returns how many drafts.
 static int look_up(const int32_t* ids, int count, int most, int32_t* draft) {
     int best = SHORTEST - 1, after = 0;
@@ -129,7 +106,5 @@ SK_API void sk_infer_burst(Runner* run, const Model* model, Burst* b) {
         over = over || __atomic_load_n(b->hurry, __ATOMIC_RELAXED);
     }
 }
-
-SK_API int64_t sk_infer_burst_size() { return sizeof(Burst); }
 
 }  // namespace sk

@@ -103,6 +103,30 @@ struct Drafting {
     float least;          // a draft ends before the token whose chances multiply to less
 };
 
+// Several tokens of one sequence in one call (infer_burst.cpp).  Mirrored in infer_model.py.
+struct Burst {
+    int32_t* ids;             // (known + most + drafts): the newest of the sequence; the last is not computed yet; what is drawn follows
+    const int32_t* pages;     // (page_count)
+    const double* uniforms;   // (most): what draws each token; null = greedy
+    const int32_t* stops;     // (stop_count): tokens that end it
+    const int32_t* hurry;     // not 0 = somebody waits: no round begins any more
+    float* states;            // (unread + most + drafts, hidden padded to 32): raw states that the MTP layer has not read; null = not kept
+    float* logprobs;          // (most), or null
+    Chosen* routed;           // (1 + drafts, MoE layers, experts a token): of the first round, or null
+    int32_t* rounds;          // (most, 2): drafts of each round, −1 = tried and none was likely enough; how many were right
+    float* seconds;           // (most): of each round
+    double top_p;
+    float temperature, min_p;
+    float least;              // a draft of the MTP layer ends before the token whose chances multiply to less
+    int32_t top_k, known, length, page_count, stop_count;  // length: tokens of the sequence
+    int32_t unread;           // rows of `states` at first, and at the end
+    int32_t enough, most;     // no round begins behind so many tokens; room for what is drawn
+    int32_t drafts;           // most drafted tokens of a round
+    int32_t look;             // drafts are looked up among `ids`, which then hold the whole sequence; else the MTP layer makes them
+    int32_t adapter, threads;
+    int32_t count, round_count, damaged;  // out: tokens drawn behind `known`, rounds, whether the last row held no numbers
+};
+
 // Threads of one step meet here.  They spin, for the wait is shorter than a system call, and give way when it is not.
 struct Barrier {
     alignas(64) std::atomic<int> arrived{0};

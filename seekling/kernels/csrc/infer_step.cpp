@@ -222,6 +222,7 @@ SK_API void sk_infer_sizes(int64_t* sizes) {  // so that Python can check its mi
     sizes[4] = sizeof(LowRank);
     sizes[5] = sizeof(Draft);
     sizes[6] = sizeof(Drafting);
+    sizes[7] = sizeof(Burst);
 }
 
 SK_API int64_t sk_infer_layer_page_bytes(const Model* m) {
