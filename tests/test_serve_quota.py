@@ -45,6 +45,14 @@ def test_what_was_added_is_there_for_another_process_and_of_its_day(tmp_path, mo
     assert other.used("anna").tokens == 0
 
 
+def at_once(work, books):
+    threads = [threading.Thread(target=work, args=(book,)) for book in books]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def test_two_servers_add_to_one_file(tmp_path):
     books = [Ledger(tmp_path / "usage.db") for _ in range(2)]
 
@@ -52,11 +60,7 @@ def test_two_servers_add_to_one_file(tmp_path):
         for _ in range(50):
             book.add("anna", completion=1, now=True)
 
-    threads = [threading.Thread(target=work, args=(book,)) for book in books]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, books)
     assert books[0].used("anna").completion == 100
 
 
@@ -68,11 +72,7 @@ def test_servers_that_start_at_once_share_a_new_file(tmp_path, turn):
         start.wait()
         book.add("anna", completion=1, now=True)
 
-    threads = [threading.Thread(target=work, args=(book,)) for book in books]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, books)
     assert books[0].used("anna").completion == 4
 
 
