@@ -220,11 +220,16 @@ def no_bursts() -> Any:
     return mock.patch.object(Loop, "_alone", lambda self, works: None)
 
 
-def own(path: Path, threads: int, rounds: int, quant: Any = None) -> dict[str, Any]:
-    """Greedy answers to prompts the model is good at, plain and with each drafter, taking turns."""
-    prompts: list[Any] = ["Once upon a time", [{"role": "user", "content": "Tell me a story."}]]
-    prompts += [[{"role": "user", "content": text}] for text in ("Hello!", "Count from 1 to 20.", "What is 3 plus 4?")]
-    s = Sampling(max_tokens=96, temperature=0, ignore_eos=True, logprobs=False)
+def own(path: Path, threads: int, rounds: int, quant: Any = None, prompts: list[Any] | None = None) -> dict[str, Any]:
+    """Greedy answers to prompts the model is good at, plain and with each drafter, taking turns.
+
+    Args:
+        prompts: others than the usual five, whose answers end where the model ends them.
+    """
+    s = Sampling(max_tokens=96, temperature=0, ignore_eos=prompts is None, logprobs=False)
+    if prompts is None:
+        prompts = ["Once upon a time", [{"role": "user", "content": "Tell me a story."}]]
+        prompts += [[{"role": "user", "content": text}] for text in ("Hello!", "Count from 1 to 20.", "What is 3 plus 4?")]
     kinds = {"steps": None, "plain": None, "ngram": "ngram", "mtp": "mtp"}  # steps: a native call for each token, no bursts
     engines: dict[str, Engine] = {}
     for kind, drafter in kinds.items():

@@ -10,7 +10,7 @@ from test_engine_adapters import ATTENTION, adapter
 from test_engine_speculate import greedy, sampled
 
 from seekling import Engine
-from seekling.engine.draft_mtp import InTorch
+from seekling.engine.draft_mtp import Frequent, InTorch
 from seekling.engine.native_draft import InNative
 from seekling.engine.native_runner import NativeRunner
 from seekling.engine.runner import PAGE, Chunk
@@ -39,24 +39,43 @@ def always(monkeypatch):
     monkeypatch.setattr(RoundCost, "of", lambda self, drafts: 1.0)
 
 
+@pytest.mark.parametrize("among", [0, 40])
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
-def test_drafts_and_their_chances_are_those_of_the_decoder(changes):
+def test_drafts_and_their_chances_are_those_of_the_decoder(changes, among):
     lm = tiny_lm(dtype=torch.float32, num_nextn_predict_layers=1, **changes)
     native, oracle = NativeRunner(lm.model, "f32", drafts=True), TorchRunner(lm.model, lm.config, keep_states=True)
     ids = torch.randint(0, lm.config.vocab_size, (2, 44), generator=torch.Generator().manual_seed(0)).tolist()
     tables, cuts = [[3, 0, 5], [1, 4, 2]], (0, 37, 38, 43)
     found = []
-    for runner, draft in ((native, InNative(native).draft), (oracle, InTorch(oracle).draft)):
+    for runner, layer in ((native, InNative(native)), (oracle, InTorch(oracle))):
         runner.allocate(6)
+        layer.choose_among(among)
         drafts = []
         for a, b in itertools.pairwise(cuts):
             runner.step([Chunk(row[a:b], a, pages, "last") for row, pages in zip(ids, tables, strict=True)])
             entries = [Chunk(row[a + 1 : b + 1], a, pages) for row, pages in zip(ids, tables, strict=True)]
             states = [s.copy() if isinstance(s, np.ndarray) else s for s in runner.raw_states]
-            drafts.append(draft(entries, states, 3))
+            drafts.append(layer.draft(entries, states, 3))
         found.append(drafts)
     assert found[0] == found[1]
     assert all(len(one) == 3 for drafts in found[0] for one in drafts)
+    assert not among or max(token for drafts in found[0] for one in drafts for token in one) < among
+
+
+def test_drafts_are_chosen_among_the_first_tokens_that_hold_nearly_all_that_was_seen():
+    seen = Frequent(1000)
+    seen.add([5] * 511)
+    assert seen.count() == 0  # too few to tell
+    seen.add([70] * 9)
+    assert seen.count() == 128
+    seen.add([990] * 4)  # rarer than one in a hundred
+    assert seen.count() == 128
+    seen.add([990] * 40)
+    assert seen.count() == 1000
+    seen.add([5] * 20000)  # and is forgotten
+    for _ in range(9):
+        seen.add([5] * 8000)
+    assert seen.count() == 64
 
 
 def test_a_draft_ends_where_it_gets_unlikely_or_its_pages_end():

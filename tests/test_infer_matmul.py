@@ -107,6 +107,19 @@ def test_interleaved_matrices_are_what_they_are_apart():
         assert torch.equal(infer.dequantise(packed), infer.dequantise(infer.pack(stack[0], "int4")))
 
 
+@pytest.mark.parametrize("format", FLOATS)
+def test_a_braided_stack_holds_the_matrices_block_by_block(format):
+    stack = torch.stack([matrix(70, 40, seed=i) for i in range(3)])
+    braided, plain = infer.empty(format, (3, 70, 40), infer.Memory(), braided=True), infer.pack(stack, format)
+    for e, one in enumerate(stack):
+        infer.fill(braided, one, e)
+    for e in range(3):
+        assert torch.equal(infer.dequantise(braided, index=e), infer.dequantise(plain, index=e))
+    size = infer.block_bytes(format, 40)
+    blocks, apart = braided.data.view(3, 3, size), plain.data.view(3, 3, size)  # (block, matrix, …) and (matrix, block, …)
+    assert torch.equal(blocks, apart.transpose(0, 1))
+
+
 LEVELS = [level for level, needs in native._LEVELS.items() if needs <= native.cpu_flags()]
 
 

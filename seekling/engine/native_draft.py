@@ -23,6 +23,10 @@ class InNative:
     def no_states(self) -> np.ndarray:
         return np.empty((0, self._runner.state_floats), np.float32)
 
+    def choose_among(self, tokens: int) -> None:
+        """Drafts shall be of so many first tokens; 0 = of all."""
+        self._runner.draft_vocabulary(tokens)
+
     def draft(self, chunks: Sequence[Chunk], states: Sequence[np.ndarray], tokens: int, least: float = 0.0) -> list[list[int]]:
         """Let the layer read new entries of some sequences, and what it expects to follow each.
 

@@ -180,6 +180,10 @@ class NativeRunner:
         )
         draft.state_first, draft.after_norm = int(config.mtp_hidden_first), int(config.mtp_after_norm)
 
+    def draft_vocabulary(self, tokens: int) -> None:
+        """The MTP layer chooses among so many first tokens; 0 = among all."""
+        self._native.model.draft.vocabulary = tokens
+
     def _describe_router(self) -> None:
         config, m = self.config, self._native.model
         m.experts, m.experts_per_token, m.expert_width = (

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Container
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,6 +48,9 @@ class Parts(Protocol):
     def blocks(self, target: str, expert: int | None = None, rows: tuple[int, int] | None = None) -> Blocks | str | None:
         """The same as GGUF blocks; the name of its type where the kernels have none for it; None where it is in floats."""
 
+    def halves(self, target: str) -> tuple[Blocks | str | None, Blocks | str | None] | None:
+        """``kv_b_proj`` where it is kept as absorbed attention wants it: keys (H, L, N) and values (H, V, L), see `blocks`."""
+
 
 class DecoderParts:
     """The tensors of a model in memory."""
@@ -63,6 +67,9 @@ class DecoderParts:
         return tensor if rows is None else tensor[rows[0] : rows[1]]
 
     def blocks(self, target: str, expert: int | None = None, rows: tuple[int, int] | None = None) -> None:
+        return None
+
+    def halves(self, target: str) -> None:
         return None
 
 
@@ -93,14 +100,15 @@ class StoreParts:
     def blocks(self, target: str, expert: int | None = None, rows: tuple[int, int] | None = None) -> Blocks | str | None:
         piece, read = self._one(target, expert, rows), getattr(self._source, "blocks", None)
         found = None if piece is None or read is None else read(piece.name)
-        if piece is None or found is None:
+        return None if piece is None or found is None else _blocks(found[0].name, found[1], self._shape(piece))
+
+    def halves(self, target: str) -> tuple[Blocks | str | None, Blocks | str | None] | None:
+        piece, read = self._one(target, None, None), getattr(self._source, "stacks", None)
+        found = None if piece is None or read is None else read(piece.name)
+        if found is None:
             return None
-        kind, data, _ = found
-        if kind.name in _FLOATS:
-            return None
-        if kind.name.lower() not in infer.BLOCKS:
-            return kind.name
-        return kind.name.lower(), torch.from_numpy(data.copy()), self._shape(piece)
+        keys, values = (_blocks(kind.name, data, shape) for kind, data, shape in found)
+        return keys, values
 
     def _one(self, target: str, expert: int | None, rows: tuple[int, int] | None) -> Piece | None:
         """The piece that is exactly this part, in the order of memory."""
@@ -111,6 +119,12 @@ class StoreParts:
 
     def _shape(self, piece: Piece) -> tuple[int, ...]:
         return piece.shape if piece.layout == "" else self._shapes[piece.target]
+
+
+def _blocks(kind: str, data: np.ndarray, shape: tuple[int, ...]) -> Blocks | str | None:
+    if kind in _FLOATS:
+        return None
+    return (kind.lower(), torch.from_numpy(data.copy()), shape) if kind.lower() in infer.BLOCKS else kind
 
 
 class PackedWeights:
@@ -200,23 +214,40 @@ class PackedWeights:
         (H, V, L)."""
         config = self.config
 
-        def halves() -> tuple[Tensor, Tensor]:
+        def floats() -> tuple[Tensor, Tensor]:
             w = self.parts.tensor(target).view(config.num_attention_heads, -1, config.kv_lora_rank)
             uk_HNL, uv_HVL = w.split([config.qk_nope_head_dim, config.v_head_dim], 1)
             return uk_HNL.transpose(1, 2), uv_HVL
 
-        def put() -> None:
-            for packed, stack in zip(stacks, halves(), strict=True):
-                for h, matrix in enumerate(stack):
-                    infer.fill(packed, matrix, h)
+        def stacks() -> list[tuple[Blocks | Tensor, str]]:
+            kept = self.parts.halves(target) if self.quant == "gguf" else None
+            if kept is None:
+                content, format = self._content(target)
+                # Where the order of its numbers changes its blocks cannot be kept.
+                return [(stack, "q8_0" if isinstance(content, tuple) else format) for stack in floats()]
+            whole = None if all(isinstance(half, tuple) for half in kept) else floats()
+            return [
+                (half, half[0]) if isinstance(half, tuple) else (whole[i], "bf16" if half is None else "q8_0")  # type: ignore[index]
+                for i, half in enumerate(kept)
+            ]
 
-        content, format = self._content(target)
-        if isinstance(content, tuple):  # the order of its numbers changes, so its blocks cannot be kept
-            format = "q8_0"
-        stacks = [infer.empty(format, tuple(stack.shape), self._memory) for stack in halves()]
+        def put() -> None:
+            for packed, (content, _) in zip(made, stacks(), strict=True):
+                for h in range(config.num_attention_heads):
+                    if isinstance(content, tuple):
+                        rows = content[1].view(config.num_attention_heads, -1)
+                        infer.refill(packed, rows[h], h)
+                    else:
+                        infer.fill(packed, content[h], h)
+
+        # A block of the latent space takes something of every head: one thread writes it, and reads the heads as they lie.
+        made = [
+            infer.empty(format, _shape(content), self._memory, braided=half == 0)
+            for half, (content, format) in enumerate(stacks())
+        ]
         put()
         self._made.append(((target,), put))
-        return stacks[0], stacks[1]
+        return made[0], made[1]
 
     def _content(
         self, target: str, expert: int | None = None, rows: tuple[int, int] | None = None

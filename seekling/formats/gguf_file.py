@@ -73,6 +73,14 @@ class GGUFSource:
             return None
         return self._header.tensors[entry.tensor].kind, self._rows(entry), entry.shape
 
+    def stacks(self, name: str) -> list[tuple[GGMLType, np.ndarray, tuple[int, ...]]] | None:
+        """What a computed tensor is made of, as it is packed: see `blocks`; None for a tensor that is stored itself."""
+        entry = self._entry(name)
+        if isinstance(entry, Part):
+            return None
+        stored = [self._header.tensors[tensor] for tensor in entry.tensors]
+        return [(tensor.kind, self._header.bytes_of(tensor), tensor.shape) for tensor in stored]
+
     def kinds(self, name: str) -> tuple[GGMLType, ...]:
         """The formats a tensor is stored in: one, or those of all the tensors it is made of."""
         entry = self._entry(name)

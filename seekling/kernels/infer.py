@@ -55,6 +55,7 @@ class Packed:
         shape: (O, I), or (E, O, I) for a stack.
         bias: float32, padded to whole blocks of 32, or None.
         ways: 2 where its blocks alternate in memory with those of another matrix (see `empty_pair`), else 1.
+        braided: a stack whose matrices' blocks alternate: the first blocks of all, then the second ones.
     """
 
     data: Tensor
@@ -62,6 +63,7 @@ class Packed:
     shape: tuple[int, ...]
     bias: Tensor | None = None
     ways: int = 1
+    braided: bool = False
     _c: CMatrix | None = field(default=None, repr=False)
 
     @property
@@ -72,7 +74,7 @@ class Packed:
             self._c = CMatrix(
                 self.data.data_ptr(),
                 None if self.bias is None else self.bias.data_ptr(),
-                self.ways * matrix_bytes(self.format, outputs, inputs) if stack else 0,
+                self.stride if stack else 0,
                 FORMATS[self.format],
                 outputs,
                 inputs,
@@ -83,7 +85,13 @@ class Packed:
     @property
     def step(self) -> int:
         """Bytes from one block of outputs to the next."""
-        return self.ways * block_bytes(self.format, self.shape[-1])
+        return (self.shape[0] if self.braided else self.ways) * block_bytes(self.format, self.shape[-1])
+
+    @property
+    def stride(self) -> int:
+        """Bytes from one matrix of a stack to the next."""
+        size = block_bytes(self.format, self.shape[-1])
+        return size if self.braided else self.ways * matrix_bytes(self.format, *self.shape[-2:])
 
     def nbytes(self) -> int:
         """Bytes held."""
@@ -157,11 +165,11 @@ class Memory:
         return whole[first : first + size]
 
 
-def empty(format: str, shape: tuple[int, ...], memory: Memory, bias: Tensor | None = None) -> Packed:
+def empty(format: str, shape: tuple[int, ...], memory: Memory, bias: Tensor | None = None, *, braided: bool = False) -> Packed:
     """A matrix (O, I) or stack (E, O, I) to be filled by `fill` or `refill`; ``bias`` (O,) or (E, O)."""
     *stack, outputs, inputs = shape
     size = matrix_bytes(format, outputs, inputs) * (stack[0] if stack else 1)
-    return Packed(memory.take(size), format, tuple(shape), padded_bias(bias))
+    return Packed(memory.take(size), format, tuple(shape), padded_bias(bias), braided=braided)
 
 
 def empty_pair(
@@ -246,7 +254,7 @@ def repack(blocks: Tensor, format: str, shape: tuple[int, ...], bias: Tensor | N
 
 
 def _matrix_pointer(w: Packed, index: int) -> ctypes.c_void_p:
-    return ctypes.c_void_p(w.data.data_ptr() + index * w.ways * matrix_bytes(w.format, *w.shape[-2:]))
+    return ctypes.c_void_p(w.data.data_ptr() + index * w.stride)
 
 
 def dequantise(

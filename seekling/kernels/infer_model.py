@@ -45,7 +45,7 @@ class CDraft(ctypes.Structure):
     _fields_ = [
         ("join", CMatrix),
         *_fields(c_void_p, "token_norm state_norm head_norm"),
-        *_fields(c_int32, "state_first after_norm"),
+        *_fields(c_int32, "state_first after_norm vocabulary reserved"),
     ]
 
 

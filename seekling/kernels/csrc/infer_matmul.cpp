@@ -115,20 +115,22 @@ using Tile = void (*)(const uint8_t*, int, const void* const*, float*, int64_t, 
 template <int F, int... R> constexpr std::array<Tile, sizeof...(R)> tiles_of(std::integer_sequence<int, R...>) { return {tile<F, R + 1>...}; }
 
 template <int F>
-void multiply_as(const Matrix& w, int index, int block, const void* const* rows, int count, float* out, int64_t stride) {
+void multiply_as(const Matrix& w, int index, int block, const void* const* rows, int count, float* out, int64_t stride,
+                 const uint8_t* next) {
     static constexpr auto tiles = tiles_of<F>(std::make_integer_sequence<int, MAX_ROWS<F>>());
     int groups = groups_of(w.inputs), passes = (count + MAX_ROWS<F> - 1) / MAX_ROWS<F>;
-    const uint8_t* at = w.data + index * w.stride + (int64_t)block * w.step;
+    const uint8_t* at = block_at(w, index, block);
     const float* bias = w.bias ? w.bias + (index * blocks_of(w.outputs) + block) * BLOCK : nullptr;
     // Several passes: the first brings the block from memory; the last two have it in the cache and fetch the one behind it meanwhile.
     // A single one fetches far ahead of where it reads.  Left alone, the processor loses a quarter to a third here; with one row or
-    // two it does well by itself.
+    // two it does well by itself, as long as it reads on where it is.
     int64_t size = Layout<F>::block(groups);
     int fetching = std::max(1, std::min(2, passes - 1)), each = (int)((size / fetching / groups + 63) / 64 * 64);
     for (int pass = 0, r = 0; pass < passes; pass++) {  // even passes: 7 rows are 4 + 3, not 6 + 1
         int n = (count - r + passes - pass - 1) / (passes - pass);
         int64_t part = pass - (passes - fetching);
-        const uint8_t* ahead = passes == 1 ? (count > 2 ? at + FAR : nullptr) : part >= 0 ? at + size + part * each * groups : nullptr;
+        const uint8_t* behind = next ? next : at + size;
+        const uint8_t* ahead = passes > 1 ? (part >= 0 ? behind + part * each * groups : nullptr) : next ? next : count > 2 ? at + FAR : nullptr;
         tiles[n - 1](at, groups, rows + r, out + r * stride, stride, bias, ahead, each);
         r += n;
     }
@@ -243,9 +245,10 @@ template <class T> void dequantise_any(const Matrix& w, int row, T* out) {
 void dequantise_row(const Matrix& w, int row, float* out) { dequantise_any(w, row, out); }
 void dequantise_row(const Matrix& w, int row, uint16_t* out) { dequantise_any(w, row, out); }
 
-void multiply(const Matrix& w, int index, int block, const void* const* rows, int count, float* out, int64_t stride) {
+void multiply(const Matrix& w, int index, int block, const void* const* rows, int count, float* out, int64_t stride,
+              const uint8_t* next) {
     switch (w.format) {
-#define SK_CASE(F) case F: return multiply_as<F>(w, index, block, rows, count, out, stride);
+#define SK_CASE(F) case F: return multiply_as<F>(w, index, block, rows, count, out, stride, next);
         SK_FORMATS(SK_CASE)
 #undef SK_CASE
     }

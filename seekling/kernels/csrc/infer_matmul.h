@@ -71,7 +71,10 @@ void dequantise_row(const Matrix& w, int row, float* out);             // one ou
 void dequantise_row(const Matrix& w, int row, uint16_t* out);          // the same rounded to bfloat16
 
 // out[r][0 .. 32) = W[block] · rows[r] (+ bias) of one matrix of a stack; row r lies at rows[r], its result at out + r · stride.
-// Lanes beyond `outputs` are written too, as 0.
-void multiply(const Matrix& w, int index, int block, const void* const* rows, int count, float* out, int64_t stride);
+// Lanes beyond `outputs` are written too, as 0.  `next`: the block this thread reads after it, where that is not the one behind it in
+// memory; it is asked for meanwhile.
+void multiply(const Matrix& w, int index, int block, const void* const* rows, int count, float* out, int64_t stride,
+              const uint8_t* next = nullptr);
+SK_INLINE const uint8_t* block_at(const Matrix& w, int index, int block) { return w.data + index * w.stride + (int64_t)block * w.step; }
 
 }  // namespace sk

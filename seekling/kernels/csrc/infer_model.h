@@ -50,6 +50,8 @@ struct Draft {  // what a multi-token-prediction layer (DeepSeek-V3 §2.2) has b
     const float* head_norm;
     int32_t state_first;      // the state comes first in what is joined
     int32_t after_norm;       // the main model's state goes through the final norm before
+    int32_t vocabulary;       // it foretells one of so many first tokens; 0 = of all
+    int32_t reserved;
 };
 
 struct Model {
@@ -128,10 +130,11 @@ struct Burst {
 };
 
 // Threads of one step meet here.  They spin, for the wait is shorter than a system call, and give way when it is not.
+// Meanwhile idle() may do a little, and says whether it did.
 struct Barrier {
     alignas(64) std::atomic<int> arrived{0};
     alignas(64) std::atomic<int> phase{0};
-    void wait(int size) {
+    template <class Idle> void wait(int size, Idle idle) {
         if (size == 1) return;
         int now = phase.load(std::memory_order_relaxed);
         if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
@@ -140,6 +143,7 @@ struct Barrier {
             return;
         }
         for (int spins = 0; phase.load(std::memory_order_acquire) == now; spins++) {
+            if (idle()) continue;
 #if defined(__x86_64__)
             __builtin_ia32_pause();
 #endif
@@ -151,7 +155,8 @@ struct Barrier {
 struct Team {
     Barrier& barrier;
     int me, size;
-    void meet() const { barrier.wait(size); }
+    void meet() const { meet([] { return false; }); }
+    template <class Idle> void meet(Idle idle) const { barrier.wait(size, idle); }
     int first(int64_t items) const { return (int)(items * me / size); }
     int end(int64_t items) const { return (int)(items * (me + 1) / size); }
 };

@@ -50,13 +50,13 @@ Prepared Worker::normed(const float* weight, unsigned kinds) {
 }
 
 // The first matrices of the next layer, or the head.
-void Worker::soon_attention() {
-    if (!next) return soon(m.head, blocks_of(m.head.outputs));
+void Worker::meet_before_layer() {
+    if (!next) return meet_before(m.head, blocks_of(m.head.outputs));
     const Matrix& first = next->q_a.outputs ? next->q_a : next->q;
-    soon(first, blocks_of(first.outputs) + (m.attention == MLA ? blocks_of(next->kv_a.outputs) : 2 * blocks_of(next->k.outputs)));
+    meet_before(first, blocks_of(first.outputs) + (m.attention == MLA ? blocks_of(next->kv_a.outputs) : 2 * blocks_of(next->k.outputs)));
 }
 
-template <class Then> void Worker::add_product(const Matrix& w, const Prepared& rows, Then meanwhile) {
+template <class Then> void Worker::add_product(const Matrix& w, const Prepared& rows, Then meet) {
     product(w, rows, M, [&](int first, int count, int column, const float* tile) {
         for (int r = 0; r < count; r++)
             for (int i = 0; i < BLOCK; i += LANES) {
@@ -64,12 +64,12 @@ template <class Then> void Worker::add_product(const Matrix& w, const Prepared& 
                 store16(at, add(load16(at), load16(tile + r * BLOCK + i)));
             }
     });
-    meanwhile();
-    team.meet();
+    meet();
 }
 
 void Worker::add_attended(const Layer& layer, const Prepared& rows) {
-    add_product(layer.o, rows, [&] { soon(layer.gate, blocks_of(layer.gate.outputs)); });
+    const Matrix& first = layer.moe ? layer.router : layer.gate;
+    add_product(layer.o, rows, [&] { meet_before(first, blocks_of(first.outputs)); });
 }
 
 void Worker::mlp(const Layer& layer) {
@@ -84,11 +84,10 @@ void Worker::mlp(const Layer& layer) {
         int first = item / blocks * ROW_BLOCK, n = std::min(ROW_BLOCK, M - first);
         glu(layer.gate, layer.up, 0, item % blocks, rows.of(layer.gate), nullptr, first, n, kind, run.hidden, stride, false);
     });
-    soon(layer.down, blocks_of(layer.down.outputs));
-    team.meet();
+    meet_before(layer.down, blocks_of(layer.down.outputs));
     Prepared hidden;
     hidden.kinds[kind] = {run.hidden.data, stride};
-    add_product(layer.down, hidden, [&] { soon_attention(); });
+    add_product(layer.down, hidden, [&] { meet_before_layer(); });
 }
 
 // 32 channels of silu(gate) · up for a run of rows, quantised at once: a group of activations never leaves this thread.
@@ -128,7 +127,7 @@ void Worker::head() {
             rms_norm_row(x(in.wanted[i]), m.final_norm, m.hidden, m.eps, in.states + (int64_t)i * padded(m.hidden));
         return;
     }
-    head_product(m.final_norm, [&](int first, int count, int column, const float* tile) {
+    head_product(m.final_norm, m.head.outputs, [&](int first, int count, int column, const float* tile) {
         for (int r = 0; r < count; r++)
             std::memcpy(in.logits + (first + r) * in.logits_stride + column, tile + r * BLOCK, BLOCK * 4);
     });

@@ -13,6 +13,7 @@ constexpr int ROW_BLOCK = 96;  // rows that pass while a pair of weight blocks s
 constexpr int ALONE = 2;       // rows every thread prepares for itself
 constexpr int FEW = 64;        // rows of a step that only writes answers on
 constexpr int SOON = 16384;    // bytes asked for before the threads meet: memory is busy while they do
+constexpr int LATER = 1 << 18;  // bytes asked for while one waits for the others: part of its second cache
 constexpr int LOOPS = 64;      // more than twice the shared loops between two meetings
 
 // The three shapes of activation rows.
@@ -78,6 +79,8 @@ class Worker {
     const Layer* next = nullptr;  // behind the layer at hand
     int moe_layers = 0;  // behind us in this step
     std::vector<Unit> units;
+    Chosen* chosen = nullptr;  // (M, experts a token) of the layer at hand
+    std::vector<Chosen> own_chosen;
     std::vector<Choice> choices;
     std::vector<int> expert_first, active;  // where an expert's choices begin; experts that somebody chose
 
@@ -89,14 +92,14 @@ class Worker {
     }
 
     template <class Do> void share(int n, Do work);
-    void soon(const Matrix& w, int all);
+    void meet_before(const Matrix& w, int all);
     template <class Make> Prepared prepare(int rows, int inputs, unsigned kinds, Make make);
     template <class Then> void products(const Matrix* const* w, int count, int index, const Prepared& rows, int M, Then then);
     template <class Then> void product(const Matrix& w, const Prepared& rows, int M, Then then);
     template <class Then> void head_products(const Matrix& w, int format_inputs, Then then);
-    template <class Then> void add_product(const Matrix& w, const Prepared& rows, Then meanwhile);
+    template <class Then> void add_product(const Matrix& w, const Prepared& rows, Then meet);
     void add_attended(const Layer& layer, const Prepared& rows);
-    void soon_attention();
+    void meet_before_layer();
     const LowRank* change(const Matrix& w, int row) const;
     float* low(int row, int place) const;
     void low_rank(const Matrix* const* w, int count, const Prepared& rows);
@@ -107,7 +110,7 @@ class Worker {
     float* expert_low(int choice) const { return run.expert_low.as<float>() + (int64_t)choice * m.most_rank; }
     void low_rank_of_experts(const Matrix& w, const Rows& rows, bool by_row);
     void add_low_rank_of_expert(const Matrix& w, int expert, int first, int count, int column, float* tile);
-    template <class Then> void head_product(const float* norm, Then then);
+    template <class Then> void head_product(const float* norm, int outputs, Then then);
     Prepared normed(const float* weight, unsigned kinds);
 
     void embed();

@@ -21,12 +21,11 @@ void Worker::gqa(const Layer& layer) {
         for (int r = 0; r < count; r++)
             std::memcpy(to[which] + (int64_t)(first + r) * width[which] + column, tile + r * BLOCK, BLOCK * 4);
     });
-    soon(layer.o, blocks_of(layer.o.outputs));
-    team.meet();
+    meet_before(layer.o, blocks_of(layer.o.outputs));
     for (int u = mine; u < end; u++) place_gqa(layer, u / (m.heads + m.kv_heads), u % (m.heads + m.kv_heads));
     team.meet();
     attend(layer);
-    team.meet();
+    meet_before(layer.o, blocks_of(layer.o.outputs));
     Prepared attended = prepare(M, m.heads * m.head_dim, 1u << kind_of(layer.o), [&](int r, float* out) {
         for (int h = 0; h < m.heads; h++) merged(layer, r, h, out + h * m.head_dim);
     });
@@ -60,6 +59,13 @@ void Worker::place_gqa(const Layer& layer, int row, int head) {
 
 // ---- MLA, absorbed (DeepSeek-V2 §2.1.2): queries go to the latent space, the sums come back from it --------------------------------
 
+// Where a query lies: blocks of 16 queries (token-major) of one chunk, each chunk beginning a new block.
+static uint16_t* query_block(const Runner& run, const Step& in, int chunk, int query) {
+    const Model& m = run.model;
+    int64_t first = ((int64_t)in.chunk_rows[chunk] * m.heads) / LANES + 2 * chunk;
+    return run.queries.as<uint16_t>() + (first + query / LANES) * mla_row(m.latent, m.rotary) * LANES;
+}
+
 void Worker::mla(const Layer& layer) {
     bool low_rank = m.q_latent > 0;
     const Matrix* w[2] = {low_rank ? &layer.q_a : &layer.q, &layer.kv_a};
@@ -70,7 +76,8 @@ void Worker::mla(const Layer& layer) {
         for (int r = 0; r < count; r++)
             std::memcpy(to[which] + (int64_t)(first + r) * width[which] + column, tile + r * BLOCK, BLOCK * 4);
     });
-    team.meet();
+    if (low_rank) meet_before(layer.q_b, blocks_of(layer.q_b.outputs));
+    else meet_before(layer.k_b, m.heads * blocks_of(layer.k_b.outputs));
     if (low_rank) {
         Prepared latents = prepare(M, m.q_latent, 1u << kind_of(layer.q_b), [&](int r, float* out) {
             rms_norm_row(run.q_latent.as<float>() + (int64_t)r * padded(m.q_latent), layer.q_norm, m.q_latent, m.qk_eps, out);
@@ -87,11 +94,16 @@ void Worker::mla(const Layer& layer) {
         if (head == m.heads) place_latent(layer, row);
         else place_mla_query(layer, row, head);
     }
-    team.meet();
+    if (M <= ALONE) {  // where this thread will write the absorbed queries: lines that the other threads read in the last layer
+        int blocks = blocks_of(m.latent), first = team.first(blocks), lines = team.end(blocks) - first;
+        for (int chunk = 0; chunk < in.chunks; chunk++)
+            for (int i = 0; i < lines * BLOCK / 2; i++) fetch_to_write(query_block(run, in, chunk, 0) + (first * BLOCK / 2 + i) * 2 * LANES);
+    }
+    meet_before(layer.k_b, m.heads * blocks_of(layer.k_b.outputs));
     absorb(layer);
     team.meet();
     attend(layer);
-    team.meet();
+    meet_before(layer.v_b, m.heads * blocks_of(layer.v_b.outputs));
     expand(layer);
     int attended_width = padded(m.heads * m.head_dim);
     Prepared attended = prepare(M, m.heads * m.head_dim, 1u << kind_of(layer.o), [&](int r, float* out) {
@@ -114,13 +126,6 @@ void Worker::place_latent(const Layer& layer, int row) {
     for (int i = 0; i < m.rotary; i++) to[m.latent + i] = to_bf16(key[i]);
 }
 
-// Where a query lies: blocks of 16 queries (token-major) of one chunk, each chunk beginning a new block.
-static uint16_t* query_block(const Runner& run, const Step& in, int chunk, int query) {
-    const Model& m = run.model;
-    int64_t first = ((int64_t)in.chunk_rows[chunk] * m.heads) / LANES + 2 * chunk;
-    return run.queries.as<uint16_t>() + (first + query / LANES) * mla_row(m.latent, m.rotary) * LANES;
-}
-
 void Worker::place_mla_query(const Layer& layer, int row, int head) {
     float* q = run.q.as<float>() + (int64_t)row * run.q_width + head * (m.nope + m.rotary);
     int64_t pos = position(row);
@@ -137,13 +142,16 @@ void Worker::place_mla_query(const Layer& layer, int row, int head) {
     quantise_row(layer.k_b.format, scratch, m.nope, run.head_rows.data + ((int64_t)row * m.heads + head) * row_bytes(layer.k_b.format, m.nope));
 }
 
-// A product with one matrix a head; rows are in head_rows (M, H): then(head, first row, rows, column, columns, tile).
+// A product with one matrix a head; rows are in head_rows (M, H): then(head, first row, rows, column, columns, tile).  Blocks are
+// taken in the order in which they lie: head after head, or the first of all heads, then the second.
 template <class Then> void Worker::head_products(const Matrix& w, int inputs, Then then) {
     int64_t stride = row_bytes(w.format, inputs);
     int each = blocks_of(w.outputs), all = m.heads * each;
+    bool braided = w.stride < w.step;
     const void* from[ROW_BLOCK];
     share((M + ROW_BLOCK - 1) / ROW_BLOCK * all, [&](int item) {
-        int first = item / all * ROW_BLOCK, n = std::min(ROW_BLOCK, M - first), head = item % all / each, block = item % each;
+        int first = item / all * ROW_BLOCK, n = std::min(ROW_BLOCK, M - first);
+        int head = braided ? item % m.heads : item % all / each, block = braided ? item % all / m.heads : item % each;
         for (int r = 0; r < n; r++) from[r] = run.head_rows.data + ((int64_t)(first + r) * m.heads + head) * stride;
         multiply(w, head, block, from, n, tile, BLOCK);
         add_low_rank(w, head, head, first, n, block * BLOCK, tile);
@@ -155,8 +163,10 @@ void Worker::absorb(const Layer& layer) {
     head_products(layer.k_b, m.nope, [&](int head, int first, int count, int column, int columns, const float* tile) {
         for (int r = 0; r < count; r++) {
             int chunk = chunk_of(first + r), query = (first + r - in.chunk_rows[chunk]) * m.heads + head;
-            uint16_t* block = query_block(run, in, chunk, query) + query % LANES * 2;
-            for (int i = 0; i < columns; i++) block[(column + i) / 2 * 32 + (column + i) % 2] = to_bf16(tile[r * BLOCK + i]);
+            uint16_t* block = query_block(run, in, chunk, query) + column * LANES;
+            uint16_t halves[BLOCK];
+            for (int i = 0; i < BLOCK; i += LANES) store_bf16(halves + i, load16(tile + r * BLOCK + i));
+            for (int i = 0; i < columns; i++) block[i / 2 * 2 * LANES + query % LANES * 2 + i % 2] = halves[i];
         }
     });
 }
@@ -170,12 +180,12 @@ void Worker::expand(const Layer& layer) {
         low_rank_of_head(layer.v_b, u / m.heads, u % m.heads, scratch);
         quantise_row(layer.v_b.format, scratch, m.latent, run.head_rows.data + (int64_t)u * stride);
     }
-    team.meet();
+    meet_before(layer.v_b, m.heads * blocks_of(layer.v_b.outputs));
     head_products(layer.v_b, m.latent, [&](int head, int first, int count, int column, int columns, const float* tile) {
         for (int r = 0; r < count; r++)
             std::memcpy(run.attended.as<float>() + (int64_t)(first + r) * width + head * m.head_dim + column, tile + r * BLOCK, (size_t)columns * 4);
     });
-    team.meet();
+    meet_before(layer.o, blocks_of(layer.o.outputs));
 }
 
 // ---- sums over pages, both kinds -------------------------------------------------------------------------------------------------

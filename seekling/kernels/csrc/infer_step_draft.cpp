@@ -38,21 +38,22 @@ void Worker::join(const float* states, bool of_main) {
 }
 
 void Worker::guess(Chosen* best) {
+    int vocabulary = m.draft.vocabulary ? std::min(m.draft.vocabulary, m.vocabulary) : m.vocabulary;
     int64_t width = padded(m.vocabulary), size = padded(m.hidden);
     float* guesses = run.guesses.as<float>();
-    head_product(m.draft.head_norm, [&](int first, int count, int column, const float* tile) {
+    head_product(m.draft.head_norm, vocabulary, [&](int first, int count, int column, const float* tile) {
         for (int r = 0; r < count; r++) std::memcpy(guesses + (first + r) * width + column, tile + r * BLOCK, BLOCK * 4);
     });
     team.meet();
     for (int i = team.first(in.wanted_count); i < team.end(in.wanted_count); i++) {
         const float* row = guesses + i * width;
-        auto lanes = [&](int j, float rest) { return first_lanes(load16(row + j), m.vocabulary - j, rest); };
+        auto lanes = [&](int j, float rest) { return first_lanes(load16(row + j), vocabulary - j, rest); };
         Floats most = all(-INFINITY), sum = zeros();
-        for (int j = 0; j < m.vocabulary; j += LANES) most = larger(most, lanes(j, -INFINITY));
+        for (int j = 0; j < vocabulary; j += LANES) most = larger(most, lanes(j, -INFINITY));
         float top = largest(most);
-        for (int j = 0; j < m.vocabulary; j += LANES) sum = add(sum, exp16(sub(lanes(j, -INFINITY), all(top))));
+        for (int j = 0; j < vocabulary; j += LANES) sum = add(sum, exp16(sub(lanes(j, -INFINITY), all(top))));
         int token = 0;
-        while (token + 1 < m.vocabulary && row[token] != top) token++;
+        while (token + 1 < vocabulary && row[token] != top) token++;
         best[i] = {token, 1.0f / total(sum)};
         std::memcpy(run.draft_states.as<float>() + i * size, x(in.wanted[i]), (size_t)size * 4);
     }

@@ -22,7 +22,7 @@ void Worker::moe(const Layer& layer) {
         low_rank(&down, 1, hidden);
     }
     add_experts(layer);
-    team.meet();
+    meet_before_layer();
 }
 
 // Scores, choices, and the choices sorted by expert.
@@ -35,9 +35,12 @@ void Worker::route(const Layer& layer, const Prepared& rows) {
         product(layer.shared_gate, rows, M, [&](int first, int count, int, const float* tile) {
             for (int r = 0; r < count; r++) run.shared_scale.as<float>()[first + r] = 1.0f / (1.0f + std::exp(-tile[r * BLOCK]));
         });
-    team.meet();
-    for (int r = team.first(M); r < team.end(M); r++) choose(layer, r);
-    team.meet();
+    meet_before(layer.gate, blocks_of(layer.gate.outputs));
+    bool alone = M <= ALONE;  // a row or two every thread does for itself
+    if (alone) own_chosen.resize((size_t)(M * m.experts_per_token));
+    chosen = alone ? own_chosen.data() : run.chosen.as<Chosen>();
+    for (int r = alone ? 0 : team.first(M); r < (alone ? M : team.end(M)); r++) choose(layer, r);
+    if (!alone) meet_before(layer.gate, blocks_of(layer.gate.outputs));
     if (in.routed) report_choices();
     group_choices();
 }
@@ -47,7 +50,7 @@ void Worker::report_choices() {
     int K = m.experts_per_token, layers = 0;
     for (int l = 0; l < m.layer_count; l++) layers += m.layers[l].moe != 0;
     for (int i = team.first(in.wanted_count); i < team.end(in.wanted_count); i++)
-        std::memcpy(in.routed + ((int64_t)i * layers + moe_layers) * K, run.chosen.as<Chosen>() + (int64_t)in.wanted[i] * K,
+        std::memcpy(in.routed + ((int64_t)i * layers + moe_layers) * K, chosen + (int64_t)in.wanted[i] * K,
                     (size_t)K * sizeof(Chosen));
     moe_layers++;
 }
@@ -77,13 +80,14 @@ void Worker::expert_hidden(const Layer& layer, const Prepared& rows) {
 // Down: a thread owns columns of x, so that a row's experts are added in the order of their numbers, the shared ones last.
 void Worker::add_experts(const Layer& layer) {
     const void* from[ROW_BLOCK];
-    auto add = [&](const Matrix& w, int index, int block, const Buffer& hidden, int begin, int end, auto row_of, auto weight_of) {
+    auto add = [&](const Matrix& w, int index, int block, const uint8_t* next, const Buffer& hidden, int begin, int end, auto row_of,
+                   auto weight_of) {
         int64_t stride = row_bytes(w.format, padded(w.inputs));
         bool stacked = &w == &layer.expert_down;
         for (int first = begin; first < end; first += ROW_BLOCK) {
             int count = std::min(ROW_BLOCK, end - first);
             for (int r = 0; r < count; r++) from[r] = hidden.data + (first + r) * stride;
-            multiply(w, index, block, from, count, tile, BLOCK);
+            multiply(w, index, block, from, count, tile, BLOCK, next);
             if (stacked) add_low_rank_of_expert(w, index, first, count, block * BLOCK, tile);
             else add_low_rank(w, index, 0, first, count, block * BLOCK, tile);
             for (int r = 0; r < count; r++)
@@ -98,25 +102,31 @@ void Worker::add_experts(const Layer& layer) {
     auto same_row = [](int r) { return r; };
     auto shared_weight = [&](int r) { return layer.shared_gate.outputs ? run.shared_scale.as<float>()[r] : 1.0f; };
     share(blocks_of(m.hidden), [&](int block) {
-        for (int e : active)
-            add(layer.expert_down, e, block, run.hidden, expert_first[(size_t)e], expert_first[(size_t)e + 1], chosen_row, chosen_weight);
-        if (layer.down.outputs) add(layer.down, 0, block, run.shared_hidden, 0, M, same_row, shared_weight);
+        for (size_t i = 0; i < active.size(); i++) {
+            int e = active[i];
+            const uint8_t* next = i + 1 < active.size() ? block_at(layer.expert_down, active[i + 1], block)
+                                  : layer.down.outputs  ? block_at(layer.down, 0, block)
+                                                        : block_at(layer.expert_down, active[0], block + 1);
+            add(layer.expert_down, e, block, next, run.hidden, expert_first[(size_t)e], expert_first[(size_t)e + 1], chosen_row, chosen_weight);
+        }
+        if (layer.down.outputs)
+            add(layer.down, 0, block, block_at(layer.expert_down, active[0], block + 1), run.shared_hidden, 0, M, same_row, shared_weight);
     });
 }
 
 // The router's choice for one row: K experts and their weights, in the order of their numbers.
 void Worker::choose(const Layer& layer, int row) {
     int E = m.experts, K = m.experts_per_token;
-    float* score = run.scores.as<float>() + (int64_t)row * padded(E);
-    std::vector<float> choice((size_t)E);
+    const float* logits = run.scores.as<float>() + (int64_t)row * padded(E);
+    std::vector<float> score(logits, logits + E), choice((size_t)E);
     if (m.scoring == SIGMOID) {
-        for (int e = 0; e < E; e++) score[e] = 1.0f / (1.0f + std::exp(-score[e]));
+        for (float& s : score) s = 1.0f / (1.0f + std::exp(-s));
     } else if (m.scoring == SOFTMAX) {
-        float most = *std::max_element(score, score + E), sum = 0;
-        for (int e = 0; e < E; e++) sum += score[e] = std::exp(score[e] - most);
-        for (int e = 0; e < E; e++) score[e] /= sum;
+        float most = *std::max_element(score.begin(), score.end()), sum = 0;
+        for (float& s : score) sum += s = std::exp(s - most);
+        for (float& s : score) s /= sum;
     }
-    for (int e = 0; e < E; e++) choice[(size_t)e] = score[e] + (layer.router_bias ? layer.router_bias[e] : 0.0f);
+    for (int e = 0; e < E; e++) choice[(size_t)e] = score[(size_t)e] + (layer.router_bias ? layer.router_bias[e] : 0.0f);
     if (m.group_count > 1) {  // keep the groups whose best scores sum highest
         int size = E / m.group_count;
         std::vector<float> worth((size_t)m.group_count), best((size_t)size);
@@ -142,12 +152,12 @@ void Worker::choose(const Layer& layer, int row) {
             if (!taken[(size_t)e] && (top < 0 || choice[(size_t)e] > choice[(size_t)top])) top = e;
         taken[(size_t)top] = 1;
     }
-    Chosen* out = run.chosen.as<Chosen>() + (int64_t)row * K;
+    Chosen* out = chosen + (int64_t)row * K;
     float sum = 0, most = -INFINITY;
     for (int e = 0, n = 0; e < E; e++)
         if (taken[(size_t)e]) {
-            out[n++] = {e, score[e]};
-            most = std::max(most, score[e]);
+            out[n++] = {e, score[(size_t)e]};
+            most = std::max(most, score[(size_t)e]);
         }
     if (m.scoring == SOFTMAX_OF_CHOSEN)
         for (int n = 0; n < K; n++) out[n].weight = std::exp(out[n].weight - most);
@@ -159,7 +169,6 @@ void Worker::choose(const Layer& layer, int row) {
 
 // All choices sorted by expert, rows in order.
 void Worker::group_choices() {
-    const Chosen* chosen = run.chosen.as<Chosen>();
     int all = M * m.experts_per_token;
     expert_first.assign((size_t)m.experts + 1, 0);
     choices.resize((size_t)all);

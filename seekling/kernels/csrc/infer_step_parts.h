@@ -27,11 +27,21 @@ template <class Do> void Worker::share(int n, Do work) {
     }
 }
 
-// Ask for the beginning of what this thread will read of `w` once the threads have met; `all`: items of that shared loop.
-inline void Worker::soon(const Matrix& w, int all) {
-    if (M > FEW || !w.outputs) return;
-    int block = std::min((int)((int64_t)all * team.me / team.size), blocks_of(w.outputs) - 1);
-    fetch(w.data + (int64_t)block * w.step, std::min<int64_t>(SOON, (int64_t)w.step));
+// Meet, and ask for the beginning of what this thread will read of `w` afterwards; `all`: blocks of that shared loop, of which those
+// behind `w` are another matrix's.
+inline void Worker::meet_before(const Matrix& w, int all) {
+    if (M > FEW || !w.outputs) return team.meet();
+    int64_t blocks = (int64_t)blocks_of(w.outputs) * (w.stride ? m.heads : 1), size = w.stride ? std::min<int64_t>(w.step, w.stride) : w.step;
+    int64_t first = std::min<int64_t>(team.first(all), blocks - 1), end = std::min<int64_t>(team.end(all), blocks);
+    const uint8_t* at = w.data + first * size;
+    int64_t done = std::min<int64_t>(SOON, size), most = std::min<int64_t>((end - first) * size, LATER);
+    fetch(at, done);
+    team.meet([&] {
+        if (done >= most) return false;
+        fetch(at + done, 512);
+        done += 512;
+        return true;
+    });
 }
 
 // Rows 0 .. rows, made as floats by make(row, out) and quantised to each of the wanted kinds.
@@ -85,13 +95,14 @@ template <class Then> void Worker::product(const Matrix& w, const Prepared& rows
     });
 }
 
-// Logits of the wanted rows, normed: then(first of them, how many, first column, tile).
-template <class Then> void Worker::head_product(const float* norm, Then then) {
+// Logits of the wanted rows, normed, of so many first tokens: then(first of them, how many, first column, tile).
+template <class Then> void Worker::head_product(const float* norm, int outputs, Then then) {
     Prepared rows = prepare(in.wanted_count, m.hidden, 1u << kind_of(m.head), [&](int i, float* out) {
         rms_norm_row(x(in.wanted[i]), norm, m.hidden, m.eps, out);
     });
     Matrix plain = m.head;  // its change is of the wanted rows and not of the step's
     plain.slot = 0;
+    plain.outputs = outputs;
     bool changed = in.chunk_adapter && m.head.slot;
     if (changed) low_rank_of(m.head, in.wanted_count, rows, in.wanted);
     product(plain, rows, in.wanted_count, [&](int first, int count, int column, float* tile) {

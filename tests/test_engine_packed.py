@@ -1,0 +1,42 @@
+"""Weights packed for the native runner straight from a file: what its blocks become."""
+
+import warnings
+
+import pytest
+import torch
+from gguf_tiny import RAW, model_of
+
+from seekling.engine.packed import PackedWeights, StoreParts
+from seekling.formats.families import read_config
+from seekling.formats.gguf_file import open_gguf
+from seekling.formats.gguf_write import write_gguf
+from seekling.kernels import infer
+from seekling.lm import LM
+
+pytestmark = pytest.mark.skipif(not infer.available(), reason="no native library is built here")
+KV_B = "model.layers.0.self_attn.kv_b_proj.weight"
+
+
+def weights_of(path, to: str, nope: int) -> PackedWeights:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_gguf(LM(model_of(dict(RAW["deepseek_v3"], qk_nope_head_dim=nope))), path, to)
+    file = open_gguf(path)
+    return PackedWeights(StoreParts(read_config(file.raw_config), file.source), "gguf")
+
+
+# Rows of 16 are no whole block: llama.cpp's own files have them as F16, and only the other half packed.
+HALVES = [("q8_0", 32, ("q8_0", "q8_0")), ("q8_0", 16, ("bf16", "q8_0")), ("f16", 32, ("bf16", "bf16"))]
+
+
+@pytest.mark.parametrize("to, nope, formats", HALVES)
+def test_each_half_of_kv_b_keeps_the_blocks_it_has_in_the_file(to, nope, formats, tmp_path):
+    weights = weights_of(tmp_path / "x.gguf", to, nope)
+    config, made = weights.config, weights.absorbed(KV_B)
+    whole = weights.parts.tensor(KV_B).view(config.num_attention_heads, -1, config.kv_lora_rank)
+    keys, values = whole.split([nope, config.v_head_dim], 1)
+    assert tuple(packed.format for packed in made) == formats
+    for packed, want in zip(made, (keys.transpose(1, 2), values), strict=True):
+        got = torch.stack([infer.dequantise(packed, index=head) for head in range(config.num_attention_heads)])
+        exact = want.float() if packed.format == "q8_0" else want.bfloat16().float()
+        assert torch.equal(got, exact)
