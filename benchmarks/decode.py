@@ -224,9 +224,12 @@ def own(path: Path, threads: int, rounds: int, quant: Any = None, prompts: list[
     """Greedy answers to prompts the model is good at, plain and with each drafter, taking turns.
 
     Args:
-        prompts: others than the usual five, whose answers end where the model ends them.
+        prompts: others than the usual five, whose answers end where the model ends them. Their time to the first token is
+            measured too and does not count.
     """
+    first = Sampling(max_tokens=1, temperature=0, logprobs=False)
     s = Sampling(max_tokens=96, temperature=0, ignore_eos=prompts is None, logprobs=False)
+    skipped = prompts is not None
     if prompts is None:
         prompts = ["Once upon a time", [{"role": "user", "content": "Tell me a story."}]]
         prompts += [[{"role": "user", "content": text}] for text in ("Hello!", "Count from 1 to 20.", "What is 3 plus 4?")]
@@ -243,9 +246,13 @@ def own(path: Path, threads: int, rounds: int, quant: Any = None, prompts: list[
         for kind, engine in engines.items():
             with no_bursts() if kind == "steps" else contextlib.nullcontext():
                 start = time.perf_counter()
+                for prompt in prompts if skipped else ():
+                    engine.generate([prompt], first)
+                until_first = time.perf_counter() - start
                 answers[kind] = [engine.generate([prompt], s)[0].token_ids for prompt in prompts]
             if turn:
-                speeds[kind].append(sum(map(len, answers[kind])) / (time.perf_counter() - start))
+                tokens = sum(map(len, answers[kind])) - skipped * len(prompts)
+                speeds[kind].append(tokens / (time.perf_counter() - start - 2 * until_first))
     out: dict[str, Any] = {kind: round(statistics.median(values), 1) for kind, values in speeds.items()}
     for kind in engines.keys() - {"plain"}:
         out[f"{kind}_gain"] = round(out[kind] / out["plain"], 2)

@@ -4,7 +4,7 @@
 
 A run is taught to repeat sentences, and to repeat them with one name changed (LESSONS conversations about generated stories,
 ``seekling sft``), unless ``--out`` has been. Then it does so with sentences of stories it has not seen, plain and with each
-drafter, taking turns (`own` of decode.py). Whole answers count, the time of their prompts included. Last line: JSON, with the
+drafter, taking turns (`own` of decode.py): tokens a second behind the first of each answer. Last line: JSON, with the
 share of answers that are right to the letter.
 """
 

@@ -60,6 +60,11 @@ class Gate:
     right: float = 4.0  # fading counts of drafted tokens that were right, and of first wrong ones
     wrong: float = 1.0
 
+    @property
+    def chance(self) -> float:
+        """Of a drafted token to be right."""
+        return self.right / (self.right + self.wrong)
+
     def open(self) -> bool:
         if self.wait:
             self.wait -= 1
@@ -67,10 +72,9 @@ class Gate:
 
     def length(self, most: int, cost: "StepCost") -> int:
         """Drafts to make, at least one: as many as raise the tokens expected in a time."""
-        chance = self.right / (self.right + self.wrong)
         worth = yielded = 1.0
         for count in range(most):
-            worth *= chance
+            worth *= self.chance
             if worth * cost.of(count) <= cost.each * yielded:
                 return max(1, count)
             yielded += worth
@@ -159,13 +163,15 @@ class Gated:
         self.late = False  # … and had more to read than usual
         self.gain = 1.0  # running mean over all requests of (tokens of a step) / (its cost)
         self.drafted = self.accepted = self.steps = 0
+        self._right, self._wrong = 20.0, 5.0  # like a gate's, over all requests, and slower to fade
         self._gates: dict[Request, Gate] = {}
         self.burst_cost, self._bursts = RoundCost(), 0
 
     def gate(self, request: Request) -> Gate:
         gate = self._gates.get(request)
-        if gate is None:  # where it has not paid for others, it is tried later
-            gate = self._gates[request] = Gate(wait=0 if self.gain > 0.97 else 256)
+        if gate is None:  # begins with what others taught: where it has not paid for them, it is tried later
+            right = 5 * self._right / (self._right + self._wrong)
+            gate = self._gates[request] = Gate(wait=0 if self.gain > 0.97 else 256, right=right, wrong=5 - right)
         return gate
 
     def settled(self, rows: int) -> bool:
@@ -194,6 +200,7 @@ class Gated:
         self.steps += drafted > 0
         self.drafted += drafted
         self.accepted += accepted
+        self._right, self._wrong = 0.98 * self._right + accepted, 0.98 * self._wrong + (accepted < drafted)
         spent = (cost or self.cost).of(max(1, drafted))
         self.gain += 0.03 * ((1 + accepted) / spent - self.gain)
         self.gate(request).learn(drafted, accepted, spent)
@@ -208,8 +215,7 @@ class Gated:
 
     def length(self, request: Request) -> int:
         """Drafts of a round of that burst."""
-        gate = self.gate(request)
-        return self.burst_cost.length(self.tokens, gate.right / (gate.right + gate.wrong))
+        return self.burst_cost.length(self.tokens, self.gate(request).chance)
 
     def heard(self, request: Request, outcome: Outcome) -> None:
         gate, rounds = self.gate(request), outcome.rounds
