@@ -18,6 +18,7 @@ from typing import NoReturn
 from seekling import arguments
 from seekling.arguments import Parser
 from seekling.errors import RecipeError, SeeklingError
+from seekling.startup import without_collecting
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         verb, args = parse(argv)
         module, _, function = verb.target.partition(":")
-        code = getattr(importlib.import_module(f"seekling.verbs.{module}"), function)(args)
+        with without_collecting():
+            verb_module = importlib.import_module(f"seekling.verbs.{module}")
+        code = getattr(verb_module, function)(args)
         sys.stdout.flush()
         return code or 0
     except SeeklingError as error:

@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 
+from seekling.cache_root import cache_root
 from seekling.data import fetch as fetching
 from seekling.data.fetch import fetch, members, safe_member
 from seekling.data.sources import Source
@@ -224,10 +225,10 @@ def test_what_a_manager_says_of_hosts_does_not_reach_the_manifest(index, cache, 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.setenv("SEEKLING_CACHE", str(tmp_path))
-    assert fetching.cache_root() == tmp_path and fetching.cache_root("x").name == "x"
+    assert cache_root() == tmp_path and cache_root("x").name == "x"
     monkeypatch.delenv("SEEKLING_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert fetching.cache_root() == tmp_path / "seekling"
+    assert cache_root() == tmp_path / "seekling"
 
 
 @pytest.mark.network

@@ -50,6 +50,17 @@ def without_copy(metadata):
 # ---- byte-level ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_merge_that_looks_like_a_comment_of_merges_txt_is_a_merge():
+    metadata = without_copy(metadata_of(trained(splitter(PRE_TOKENIZERS["gpt-2"]))))
+    metadata["tokenizer.ggml.tokens"] = [*metadata["tokenizer.ggml.tokens"], "#version", "#versiona"]
+    metadata["tokenizer.ggml.token_type"] = [*metadata["tokenizer.ggml.token_type"], 1, 1]
+    plain = metadata["tokenizer.ggml.merges"]
+    metadata["tokenizer.ggml.merges"] = [*plain, "#version a"]
+    merges = tokenizer_from_gguf(metadata, "x.gguf").spec["model"]["merges"]
+    assert [pair if isinstance(pair, str) else " ".join(pair) for pair in merges] == [*plain, "#version a"]
+    assert merges[-1] == ["#version", "a"]  # in one string the library would skip it
+
+
 @pytest.mark.parametrize("name", sorted({kind: name for name, kind in reversed(PRE_TOKENIZERS.items())}.values()))
 def test_each_known_pre_tokenizer_is_named_and_comes_back(name):
     kind = PRE_TOKENIZERS[name]

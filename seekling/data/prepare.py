@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from seekling.cache_root import cache_root
 from seekling.data.build import Builder, Plan
-from seekling.data.fetch import Fetched, cache_root, fetch
+from seekling.data.fetch import Fetched, fetch
 from seekling.data.sources import Corpus, corpora, corpus_named, own_sources, unique_names
 from seekling.data.stream import TokenStream, open_stream, read_index, write_index
 from seekling.errors import DataError

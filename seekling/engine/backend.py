@@ -21,6 +21,7 @@ from seekling.errors import MachineError, SeeklingError
 from seekling.formats.adapters import Adapter, fingerprint, model_fingerprint
 from seekling.model.config import ModelConfig
 from seekling.model.decoder import Decoder
+from seekling.startup import without_collecting
 
 Quant = Literal["int8", "int4"]
 Choice = Literal["auto", "native", "torch"]
@@ -48,6 +49,7 @@ class Backend:
     adapters: Mapping[str, str]
 
 
+@without_collecting()
 def open_backend(
     path_or_lm: Any,
     quant: Quant | None,

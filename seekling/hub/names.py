@@ -114,7 +114,7 @@ def wanted(text: str) -> Package | Repository:
 
 def models_folder() -> Path:
     """Where pulled models are kept."""
-    from seekling.data.fetch import cache_root
+    from seekling.cache_root import cache_root
 
     return cache_root() / "models"
 

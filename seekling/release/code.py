@@ -141,7 +141,7 @@ def index_hashes(pins: list[tuple[str, str]], say: Callable[[str], None]) -> dic
     """SHA-256 of the archive that pip would install of each package here; empty where no index answers.  Kept in the cache."""
     import hashlib
 
-    from seekling.data.fetch import cache_root
+    from seekling.cache_root import cache_root
 
     text = "\n".join(f"{name}=={version}" for name, version in pins) + "\n"
     key = hashlib.sha256(f"{text}{platform.python_version()} {platform.platform()}".encode()).hexdigest()[:32]

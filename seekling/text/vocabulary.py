@@ -10,7 +10,7 @@ import functools
 import json
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tokenizers
@@ -25,26 +25,30 @@ SECRET = f"{secrets.randbelow(10**39):039d}"
 class Vocabulary:
     """The encoder and tables of a tokenizer.json.
 
+    Args:
+        spec: the content of the file.
+        merges: `merges_text` of it, where that is known.
+
     Attributes:
         encoder: the `tokenizers` object that sees secret names in place of control tokens.
         control: control token text → id.
         names: control token text → secret name.
         hidden: ids left out of decoded text.
-        bytes: id → the bytes it stands for.
+        bytes: the bytes each id stands for.
         strips_first: decoding drops a blank at the very beginning.
 
     Raises:
         DataError: the file is of a kind that cannot be read.
     """
 
-    def __init__(self, spec: dict[str, Any]) -> None:
+    def __init__(self, spec: dict[str, Any], merges: str | None = None) -> None:
         added = spec.get("added_tokens") or []
         control = [token for token in added if is_control(token)]
         self.control: dict[str, int] = {token["content"]: token["id"] for token in control}
         self.names = {mark: f"{SECRET}{number:06d}" for number, mark in enumerate(self.control)}
         self.hidden = frozenset(token["id"] for token in added if token.get("special"))
-        self.encoder = _encoder(spec, self.names)
-        self.bytes = _byte_table(spec, added)
+        self.encoder = _encoder(spec, self.names, merges)
+        self.bytes = ByteTable(spec, added)
         self.strips_first = _strips_first_space(spec)
         written = {self.names.get(token["content"], token["content"]): token["id"] for token in added}
         found = {name: self.encoder.token_to_id(name) for name in written}
@@ -56,23 +60,40 @@ class Vocabulary:
         return [[self._ids.get(i, i) for i in ids] for ids in encoded] if self._ids else encoded
 
 
-def _encoder(spec: dict[str, Any], names: dict[str, str]) -> tokenizers.Tokenizer:
+def merges_text(spec: dict[str, Any]) -> str | None:
+    """The merges of a BPE as JSON; None where there are none."""
+    merges = (spec.get("model") or {}).get("merges")
+    return None if merges is None else json.dumps(merges)
+
+
+def spec_text(spec: dict[str, Any], merges: str | None) -> str:
+    """The spec as JSON, with its merges already written."""
+    if merges is None:
+        return json.dumps(spec)
+    place = f"{SECRET}merges"
+    return json.dumps({**spec, "model": {**spec["model"], "merges": place}}).replace(f'"{place}"', merges, 1)
+
+
+def _encoder(spec: dict[str, Any], names: dict[str, str], merges: str | None) -> tokenizers.Tokenizer:
     """The library's object over the renamed spec, without a template that would add tokens by itself."""
     # Secret names are found before any normalizer: one that puts a blank in front would hide the second of two marks.
     added = [
         {**t, "content": names[t["content"]], "normalized": False} if t["content"] in names else t
         for t in spec.get("added_tokens") or []
     ]
+    model = spec.get("model") or {}
+    changed = _renamed(model, names)
     renamed = {
         **spec,
         "added_tokens": added,
-        "model": _renamed(spec.get("model") or {}, names),
+        "model": changed,
         "post_processor": None,
         "truncation": None,
         "padding": None,
     }
     try:
-        return tokenizers.Tokenizer.from_str(json.dumps(renamed))
+        same = changed.get("merges") is model.get("merges")
+        return tokenizers.Tokenizer.from_str(spec_text(renamed, merges if same else None))
     except Exception as error:  # the library raises bare Exception
         raise DataError(f"tokenizer.json cannot be read: {error}") from None
 
@@ -82,14 +103,21 @@ def _renamed(model: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     vocabulary, changed = model.get("vocab"), dict(model)
     if isinstance(vocabulary, dict):
         changed["vocab"] = {names.get(token, token): i for token, i in vocabulary.items()}
-        taken = {mark for mark in names if mark in vocabulary}
-        if taken:
-            changed["merges"] = [merge for merge in model.get("merges") or [] if not _touches(merge, taken)]
+        taken, merges = {mark for mark in names if mark in vocabulary}, model.get("merges") or []
+        built = _joined(merges) if taken else ""
+        if any(mark in built for mark in taken):
+            changed["merges"] = [merge for merge in merges if not _touches(merge, taken)]
     elif isinstance(vocabulary, list):
         changed["vocab"] = [[names.get(token, token), score] for token, score in vocabulary]
     if model.get("unk_token") in names:
         changed["unk_token"] = names[model["unk_token"]]
     return changed
+
+
+def _joined(merges: list[Any]) -> str:
+    """What the merges build, line by line; no mark in it, no merge that touches one."""
+    pairs = "\n".join(merge if isinstance(merge, str) else "".join(merge) for merge in merges)
+    return pairs.replace(" ", "") if merges and isinstance(merges[0], str) else pairs
 
 
 def _touches(merge: str | list[str], marks: set[str]) -> bool:
@@ -108,21 +136,43 @@ def tokens_of(spec: dict[str, Any]) -> dict[str, int]:
 # ---- ids → bytes -----------------------------------------------------------------------------------------------------
 
 
-def _byte_table(spec: dict[str, Any], added: list[dict[str, Any]]) -> dict[int, bytes]:
-    """Id → bytes, for byte-level vocabularies and those with ``▁`` for space and ``<0x0A>`` for a lone byte."""
-    vocabulary = tokens_of(spec)
-    kinds = {step.get("type") for step in _steps(spec.get("decoder"))}
-    if not vocabulary or not kinds & {"ByteLevel", "ByteFallback", "Metaspace"}:
-        raise DataError(
-            f"tokenizer.json is of a kind that is not supported ({(spec.get('model') or {}).get('type')}, decoder "
-            f"{', '.join(map(str, kinds)) or 'none'}): use a byte-level BPE, or a SentencePiece-style BPE or Unigram"
-        )
-    if "ByteLevel" in kinds:
-        table = {i: letters_bytes(token) for token, i in vocabulary.items()}
-    else:
-        table = {i: _fallback_bytes(token) for token, i in vocabulary.items()}
-    table.update((token["id"], token["content"].encode()) for token in added)
-    return table
+class ByteTable:
+    """The bytes each token stands for; vocabularies are byte-level, or have ``▁`` for space and ``<0x0A>`` for a lone byte.
+
+    Worked out token by token when asked for: a hundred thousand at once would keep a user waiting.
+
+    Attributes: ``size`` (one more than the highest id).
+    """
+
+    def __init__(self, spec: dict[str, Any], added: list[dict[str, Any]]) -> None:
+        vocabulary = tokens_of(spec)
+        kinds = {step.get("type") for step in _steps(spec.get("decoder"))}
+        if not vocabulary or not kinds & {"ByteLevel", "ByteFallback", "Metaspace"}:
+            raise DataError(
+                f"tokenizer.json is of a kind that is not supported ({(spec.get('model') or {}).get('type')}, decoder "
+                f"{', '.join(map(str, kinds)) or 'none'}): use a byte-level BPE, or a SentencePiece-style BPE or Unigram"
+            )
+        self._read = letters_bytes if "ByteLevel" in kinds else _fallback_bytes
+        self._texts = dict(zip(vocabulary.values(), vocabulary, strict=True))
+        self._known: dict[int, bytes] = {token["id"]: token["content"].encode() for token in added}
+        self.size = max(max(self._texts), max(self._known, default=-1)) + 1
+
+    def __getitem__(self, token: int) -> bytes:
+        """KeyError for an id that stands for nothing."""
+        found = self._known.get(token)
+        if found is None:
+            found = self._known[token] = self._read(self._texts[token])
+        return found
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._texts.keys() | self._known.keys())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ByteTable):
+            return NotImplemented
+        return set(self) == set(other) and all(self[token] == other[token] for token in self)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def letters_bytes(token: str) -> bytes:
