@@ -66,6 +66,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     ),
 }  # fmt: skip
 WRITTEN = {"dense-1.5b": "q4_0", "mla-5b": "q4_0"}  # random weights of the others are written as Q8_0
+TOOLS = ("llama-bench", "llama-batched-bench", "llama-quantize")
 FORMATS = ("Q4_0", "Q4_K_M", "Q8_0")
 OURS = ("file", "int4", "int8")
 CELLS = {"decode": "decode, 1 request", "prefill": "prefill 512", "together": "16 requests together"}
@@ -343,6 +344,9 @@ def main() -> None:
     args.formats, args.ours, args.cells = (
         list(filter(None, value.split(","))) for value in (args.formats, args.ours, args.cells)
     )
+    missing = [] if args.llama is None else [tool for tool in TOOLS if not (args.llama / tool).is_file()]
+    if missing:
+        parser.error(f"--llama {args.llama} holds no {', '.join(missing)}: give the folder where llama.cpp's tools were built")
     torch.set_num_threads(args.threads)
     bandwidth: list[float] = []
     out: dict[str, Any] = {}
