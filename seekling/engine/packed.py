@@ -231,8 +231,8 @@ class PackedWeights:
                 for i, half in enumerate(kept)
             ]
 
-        def put() -> None:
-            for packed, (content, _) in zip(made, stacks(), strict=True):
+        def put(stacks: list[tuple[Blocks | Tensor, str]]) -> None:
+            for packed, (content, _) in zip(made, stacks, strict=True):
                 for h in range(config.num_attention_heads):
                     if isinstance(content, tuple):
                         rows = content[1].view(config.num_attention_heads, -1)
@@ -240,13 +240,14 @@ class PackedWeights:
                     else:
                         infer.fill(packed, content[h], h)
 
+        given = stacks()
         # A block of the latent space takes something of every head: one thread writes it, and reads the heads as they lie.
         made = [
             infer.empty(format, _shape(content), self._memory, braided=half == 0)
-            for half, (content, format) in enumerate(stacks())
+            for half, (content, format) in enumerate(given)
         ]
-        put()
-        self._made.append(((target,), put))
+        put(given)
+        self._made.append(((target,), lambda: put(stacks())))
         return made[0], made[1]
 
     def _content(
