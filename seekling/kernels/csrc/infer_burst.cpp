@@ -21,7 +21,6 @@ static int look_up(const int32_t* ids, int count, int most, int32_t* draft) {
         if (same > best) best = same, after = end;
     }
     if (!after) return 0;
-    most = std::max(1, most / (LONGEST + 1 - best));  // the shorter the end that was found again, the less is expected of it
     for (int i = 0; i < most; i++) draft[i] = ids[after + i % (count - after)];  // behind the end the repetition goes on
     return most;
 }
