@@ -2,10 +2,11 @@
 
     python benchmarks/openvino_together.py --ov FOLDER --python PYTHON --folder DIR
 
-``--python`` is that of an environment with openvino; ``--ov`` what ``optimum-cli export openvino --task text-generation-with-past
---weight-format int4 --sym --group-size 128 --ratio 1.0`` wrote of that shape; ``--folder`` where decode.py keeps its
-``dense-1.5b.gguf``. Both take 16 prompts of 128 tokens, then write 48 tokens of each, greedy, on the same threads; tokens a
-second of the writing count. OpenVINO's loop is numpy around its stateful model, with a hint for latency. Last line: JSON.
+``--python`` is that of an environment with openvino; ``--ov`` what ``optimum-cli export openvino --task
+text-generation-with-past --weight-format int4 --sym --group-size 128 --ratio 1.0`` wrote of that shape; ``--folder`` where
+decode.py keeps its ``dense-1.5b.gguf``. Both take 16 prompts of 128 tokens, then write 48 tokens of each, greedy, on the same
+threads; tokens a second of the writing count. OpenVINO's loop is numpy around its stateful model, with a hint for latency.
+Last line: JSON.
 """
 
 import argparse
@@ -25,7 +26,8 @@ import numpy as np
 import openvino as ov
 folder, threads, rows, prompt, count = sys.argv[1], *map(int, sys.argv[2:6])
 core = ov.Core()
-model = core.compile_model(folder + "/openvino_model.xml", "CPU", {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads})
+hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+model = core.compile_model(folder + "/openvino_model.xml", "CPU", hints)
 request = model.create_infer_request()
 names = {name for port in model.inputs for name in port.names}
 random = np.random.default_rng(0)

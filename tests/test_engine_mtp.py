@@ -66,11 +66,11 @@ def test_drafts_are_chosen_among_the_first_tokens_that_hold_nearly_all_that_was_
     seen = Frequent(1000)
     seen.add([5] * 511)
     assert seen.count() == 0  # too few to tell
-    seen.add([70] * 9)
+    seen.add([70] * 100)
     assert seen.count() == 128
-    seen.add([990] * 4)  # rarer than one in a hundred
+    seen.add([990] * 40)  # rarer than one in ten
     assert seen.count() == 128
-    seen.add([990] * 40)
+    seen.add([990] * 100)
     assert seen.count() == 1000
     seen.add([5] * 20000)  # and is forgotten
     for _ in range(9):

@@ -29,13 +29,14 @@ CATCH_UP = 32  # entries that may be behind before they are made without a draft
 
 
 class Frequent:
-    """How many of the first tokens hold nearly all that is written here.
+    """How many of the first tokens hold nine in ten of those written here.
 
     Tokenizers number their merges from the most frequent on, so a draft that chooses among those reads less of the head, a
-    large part of what it costs in a small model, and loses only the drafts that would have been rare tokens.
+    large part of what it costs: a quarter or a third of a vocabulary of 50,000 holds so much of English. What it loses is drafts
+    of rare tokens, which are seldom right.
     """
 
-    COVER, AT_ONCE, ENOUGH, FADE = 0.99, 64, 512, 8192
+    COVER, AT_ONCE, ENOUGH, FADE = 0.9, 64, 512, 8192
 
     def __init__(self, vocabulary: int):
         self._counts = np.zeros(-(-vocabulary // self.AT_ONCE), np.int64)
