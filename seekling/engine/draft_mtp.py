@@ -32,8 +32,8 @@ class Frequent:
     """How many of the first tokens hold nine in ten of those written here.
 
     Tokenizers number their merges from the most frequent on, so a draft that chooses among those reads less of the head, a
-    large part of what it costs: a quarter or a third of a vocabulary of 50,000 holds so much of English. What it loses is drafts
-    of rare tokens, which are seldom right.
+    large part of what it costs: a quarter or a third of a vocabulary of 50,000 holds so much of English. What it loses is
+    drafts of rare tokens, which are seldom right.
     """
 
     COVER, AT_ONCE, ENOUGH, FADE = 0.9, 64, 512, 8192
