@@ -26,8 +26,5 @@ __all__ = ["__version__", *_PUBLIC]
 
 def __getattr__(name: str):
     if name in _PUBLIC:
-        from seekling.startup import without_collecting
-
-        with without_collecting():
-            return getattr(importlib.import_module(_PUBLIC[name]), name)
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'seekling' has no attribute {name!r}")

@@ -40,20 +40,19 @@ class Frequent:
 
     def __init__(self, vocabulary: int):
         self._counts = np.zeros(-(-vocabulary // self.AT_ONCE), np.int64)
-        self._vocabulary, self._seen = vocabulary, 0
+        self._vocabulary = vocabulary
 
     def add(self, ids: Sequence[int]) -> None:
         self._counts += np.bincount(np.asarray(ids, np.int64) // self.AT_ONCE, minlength=len(self._counts))
-        self._seen += len(ids)
-        if self._seen > self.FADE:
+        if self._counts.sum() > self.FADE:
             self._counts //= 2
-            self._seen //= 2
 
     def count(self) -> int:
         """0: all, as too few were seen."""
-        if self._seen < self.ENOUGH:
+        seen = self._counts.cumsum()
+        if seen[-1] < self.ENOUGH:
             return 0
-        covered = int(np.searchsorted(self._counts.cumsum(), self.COVER * self._counts.sum())) + 1
+        covered = int(np.searchsorted(seen, self.COVER * seen[-1])) + 1
         return min(covered * self.AT_ONCE, self._vocabulary)
 
 

@@ -221,24 +221,23 @@ class PackedWeights:
 
         def stacks() -> list[tuple[Blocks | Tensor, str]]:
             kept = self.parts.halves(target) if self.quant == "gguf" else None
-            if kept is None:
+            if kept in (None, (None, None)):
                 content, format = self._content(target)
                 # Where the order of its numbers changes its blocks cannot be kept.
                 return [(stack, "q8_0" if isinstance(content, tuple) else format) for stack in floats()]
-            whole = None if all(isinstance(half, tuple) for half in kept) else floats()
             return [
-                (half, half[0]) if isinstance(half, tuple) else (whole[i], "bf16" if half is None else "q8_0")  # type: ignore[index]
+                (half, half[0]) if isinstance(half, tuple) else (floats()[i], "bf16" if half is None else "q8_0")
                 for i, half in enumerate(kept)
             ]
 
-        def put(stacks: list[tuple[Blocks | Tensor, str]]) -> None:
-            for packed, (content, _) in zip(made, stacks, strict=True):
+        def put(given: list[tuple[Blocks | Tensor, str]]) -> None:
+            for packed, (content, _) in zip(made, given, strict=True):
                 for h in range(config.num_attention_heads):
                     if isinstance(content, tuple):
-                        rows = content[1].view(config.num_attention_heads, -1)
-                        infer.refill(packed, rows[h], h)
+                        kind, rows, shape = content
+                        self._put(packed, (kind, rows.view(shape[0], -1)[h], shape[1:]), h)
                     else:
-                        infer.fill(packed, content[h], h)
+                        self._put(packed, content[h], h)
 
         given = stacks()
         # A block of the latent space takes something of every head: one thread writes it, and reads the heads as they lie.

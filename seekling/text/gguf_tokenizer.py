@@ -156,7 +156,7 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int]
     for pair, cut in zip(pairs, cuts, strict=True):
         if cut < 0 or cut == len(pair) - 1:
             raise CheckpointError(f"{where}: the merge {pair[:40]!r} is not two tokens; {_AGAIN}")
-    merges: list[Any] = pairs
+    merges: list[Any] = pairs  # as they are, unless the library would read them otherwise: a list of pairs takes far longer
     if "".join(pairs).count(" ") > len(pairs) or any(pair.startswith("#version") for pair in pairs):
         merges = [[pair[:cut], pair[cut + 1 :]] for pair, cut in zip(pairs, cuts, strict=True)]
     vocabulary, added = _split_vocabulary(tokens, types)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from seekling.errors import DataError
 from seekling.text.folder import TOKENIZER, read_folder, write_folder
 from seekling.text.special import BOS, EOS, PAD, Mark
-from seekling.text.vocabulary import Vocabulary, merges_text, spec_text
+from seekling.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from seekling.text.encoding import ChatEncoding
@@ -56,10 +56,8 @@ class Tokenizer:
     ) -> None:
         self.settings, self.source, self.model_type = dict(settings or {}), source, model_type
         self.templates = dict(templates or {}) | ({} if chat_template is None else {"default": chat_template})
-        merges = merges_text(spec)  # is written once
-        self._spec = spec_text(spec, merges)  # a vocabulary of 50,000 is 13 MB of objects, and few ask for them again
         self._marks = _template_tokens(spec.get("post_processor"))
-        self._vocabulary = Vocabulary(spec, merges)
+        self._vocabulary = Vocabulary(spec)
         self.special = self._vocabulary.control
         self._hidden = self._vocabulary.hidden
         self._bytes = self._vocabulary.bytes
@@ -82,7 +80,7 @@ class Tokenizer:
     @property
     def spec(self) -> dict[str, Any]:
         """The content of tokenizer.json, a copy of its own each time."""
-        return dict(json.loads(self._spec))
+        return dict(json.loads(self._vocabulary.text))
 
     @property
     def chat_template(self) -> str | None:

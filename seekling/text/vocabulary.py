@@ -25,11 +25,8 @@ SECRET = f"{secrets.randbelow(10**39):039d}"
 class Vocabulary:
     """The encoder and tables of a tokenizer.json.
 
-    Args:
-        spec: the content of the file.
-        merges: `merges_text` of it, where that is known.
-
     Attributes:
+        text: the file's content; as objects, a vocabulary of 50,000 is 13 MB, and few ask for them again.
         encoder: the `tokenizers` object that sees secret names in place of control tokens.
         control: control token text → id.
         names: control token text → secret name.
@@ -41,7 +38,9 @@ class Vocabulary:
         DataError: the file is of a kind that cannot be read.
     """
 
-    def __init__(self, spec: dict[str, Any], merges: str | None = None) -> None:
+    def __init__(self, spec: dict[str, Any]) -> None:
+        merges = _merges_text(spec)  # is written once for both
+        self.text = _spec_text(spec, merges)
         added = spec.get("added_tokens") or []
         control = [token for token in added if is_control(token)]
         self.control: dict[str, int] = {token["content"]: token["id"] for token in control}
@@ -60,13 +59,13 @@ class Vocabulary:
         return [[self._ids.get(i, i) for i in ids] for ids in encoded] if self._ids else encoded
 
 
-def merges_text(spec: dict[str, Any]) -> str | None:
+def _merges_text(spec: dict[str, Any]) -> str | None:
     """The merges of a BPE as JSON; None where there are none."""
     merges = (spec.get("model") or {}).get("merges")
     return None if merges is None else json.dumps(merges)
 
 
-def spec_text(spec: dict[str, Any], merges: str | None) -> str:
+def _spec_text(spec: dict[str, Any], merges: str | None) -> str:
     """The spec as JSON, with its merges already written."""
     if merges is None:
         return json.dumps(spec)
@@ -93,7 +92,7 @@ def _encoder(spec: dict[str, Any], names: dict[str, str], merges: str | None) ->
     }
     try:
         same = changed.get("merges") is model.get("merges")
-        return tokenizers.Tokenizer.from_str(spec_text(renamed, merges if same else None))
+        return tokenizers.Tokenizer.from_str(_spec_text(renamed, merges if same else None))
     except Exception as error:  # the library raises bare Exception
         raise DataError(f"tokenizer.json cannot be read: {error}") from None
 
@@ -116,8 +115,7 @@ def _renamed(model: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
 
 def _joined(merges: list[Any]) -> str:
     """What the merges build, line by line; no mark in it, no merge that touches one."""
-    pairs = "\n".join(merge if isinstance(merge, str) else "".join(merge) for merge in merges)
-    return pairs.replace(" ", "") if merges and isinstance(merges[0], str) else pairs
+    return "\n".join(merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge) for merge in merges)
 
 
 def _touches(merge: str | list[str], marks: set[str]) -> bool:
@@ -171,8 +169,6 @@ class ByteTable:
         if not isinstance(other, ByteTable):
             return NotImplemented
         return set(self) == set(other) and all(self[token] == other[token] for token in self)
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 def letters_bytes(token: str) -> bytes:

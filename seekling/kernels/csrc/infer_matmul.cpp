@@ -126,11 +126,12 @@ void multiply_as(const Matrix& w, int index, int block, const void* const* rows,
     // two it does well by itself, as long as it reads on where it is.
     int64_t size = Layout<F>::block(groups);
     int fetching = std::max(1, std::min(2, passes - 1)), each = (int)((size / fetching / groups + 63) / 64 * 64);
+    const uint8_t* behind = next ? next : at + size;
     for (int pass = 0, r = 0; pass < passes; pass++) {  // even passes: 7 rows are 4 + 3, not 6 + 1
         int n = (count - r + passes - pass - 1) / (passes - pass);
         int64_t part = pass - (passes - fetching);
-        const uint8_t* behind = next ? next : at + size;
-        const uint8_t* ahead = passes > 1 ? (part >= 0 ? behind + part * each * groups : nullptr) : next ? next : count > 2 ? at + FAR : nullptr;
+        const uint8_t* ahead = part >= 0 ? behind + part * each * groups : nullptr;
+        if (passes == 1 && !next) ahead = count > 2 ? at + FAR : nullptr;
         tiles[n - 1](at, groups, rows + r, out + r * stride, stride, bias, ahead, each);
         r += n;
     }

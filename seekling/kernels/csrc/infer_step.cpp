@@ -51,12 +51,11 @@ Prepared Worker::normed(const float* weight, unsigned kinds) {
 
 // The first matrices of the next layer, or the head.
 void Worker::meet_before_layer() {
-    if (!next) return meet_before(m.head, blocks_of(m.head.outputs));
-    const Matrix& first = next->q_a.outputs ? next->q_a : next->q;
-    meet_before(first, blocks_of(first.outputs) + (m.attention == MLA ? blocks_of(next->kv_a.outputs) : 2 * blocks_of(next->k.outputs)));
+    if (!next) return meet_before(m.head);
+    meet_before(next->q_a.outputs ? next->q_a : next->q, m.attention == MLA ? blocks_of(next->kv_a.outputs) : 2 * blocks_of(next->k.outputs));
 }
 
-template <class Then> void Worker::add_product(const Matrix& w, const Prepared& rows, Then meet) {
+void Worker::add_product(const Matrix& w, const Prepared& rows) {
     product(w, rows, M, [&](int first, int count, int column, const float* tile) {
         for (int r = 0; r < count; r++)
             for (int i = 0; i < BLOCK; i += LANES) {
@@ -64,12 +63,11 @@ template <class Then> void Worker::add_product(const Matrix& w, const Prepared& 
                 store16(at, add(load16(at), load16(tile + r * BLOCK + i)));
             }
     });
-    meet();
 }
 
 void Worker::add_attended(const Layer& layer, const Prepared& rows) {
-    const Matrix& first = layer.moe ? layer.router : layer.gate;
-    add_product(layer.o, rows, [&] { meet_before(first, blocks_of(first.outputs)); });
+    add_product(layer.o, rows);
+    meet_before(layer.moe ? layer.router : layer.gate);
 }
 
 void Worker::mlp(const Layer& layer) {
@@ -84,10 +82,11 @@ void Worker::mlp(const Layer& layer) {
         int first = item / blocks * ROW_BLOCK, n = std::min(ROW_BLOCK, M - first);
         glu(layer.gate, layer.up, 0, item % blocks, rows.of(layer.gate), nullptr, first, n, kind, run.hidden, stride, false);
     });
-    meet_before(layer.down, blocks_of(layer.down.outputs));
+    meet_before(layer.down);
     Prepared hidden;
     hidden.kinds[kind] = {run.hidden.data, stride};
-    add_product(layer.down, hidden, [&] { meet_before_layer(); });
+    add_product(layer.down, hidden);
+    meet_before_layer();
 }
 
 // 32 channels of silu(gate) · up for a run of rows, quantised at once: a group of activations never leaves this thread.

@@ -13,7 +13,7 @@ constexpr int ROW_BLOCK = 96;  // rows that pass while a pair of weight blocks s
 constexpr int ALONE = 2;       // rows every thread prepares for itself
 constexpr int FEW = 64;        // rows of a step that only writes answers on
 constexpr int SOON = 16384;    // bytes asked for before the threads meet: memory is busy while they do
-constexpr int LATER = 1 << 18;  // bytes asked for while one waits for the others: part of its second cache
+constexpr int LATER = 262144;  // bytes asked for while one waits for the others: part of its second cache
 constexpr int LOOPS = 64;      // more than twice the shared loops between two meetings
 
 // The three shapes of activation rows.
@@ -92,12 +92,12 @@ class Worker {
     }
 
     template <class Do> void share(int n, Do work);
-    void meet_before(const Matrix& w, int all);
+    void meet_before(const Matrix& w, int others = 0);
     template <class Make> Prepared prepare(int rows, int inputs, unsigned kinds, Make make);
     template <class Then> void products(const Matrix* const* w, int count, int index, const Prepared& rows, int M, Then then);
     template <class Then> void product(const Matrix& w, const Prepared& rows, int M, Then then);
     template <class Then> void head_products(const Matrix& w, int format_inputs, Then then);
-    template <class Then> void add_product(const Matrix& w, const Prepared& rows, Then meet);
+    void add_product(const Matrix& w, const Prepared& rows);
     void add_attended(const Layer& layer, const Prepared& rows);
     void meet_before_layer();
     const LowRank* change(const Matrix& w, int row) const;

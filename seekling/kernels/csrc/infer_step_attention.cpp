@@ -21,11 +21,11 @@ void Worker::gqa(const Layer& layer) {
         for (int r = 0; r < count; r++)
             std::memcpy(to[which] + (int64_t)(first + r) * width[which] + column, tile + r * BLOCK, BLOCK * 4);
     });
-    meet_before(layer.o, blocks_of(layer.o.outputs));
+    meet_before(layer.o);
     for (int u = mine; u < end; u++) place_gqa(layer, u / (m.heads + m.kv_heads), u % (m.heads + m.kv_heads));
     team.meet();
     attend(layer);
-    meet_before(layer.o, blocks_of(layer.o.outputs));
+    meet_before(layer.o);
     Prepared attended = prepare(M, m.heads * m.head_dim, 1u << kind_of(layer.o), [&](int r, float* out) {
         for (int h = 0; h < m.heads; h++) merged(layer, r, h, out + h * m.head_dim);
     });
@@ -76,9 +76,8 @@ void Worker::mla(const Layer& layer) {
         for (int r = 0; r < count; r++)
             std::memcpy(to[which] + (int64_t)(first + r) * width[which] + column, tile + r * BLOCK, BLOCK * 4);
     });
-    if (low_rank) meet_before(layer.q_b, blocks_of(layer.q_b.outputs));
-    else meet_before(layer.k_b, m.heads * blocks_of(layer.k_b.outputs));
     if (low_rank) {
+        meet_before(layer.q_b);
         Prepared latents = prepare(M, m.q_latent, 1u << kind_of(layer.q_b), [&](int r, float* out) {
             rms_norm_row(run.q_latent.as<float>() + (int64_t)r * padded(m.q_latent), layer.q_norm, m.q_latent, m.qk_eps, out);
         });
@@ -86,8 +85,8 @@ void Worker::mla(const Layer& layer) {
             for (int r = 0; r < count; r++)
                 std::memcpy(run.q.as<float>() + (int64_t)(first + r) * run.q_width + column, tile + r * BLOCK, BLOCK * 4);
         });
-        team.meet();
     }
+    meet_before(layer.k_b);
     int places = M * (m.heads + 1);
     for (int u = team.first(places); u < team.end(places); u++) {
         int row = u / (m.heads + 1), head = u % (m.heads + 1);
@@ -95,15 +94,16 @@ void Worker::mla(const Layer& layer) {
         else place_mla_query(layer, row, head);
     }
     if (M <= ALONE) {  // where this thread will write the absorbed queries: lines that the other threads read in the last layer
-        int blocks = blocks_of(m.latent), first = team.first(blocks), lines = team.end(blocks) - first;
+        int blocks = blocks_of(m.latent);
         for (int chunk = 0; chunk < in.chunks; chunk++)
-            for (int i = 0; i < lines * BLOCK / 2; i++) fetch_to_write(query_block(run, in, chunk, 0) + (first * BLOCK / 2 + i) * 2 * LANES);
+            for (int pair = team.first(blocks) * BLOCK / 2; pair < team.end(blocks) * BLOCK / 2; pair++)
+                fetch_to_write(query_block(run, in, chunk, 0) + pair * 2 * LANES);
     }
-    meet_before(layer.k_b, m.heads * blocks_of(layer.k_b.outputs));
+    meet_before(layer.k_b);
     absorb(layer);
     team.meet();
     attend(layer);
-    meet_before(layer.v_b, m.heads * blocks_of(layer.v_b.outputs));
+    meet_before(layer.v_b);
     expand(layer);
     int attended_width = padded(m.heads * m.head_dim);
     Prepared attended = prepare(M, m.heads * m.head_dim, 1u << kind_of(layer.o), [&](int r, float* out) {
@@ -180,12 +180,12 @@ void Worker::expand(const Layer& layer) {
         low_rank_of_head(layer.v_b, u / m.heads, u % m.heads, scratch);
         quantise_row(layer.v_b.format, scratch, m.latent, run.head_rows.data + (int64_t)u * stride);
     }
-    meet_before(layer.v_b, m.heads * blocks_of(layer.v_b.outputs));
+    meet_before(layer.v_b);
     head_products(layer.v_b, m.latent, [&](int head, int first, int count, int column, int columns, const float* tile) {
         for (int r = 0; r < count; r++)
             std::memcpy(run.attended.as<float>() + (int64_t)(first + r) * width + head * m.head_dim + column, tile + r * BLOCK, (size_t)columns * 4);
     });
-    meet_before(layer.o, blocks_of(layer.o.outputs));
+    meet_before(layer.o);
 }
 
 // ---- sums over pages, both kinds -------------------------------------------------------------------------------------------------

@@ -35,12 +35,12 @@ void Worker::route(const Layer& layer, const Prepared& rows) {
         product(layer.shared_gate, rows, M, [&](int first, int count, int, const float* tile) {
             for (int r = 0; r < count; r++) run.shared_scale.as<float>()[first + r] = 1.0f / (1.0f + std::exp(-tile[r * BLOCK]));
         });
-    meet_before(layer.gate, blocks_of(layer.gate.outputs));
+    meet_before(layer.gate);
     bool alone = M <= ALONE;  // a row or two every thread does for itself
     if (alone) own_chosen.resize((size_t)(M * m.experts_per_token));
     chosen = alone ? own_chosen.data() : run.chosen.as<Chosen>();
     for (int r = alone ? 0 : team.first(M); r < (alone ? M : team.end(M)); r++) choose(layer, r);
-    if (!alone) meet_before(layer.gate, blocks_of(layer.gate.outputs));
+    if (!alone) meet_before(layer.gate);
     if (in.routed) report_choices();
     group_choices();
 }
@@ -102,15 +102,14 @@ void Worker::add_experts(const Layer& layer) {
     auto same_row = [](int r) { return r; };
     auto shared_weight = [&](int r) { return layer.shared_gate.outputs ? run.shared_scale.as<float>()[r] : 1.0f; };
     share(blocks_of(m.hidden), [&](int block) {
+        const uint8_t* below = block_at(layer.expert_down, active[0], block + 1);  // what is read after all of these
+        const uint8_t* last = layer.down.outputs ? block_at(layer.down, 0, block) : below;
         for (size_t i = 0; i < active.size(); i++) {
             int e = active[i];
-            const uint8_t* next = i + 1 < active.size() ? block_at(layer.expert_down, active[i + 1], block)
-                                  : layer.down.outputs  ? block_at(layer.down, 0, block)
-                                                        : block_at(layer.expert_down, active[0], block + 1);
+            const uint8_t* next = i + 1 < active.size() ? block_at(layer.expert_down, active[i + 1], block) : last;
             add(layer.expert_down, e, block, next, run.hidden, expert_first[(size_t)e], expert_first[(size_t)e + 1], chosen_row, chosen_weight);
         }
-        if (layer.down.outputs)
-            add(layer.down, 0, block, block_at(layer.expert_down, active[0], block + 1), run.shared_hidden, 0, M, same_row, shared_weight);
+        if (layer.down.outputs) add(layer.down, 0, block, below, run.shared_hidden, 0, M, same_row, shared_weight);
     });
 }
 

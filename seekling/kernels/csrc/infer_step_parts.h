@@ -27,12 +27,12 @@ template <class Do> void Worker::share(int n, Do work) {
     }
 }
 
-// Meet, and ask for the beginning of what this thread will read of `w` afterwards; `all`: blocks of that shared loop, of which those
-// behind `w` are another matrix's.
-inline void Worker::meet_before(const Matrix& w, int all) {
+// Meet, and ask for the beginning of what this thread will read of `w` (a stack: one matrix a head) afterwards.  `others`: blocks of
+// other matrices behind it in the same shared loop.
+inline void Worker::meet_before(const Matrix& w, int others) {
     if (M > FEW || !w.outputs) return team.meet();
     int64_t blocks = (int64_t)blocks_of(w.outputs) * (w.stride ? m.heads : 1), size = w.stride ? std::min<int64_t>(w.step, w.stride) : w.step;
-    int64_t first = std::min<int64_t>(team.first(all), blocks - 1), end = std::min<int64_t>(team.end(all), blocks);
+    int64_t first = std::min<int64_t>(team.first(blocks + others), blocks - 1), end = std::min<int64_t>(team.end(blocks + others), blocks);
     const uint8_t* at = w.data + first * size;
     int64_t done = std::min<int64_t>(SOON, size), most = std::min<int64_t>((end - first) * size, LATER);
     fetch(at, done);
