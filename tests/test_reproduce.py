@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import release_tiny as tiny
@@ -73,6 +74,21 @@ def test_on_another_kind_of_machine_losses_may_lie_within_the_tolerance(folder, 
     assert main(["reproduce", str(folder), "--steps", "1"]) == 0
     out = capsys.readouterr().out
     assert "another kind of machine" in out and "a machine of long ago there" in out and "within the band" in out
+
+
+@pytest.mark.parametrize("steps", [1, 6])
+def test_a_stage_that_our_own_stop_ends_on_its_way_out_counts_and_only_that_one(steps, folder, tmp_path, monkeypatch, capsys):
+    python = tmp_path / "python"  # trains, and is then ended by SIGINT as a process without a handler is
+    leaves = 'trap "" INT; "$0.real" "$@" || exit; trap - INT; [ "$WANTED" = 6 ] && kill -INT $$; exec sleep 60'
+    python.write_text(f"#!/bin/bash\n{leaves}\n")
+    python.chmod(0o755)
+    (tmp_path / "python.real").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / "python.real").chmod(0o755)
+    monkeypatch.setenv("WANTED", str(steps))
+    monkeypatch.setattr(sys, "executable", str(python))
+    code = main(["reproduce", str(folder), "--steps", str(steps)])
+    assert code == (0 if steps == 1 else 2)
+    assert ("ended at step 6 of 6" in capsys.readouterr().err) == (steps == 6)
 
 
 # ---- bad input: named, before anything is run ------------------------------------------------------------------------

@@ -105,7 +105,9 @@ def _to_the_end(words: list[str], output: Path, legs: list[Leg], *, stop: bool, 
         _follow(process, legs, stop=stop, watch=watch)
         code = process.wait()
     short = next((leg for leg in legs if leg.done < leg.wanted), legs[-1])
-    if code not in (0, 130) or not short.done or (stop and short.done < short.wanted):
+    # Asked when the last steps were done already, the process may be on its way out, where the signal ends it as it ends any.
+    fine = (0, 130, -signal.SIGINT) if stop else (0,)
+    if code not in fine or not short.done or (stop and short.done < short.wanted):
         leg = short
         raise CheckpointError(f"{leg.name} ended at step {leg.done} of {leg.wanted}: {_last_words(output)}")
 
