@@ -77,6 +77,8 @@ void Worker::expert_hidden(const Layer& layer, const Prepared& rows) {
     });
 }
 
+constexpr int RUNS = 4;  // of columns a thread begins with
+
 // Down: a thread owns columns of x, so that a row's experts are added in the order of their numbers, the shared ones last.
 void Worker::add_experts(const Layer& layer) {
     const void* from[ROW_BLOCK];
@@ -101,15 +103,22 @@ void Worker::add_experts(const Layer& layer) {
     auto chosen_weight = [&](int i) { return choices[(size_t)i].weight; };
     auto same_row = [](int r) { return r; };
     auto shared_weight = [&](int r) { return layer.shared_gate.outputs ? run.shared_scale.as<float>()[r] : 1.0f; };
-    share(blocks_of(m.hidden), [&](int block) {
-        const uint8_t* below = block_at(layer.expert_down, active[0], block + 1);  // what is read after all of these
-        const uint8_t* last = layer.down.outputs ? block_at(layer.down, 0, block) : below;
+    // Few rows: some columns of one expert after the other, so that memory is read in long pieces.
+    int blocks = blocks_of(m.hidden), run_length = M > FEW ? 1 : std::max(1, blocks / (RUNS * team.size));
+    share((blocks + run_length - 1) / run_length, [&](int item) {
+        int begin = item * run_length, end = std::min(begin + run_length, blocks);
+        const uint8_t* below = block_at(layer.expert_down, active[0], end);  // what is read after all of these
+        const uint8_t* last = layer.down.outputs ? block_at(layer.down, 0, begin) : below;
         for (size_t i = 0; i < active.size(); i++) {
             int e = active[i];
-            const uint8_t* next = i + 1 < active.size() ? block_at(layer.expert_down, active[i + 1], block) : last;
-            add(layer.expert_down, e, block, next, run.hidden, expert_first[(size_t)e], expert_first[(size_t)e + 1], chosen_row, chosen_weight);
+            const uint8_t* next = i + 1 < active.size() ? block_at(layer.expert_down, active[i + 1], begin) : last;
+            for (int block = begin; block < end; block++)
+                add(layer.expert_down, e, block, block + 1 < end ? nullptr : next, run.hidden, expert_first[(size_t)e],
+                    expert_first[(size_t)e + 1], chosen_row, chosen_weight);
         }
-        if (layer.down.outputs) add(layer.down, 0, block, below, run.shared_hidden, 0, M, same_row, shared_weight);
+        if (layer.down.outputs)
+            for (int block = begin; block < end; block++)
+                add(layer.down, 0, block, block + 1 < end ? nullptr : below, run.shared_hidden, 0, M, same_row, shared_weight);
     });
 }
 

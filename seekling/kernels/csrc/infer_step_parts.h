@@ -9,7 +9,8 @@ SK_INLINE bool walks(int rows) { return rows > 8; }
 SK_INLINE int parts_of(int rows, int end) { return walks(rows) ? 1 : (end + SPLIT - 1) / SPLIT; }
 
 // work(i) for every i in 0 .. n, by some thread.  Each has a run of its own, so that it reads memory in one stream, and takes from the
-// ends of the others' when it is through, for threads are never equally fast.
+// ends of the others' when it is through, for threads are never equally fast.  Of a step of few rows half of what is left is taken at
+// a time: a locked instruction waits for all reads before it, and the stream stands still.
 template <class Do> void Worker::share(int n, Do work) {
     Taken* now = run.taken.data() + (size_t)(loops % LOOPS * team.size);
     run.taken[(size_t)((loops + LOOPS / 2) % LOOPS * team.size + team.me)].ends.store(0, std::memory_order_relaxed);
@@ -17,12 +18,15 @@ template <class Do> void Worker::share(int n, Do work) {
     for (int i = 0; i < team.size; i++) {
         int whose = (team.me + i) % team.size;
         int first = (int)((int64_t)n * whose / team.size), count = (int)((int64_t)n * (whose + 1) / team.size) - first;
-        uint64_t one = i == 0 ? 1 : (uint64_t)1 << 32;
+        std::atomic<uint64_t>& ends = now[whose].ends;
         for (;;) {
-            uint64_t ends = now[whose].ends.fetch_add(one, std::memory_order_relaxed);
-            int front = (int)(uint32_t)ends, back = (int)(ends >> 32);
-            if (front + back >= count) break;
-            work(i == 0 ? first + front : first + count - 1 - back);
+            uint64_t seen = ends.load(std::memory_order_relaxed);
+            int left = count - (int)(uint32_t)seen - (int)(seen >> 32), many = M > FEW ? 1 : std::max(1, left / 2);
+            if (left <= 0) break;
+            seen = ends.fetch_add((uint64_t)many << (i == 0 ? 0 : 32), std::memory_order_relaxed);
+            int front = (int)(uint32_t)seen, back = (int)(seen >> 32), taken = std::min(many, count - front - back);
+            int from = i == 0 ? first + front : first + count - back - taken;
+            for (int k = 0; k < taken; k++) work(from + k);
         }
     }
 }
