@@ -163,15 +163,16 @@ def test_blocks_of_an_expert_and_of_a_computed_tensor(tmp_path):
     assert file.source.stacks("model.layers.1.mlp.experts.2.up_proj.weight") is None
 
 
-def test_the_halves_of_kv_b_come_as_they_are_packed(tmp_path):
+@pytest.mark.parametrize(("to", "stored"), [("q8_0", "Q8_0"), ("q4_1", "Q8_0"), ("q4_0", "Q4_0")])  # Q4_0: as llama-quantize
+def test_the_halves_of_kv_b_come_as_they_are_packed(to, stored, tmp_path):
     raw = dict(RAW["deepseek_v3"], qk_nope_head_dim=32)
     model = model_of(raw)
-    file, _ = written(model, tmp_path / "x.gguf", "q8_0")
+    file, _ = written(model, tmp_path / "x.gguf", to)
     name, heads, latent = "model.layers.0.self_attn.kv_b_proj.weight", raw["num_attention_heads"], raw["kv_lora_rank"]
     keys, values = model.state_dict()[name].view(heads, -1, latent).split([32, raw["v_head_dim"]], 1)
     for (kind, rows, shape), want in zip(file.source.stacks(name), (keys.transpose(1, 2), values), strict=True):
-        assert (kind.name, shape) == ("Q8_0", tuple(want.shape))
-        packed = gguf.quants.quantize(want.contiguous().numpy(), gguf.GGMLQuantizationType.Q8_0)
+        assert (kind.name, shape) == (stored, tuple(want.shape))
+        packed = gguf.quants.quantize(want.contiguous().numpy(), gguf.GGMLQuantizationType[stored])
         np.testing.assert_array_equal(rows.reshape(packed.shape), packed)
 
 

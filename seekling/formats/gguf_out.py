@@ -20,7 +20,10 @@ from seekling.formats.gguf_types import BY_NAME, GGMLType
 ALIGNMENT = 32
 _SCALARS = {"u32": (4, "<I"), "i32": (5, "<i"), "f32": (6, "<f"), "bool": (7, "<?"), "u64": (10, "<Q")}
 _TEXT, _ARRAY = 8, 9
-_WIDE = r"^(token_embd|output)\.weight$|\.attn_[kv]_b\.weight$"
+_WIDE = {  # Q8_0 in a file of
+    "Q4_0": r"^(token_embd|output)\.weight$",
+    "Q4_1": r"^(token_embd|output)\.weight$|\.attn_[kv]_b\.weight$",
+}
 _SMALL = r"ffn_gate_inp|indexer\.proj|(^|_|\.)hc_(attn_|ffn_)?fn|compressor_ape"
 
 
@@ -150,14 +153,14 @@ def kind_for(name: str, shape: tuple[int, ...], wanted: GGMLType) -> GGMLType:
     """The format a tensor gets in a file of ``wanted``: as llama.cpp's own converter decides.
 
     Vectors, norms, routers, biases and V4's mixing matrices stay F32, tables of experts are I32.
-    Embedding and head are Q8_0 in a 4-bit file (that converter has no 4-bit
-    output; its quantiser keeps the head wider too), and so are the halves of MLA's kv_b_proj, which are small and sit in
-    every score.  Rows that are no whole number of blocks fall back to F16.
+    Embedding and head are Q8_0 in a 4-bit file (that converter has no 4-bit output; its quantiser keeps the head wider too).
+    The halves of MLA's kv_b_proj, which are small and sit in every score, are Q8_0 beside Q4_1; a Q4_0 file has them in Q4_0,
+    as llama-quantize makes it.  Rows that are no whole number of blocks fall back to F16.
     """
     if "ffn_gate_tid2eid" in name:
         return BY_NAME["I32"]
     if len(shape) == 1 or not name.endswith(".weight") or name.endswith("_norm.weight") or re.search(_SMALL, name):
         return BY_NAME["F32"]
-    if wanted.name in ("Q4_0", "Q4_1") and re.search(_WIDE, name):
+    if wanted.name in _WIDE and re.search(_WIDE[wanted.name], name):
         wanted = BY_NAME["Q8_0"]
     return wanted if shape[-1] % wanted.values == 0 else BY_NAME["F16"]

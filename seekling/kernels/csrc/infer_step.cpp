@@ -91,12 +91,12 @@ void Worker::mlp(const Layer& layer) {
 
 // 32 channels of silu(gate) · up for a run of rows, quantised at once: a group of activations never leaves this thread.
 void Worker::glu(const Matrix& gate, const Matrix& up, int index, int block, const Rows& rows, const Choice* choices, int first, int count,
-                 int kind, Buffer& out, int64_t stride, bool clamped) {
+                 int kind, Buffer& out, int64_t stride, bool clamped, const uint8_t* next) {
     const void* from[ROW_BLOCK];
     for (int r = 0; r < count; r++) from[r] = rows[choices ? choices[first + r].row : first + r];
     float* other = tile + ROW_BLOCK * BLOCK;
     multiply(gate, index, block, from, count, tile, BLOCK);
-    multiply(up, index, block, from, count, other, BLOCK);
+    multiply(up, index, block, from, count, other, BLOCK, next);
     if (choices) {
         add_low_rank_of_expert(gate, index, first, count, block * BLOCK, tile);
         add_low_rank_of_expert(up, index, first, count, block * BLOCK, other);

@@ -92,7 +92,10 @@ class Worker {
     }
 
     template <class Do> void share(int n, Do work);
+    void meet_reading(const uint8_t* at, int64_t first, int64_t most);
     void meet_before(const Matrix& w, int others = 0);
+    void meet_before_down(const Layer& layer);
+    int columns_at_once(const Layer& layer) const;
     template <class Make> Prepared prepare(int rows, int inputs, unsigned kinds, Make make);
     template <class Then> void products(const Matrix* const* w, int count, int index, const Prepared& rows, int M, Then then);
     template <class Then> void product(const Matrix& w, const Prepared& rows, int M, Then then);
@@ -138,7 +141,7 @@ class Worker {
 
     void mlp(const Layer& layer);
     void glu(const Matrix& gate, const Matrix& up, int index, int block, const Rows& rows, const Choice* choices, int first, int count,
-             int kind, Buffer& out, int64_t stride, bool clamped);
+             int kind, Buffer& out, int64_t stride, bool clamped, const uint8_t* next = nullptr);
     void moe(const Layer& layer);
     void route(const Layer& layer, const Prepared& rows);
     void expert_hidden(const Layer& layer, const Prepared& rows);

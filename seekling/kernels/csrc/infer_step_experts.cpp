@@ -13,7 +13,7 @@ void Worker::moe(const Layer& layer) {
     if (layer.gate.outputs) low_rank(both, 2, rows);
     low_rank_of_experts(layer.expert_gate, rows.of(layer.expert_gate), true);
     expert_hidden(layer, rows);
-    team.meet();
+    meet_before_down(layer);
     low_rank_of_experts(layer.expert_down, {run.hidden.data, row_bytes(layer.expert_down.format, padded(layer.expert_down.inputs))}, false);
     if (layer.down.outputs) {
         Prepared hidden;
@@ -61,23 +61,36 @@ void Worker::expert_hidden(const Layer& layer, const Prepared& rows) {
     int blocks = blocks_of(layer.expert_gate.outputs), shared_blocks = blocks_of(layer.gate.outputs);
     int jobs = (blocks + RUN - 1) / RUN, shared_jobs = (shared_blocks + RUN - 1) / RUN;
     auto part = [&](const Matrix& gate, const Matrix& up, const Matrix& down, int expert, const Choice* choices, int begin, int end, int job,
-                    Buffer& out) {
+                    Buffer& out, int then) {
         int kind = kind_of(down), stop = std::min((job + 1) * RUN, blocks_of(gate.outputs));
         int64_t stride = row_bytes(format_of(kind), gate.outputs);
         for (int first = begin; first < end; first += ROW_BLOCK)
             for (int block = job * RUN; block < stop; block++)
                 glu(gate, up, expert, block, rows.of(gate), choices, first, std::min(ROW_BLOCK, end - first), kind, out, stride,
-                    choices && m.clamped);
+                    choices && m.clamped, block + 1 == blocks_of(gate.outputs) ? block_at(layer.expert_gate, then, 0) : nullptr);
     };
     share(shared_jobs + (int)active.size() * jobs, [&](int i) {
-        if (i < shared_jobs) return part(layer.gate, layer.up, layer.down, 0, nullptr, 0, M, i, run.shared_hidden);
-        int e = active[(size_t)((i - shared_jobs) / jobs)];
+        if (i < shared_jobs) return part(layer.gate, layer.up, layer.down, 0, nullptr, 0, M, i, run.shared_hidden, active[0]);
+        size_t at = (size_t)((i - shared_jobs) / jobs);
+        int e = active[at];
         part(layer.expert_gate, layer.expert_up, layer.expert_down, e, choices.data(), expert_first[(size_t)e], expert_first[(size_t)e + 1],
-             (i - shared_jobs) % jobs, run.hidden);
+             (i - shared_jobs) % jobs, run.hidden, active[std::min(at + 1, active.size() - 1)]);
     });
 }
 
-constexpr int RUNS = 4;  // of columns a thread begins with
+constexpr int RUNS = 4;  // of columns, that a thread begins with
+
+// Blocks of columns of one expert's down that are read before the next expert's: memory in long pieces where rows are few.
+int Worker::columns_at_once(const Layer& layer) const {
+    return M > FEW ? 1 : std::max(1, blocks_of(layer.expert_down.outputs) / (RUNS * team.size));
+}
+
+void Worker::meet_before_down(const Layer& layer) {
+    if (M > FEW) return team.meet();
+    int many = columns_at_once(layer), items = (blocks_of(m.hidden) + many - 1) / many;
+    int64_t bytes = std::min<int64_t>((int64_t)many * layer.expert_down.step, LATER);
+    meet_reading(block_at(layer.expert_down, active[0], team.first(items) * many), std::min<int64_t>(SOON, bytes), bytes);
+}
 
 // Down: a thread owns columns of x, so that a row's experts are added in the order of their numbers, the shared ones last.
 void Worker::add_experts(const Layer& layer) {
@@ -103,10 +116,9 @@ void Worker::add_experts(const Layer& layer) {
     auto chosen_weight = [&](int i) { return choices[(size_t)i].weight; };
     auto same_row = [](int r) { return r; };
     auto shared_weight = [&](int r) { return layer.shared_gate.outputs ? run.shared_scale.as<float>()[r] : 1.0f; };
-    // Few rows: some columns of one expert after the other, so that memory is read in long pieces.
-    int blocks = blocks_of(m.hidden), run_length = M > FEW ? 1 : std::max(1, blocks / (RUNS * team.size));
-    share((blocks + run_length - 1) / run_length, [&](int item) {
-        int begin = item * run_length, end = std::min(begin + run_length, blocks);
+    int blocks = blocks_of(m.hidden), many = columns_at_once(layer);
+    share((blocks + many - 1) / many, [&](int item) {
+        int begin = item * many, end = std::min(begin + many, blocks);
         const uint8_t* below = block_at(layer.expert_down, active[0], end);  // what is read after all of these
         const uint8_t* last = layer.down.outputs ? block_at(layer.down, 0, begin) : below;
         for (size_t i = 0; i < active.size(); i++) {

@@ -37,13 +37,16 @@ inline void Worker::meet_before(const Matrix& w, int others) {
     if (M > FEW || !w.outputs) return team.meet();
     int64_t blocks = (int64_t)blocks_of(w.outputs) * (w.stride ? m.heads : 1), size = w.stride ? std::min<int64_t>(w.step, w.stride) : w.step;
     int64_t first = std::min<int64_t>(team.first(blocks + others), blocks - 1), end = std::min<int64_t>(team.end(blocks + others), blocks);
-    const uint8_t* at = w.data + first * size;
-    int64_t done = std::min<int64_t>(SOON, size), most = std::min<int64_t>((end - first) * size, LATER);
-    fetch(at, done);
+    meet_reading(w.data + first * size, std::min<int64_t>(SOON, size), std::min<int64_t>((end - first) * size, LATER));
+}
+
+// Meet; `first` bytes from here on are asked for before, up to `most` while the others are waited for.
+inline void Worker::meet_reading(const uint8_t* at, int64_t first, int64_t most) {
+    fetch(at, first);
     team.meet([&] {
-        if (done >= most) return false;
-        fetch(at + done, 512);
-        done += 512;
+        if (first >= most) return false;
+        fetch(at + first, 512);
+        first += 512;
         return true;
     });
 }
@@ -86,7 +89,8 @@ template <class Then> void Worker::products(const Matrix* const* w, int count, i
             held_first = first;
             for (int r = 0; r < n; r++) from[r] = (*held)[first + r];
         }
-        multiply(*w[which], index, block, from, n, tile, BLOCK);
+        bool last = block + 1 == blocks_of(w[which]->outputs) && which + 1 < count;  // what is read after it lies elsewhere
+        multiply(*w[which], index, block, from, n, tile, BLOCK, last ? block_at(*w[which + 1], index, 0) : nullptr);
         add_low_rank(*w[which], index, which, first, n, block * BLOCK, tile);
         then(which, first, n, block * BLOCK, tile);
     });
