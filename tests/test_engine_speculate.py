@@ -183,6 +183,22 @@ def test_the_gate_stays_open_where_guesses_are_right():
         gate.learn(4, 3, 1.4)
 
 
+def test_a_request_is_tried_shortly_where_drafts_did_not_pay_for_others_and_goes_on_where_they_do():
+    drafter, useless, useful = Gated(), object(), object()
+    for _ in range(200):
+        drafter.learn(object(), 1, 0)
+    assert drafter.gain < 0.92
+    tries = 0
+    for _ in range(120):
+        if drafter.gate(useless).open():
+            tries += 1
+            drafter.learn(useless, 1, 0)
+    assert 1 <= tries <= 15  # each loses a tenth of a step
+    for step in range(120):
+        assert drafter.gate(useful).open()
+        drafter.learn(useful, 1, step % 2)  # half of them right: 1.5 tokens for a step that costs 1.1
+
+
 @pytest.mark.parametrize(("fixed", "each"), [(0.0, 1.0), (0.5, 0.2), (0.3, 0.02), (0.0, 0.1)])
 def test_what_a_step_with_drafts_costs_is_measured(fixed, each, monkeypatch):
     monkeypatch.setattr(StepCost, "learn", MEASURE)
