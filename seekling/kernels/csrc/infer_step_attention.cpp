@@ -166,7 +166,9 @@ void Worker::absorb(const Layer& layer) {
             uint16_t* block = query_block(run, in, chunk, query) + column * LANES;
             uint16_t halves[BLOCK];
             for (int i = 0; i < BLOCK; i += LANES) store_bf16(halves + i, load16(tile + r * BLOCK + i));
-            for (int i = 0; i < columns; i++) block[i / 2 * 2 * LANES + query % LANES * 2 + i % 2] = halves[i];
+            uint16_t* to = block + query % LANES * 2;  // two channels side by side; behind an odd one the key begins
+            for (int i = 0; i + 1 < columns; i += 2) std::memcpy(to + i * LANES, halves + i, 4);
+            if (columns % 2) to[(columns - 1) * LANES] = halves[columns - 1];
         }
     });
 }
