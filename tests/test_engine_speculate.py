@@ -9,7 +9,7 @@ from engine_tiny import EOS, TOKENIZER, VOCAB, one_thread, scripted_lm, tiny_lm 
 from seekling import Engine, Sampling, SeeklingError
 from seekling.engine.draft_mtp import MTPDrafter
 from seekling.engine.runner import PAGE
-from seekling.engine.speculate import Gate, Gated, RoundCost, StepCost
+from seekling.engine.speculate import Gate, Gated, NgramDrafter, RoundCost, StepCost
 
 
 def greedy(**kw):
@@ -183,12 +183,15 @@ def test_the_gate_stays_open_where_guesses_are_right():
         gate.learn(4, 3, 1.4)
 
 
-def test_a_request_is_tried_shortly_where_drafts_did_not_pay_for_others_and_goes_on_where_they_do():
-    drafter, useless, useful = Gated(), object(), object()
+def where_drafts_did_not_pay(drafter):
     for _ in range(200):
         drafter.learn(object(), 1, 0)
     assert drafter.gain < 0.92
-    tries = 0
+    return drafter
+
+
+def test_a_look_up_is_tried_shortly_where_it_did_not_pay_for_others_and_goes_on_where_it_does():
+    drafter, useless, useful, tries = where_drafts_did_not_pay(NgramDrafter()), object(), object(), 0
     for _ in range(120):
         if drafter.gate(useless).open():
             tries += 1
@@ -197,6 +200,11 @@ def test_a_request_is_tried_shortly_where_drafts_did_not_pay_for_others_and_goes
     for step in range(120):
         assert drafter.gate(useful).open()
         drafter.learn(useful, 1, step % 2)  # half of them right: 1.5 tokens for a step that costs 1.1
+
+
+def test_one_request_in_eight_is_tried_where_dearer_drafts_did_not_pay():
+    drafter = where_drafts_did_not_pay(Gated())
+    assert sum(drafter.gate(object()).open() for _ in range(80)) == 10
 
 
 @pytest.mark.parametrize(("fixed", "each"), [(0.0, 1.0), (0.5, 0.2), (0.3, 0.02), (0.0, 0.1)])

@@ -156,6 +156,8 @@ class RoundCost:
 class Gated:
     """What all drafters share: a gate for each request, what a draft costs here, and counts."""
 
+    one_in = 8  # of so many new requests one is tried where drafts have not paid: the first reads the whole prompt once more
+
     def __init__(self, tokens: int = 4):
         self.tokens = tokens
         self.cost = StepCost()
@@ -166,16 +168,17 @@ class Gated:
         self.drafted = self.accepted = self.steps = 0
         self._right, self._wrong = 20.0, 5.0  # like a gate's, over all requests, and slower to fade
         self._gates: dict[Request, Gate] = {}
+        self._doubtful = 0  # requests that began while drafts did not pay
         self.burst_cost, self._bursts = RoundCost(), 0
 
     def gate(self, request: Request) -> Gate:
         gate = self._gates.get(request)
-        if gate is None:
-            # Begins with what others taught. Where drafts did not pay for them it still is tried: a gate so near to closing
-            # loses less than the time of a plain step, and texts differ; what failed then is tried again later than usual.
+        if gate is None:  # begins with what others taught
             right = 5 * self._right / (self._right + self._wrong)
-            hope = min(max(self.gain, 0.99), 1.2)
-            gate = Gate(gain=hope, pause=16 if self.gain > 0.97 else 128, right=right, wrong=5 - right)
+            gate = Gate(gain=min(max(self.gain, 0.99), 1.2), right=right, wrong=5 - right)
+            if self.gain <= 0.97:  # it did not pay for them: tried shortly, for texts differ, or later
+                self._doubtful += 1
+                gate.wait, gate.pause = (0 if self._doubtful % self.one_in == 0 else 256), 128
             self._gates[request] = gate
         return gate
 
@@ -243,6 +246,8 @@ class NgramDrafter(Gated):
         tokens: most tokens proposed.
         longest, shortest: length of the end that is looked up.
     """
+
+    one_in = 1  # looking costs next to nothing
 
     def __init__(self, tokens: int = 8, longest: int = 4, shortest: int = 2):
         super().__init__(tokens)
