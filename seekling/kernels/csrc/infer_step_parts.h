@@ -9,8 +9,8 @@ SK_INLINE bool walks(int rows) { return rows > 8; }
 SK_INLINE int parts_of(int rows, int end) { return walks(rows) ? 1 : (end + SPLIT - 1) / SPLIT; }
 
 // work(i) for every i in 0 .. n, by some thread.  Each has a run of its own, so that it reads memory in one stream, and takes from the
-// ends of the others' when it is through, for threads are never equally fast.  Of a step of few rows half of what is left is taken at
-// a time: a locked instruction waits for all reads before it, and the stream stands still.
+// ends of the others' when it is through, for threads are never equally fast.  Of a step of few rows a third of what is left is taken
+// at a time: a locked instruction waits for all reads before it, and the stream stands still.
 template <class Do> void Worker::share(int n, Do work) {
     Taken* now = run.taken.data() + (size_t)(loops % LOOPS * team.size);
     run.taken[(size_t)((loops + LOOPS / 2) % LOOPS * team.size + team.me)].ends.store(0, std::memory_order_relaxed);
@@ -21,7 +21,7 @@ template <class Do> void Worker::share(int n, Do work) {
         std::atomic<uint64_t>& ends = now[whose].ends;
         for (;;) {
             uint64_t seen = ends.load(std::memory_order_relaxed);
-            int left = count - (int)(uint32_t)seen - (int)(seen >> 32), many = M > FEW ? 1 : std::max(1, left / 2);
+            int left = count - (int)(uint32_t)seen - (int)(seen >> 32), many = M > FEW ? 1 : std::max(1, left / 3);
             if (left <= 0) break;
             seen = ends.fetch_add((uint64_t)many << (i == 0 ? 0 : 32), std::memory_order_relaxed);
             int front = (int)(uint32_t)seen, back = (int)(seen >> 32), taken = std::min(many, count - front - back);
