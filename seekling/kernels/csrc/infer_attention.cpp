@@ -169,7 +169,7 @@ template <int N> SK_INLINE void weigh_latents(const uint16_t* const* rows, int t
 }  // namespace
 
 void mla_split(const Pages& pages, int latent, int rotary, float scale, const uint16_t* queries, const int* first, const int* end,
-               int count, int from, Partial* out) {
+               int count, int from, Partial* out, int begin, int stop) {
     alignas(64) float score[SPLIT][16];
     alignas(64) uint32_t p[SPLIT / 2][16];
     const uint16_t* rows[SPLIT];
@@ -207,11 +207,11 @@ void mla_split(const Pages& pages, int latent, int rotary, float scale, const ui
     float sums[16], tops[16];
     store16(sums, sum);
     store16(tops, top);
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; i < count && !begin; i++) {
         out[i].sum() = sums[i];
         out[i].largest() = tops[i];
     }
-    for (int channel = 0; channel < latent; channel += 32) {
+    for (int channel = begin; channel < stop; channel += 32) {
         int lane = 0;
         for (; lane + 8 <= count; lane += 8) weigh_latents<8>(rows, tokens, channel, p, lane, out);
         for (; lane < count; lane++) weigh_latents<1>(rows, tokens, channel, p, lane, out);

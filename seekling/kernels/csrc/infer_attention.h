@@ -52,9 +52,10 @@ SK_INLINE int mla_row(int latent, int rotary) { return padded(latent + rotary); 
 SK_INLINE int64_t mla_page_bytes8(int latent, int rotary) { return (int64_t)PAGE * (mla_row(latent, rotary) + 8); }
 void mla_store8(uint8_t* page, int slot, const float* latent, const float* key, int size, int rotary);
 void mla_open(const uint8_t* page, int latent, int rotary, uint8_t* out);
+// Queries: (row/2, 16 queries, 2) bfloat16.  Of the sums those of channels begin .. stop (whole blocks of 32) are made; the first
+// part's also sets sum and largest.
 void mla_split(const Pages& pages, int latent, int rotary, float scale, const uint16_t* queries, const int* first, const int* end,
-               int count, int from, Partial* out);
-// Queries as mla_split wants them: (row/2, 16 queries, 2) bfloat16.
+               int count, int from, Partial* out, int begin, int stop);
 void mla_place_query(uint16_t* queries, int lane, const float* q, int size);
 
 }  // namespace sk

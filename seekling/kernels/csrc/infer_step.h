@@ -55,7 +55,8 @@ struct Runner {
     void ensure_chunks(const Step& in, int M);
 };
 
-struct Unit { int chunk, kv_head, first_query, split; };  // attention work; split −1 = all of them
+// Attention work; split −1 = all of them.  Where there are fewer than threads, each has some of the latent channels.
+struct Unit { int chunk, kv_head, first_query, split, begin, stop; };
 
 class Worker {
   public:

@@ -209,7 +209,18 @@ void Worker::attend(const Layer& layer) {
         int rows = in.chunk_rows[chunk + 1] - in.chunk_rows[chunk], splits = parts(chunk);
         for (int q = 0; q < rows * queries_per_row(); q += queries_at_once())
             for (int kv = 0; kv < kv_heads; kv++)
-                for (int split = 0; split < splits; split++) units.push_back({chunk, kv, q, walks(rows) ? -1 : split});
+                for (int split = 0; split < splits; split++) units.push_back({chunk, kv, q, walks(rows) ? -1 : split, 0, m.latent});
+    }
+    int whole = (int)units.size(), pieces = m.attention == MLA && whole ? std::min(team.size / whole, blocks_of(m.latent)) : 1;
+    for (int i = 0; i < whole && pieces > 1; i++) {
+        Unit part = units[(size_t)i];
+        if (part.split < 0) continue;
+        for (int piece = 0; piece < pieces; piece++) {
+            part.begin = blocks_of(m.latent) * piece / pieces * BLOCK;
+            part.stop = std::min(m.latent, blocks_of(m.latent) * (piece + 1) / pieces * BLOCK);
+            if (piece) units.push_back(part);
+            else units[(size_t)i] = part;
+        }
     }
     share((int)units.size(), [&](int i) { attend_unit(layer, units[(size_t)i]); });
 }
@@ -229,7 +240,7 @@ void Worker::attend_unit(const Layer& layer, const Unit& unit) {
         last = std::max(last, end[i]);
         out[i] = partial(row, unit.kv_head * per_row + query % per_row, unit.split < 0 ? 0 : unit.split);
         next[i] = {room + i * partial_floats(size), size};
-        out[i].sum() = 0;
+        if (!unit.begin) out[i].sum() = 0;
     }
     if (unit.split >= 0) {
         int from = unit.split * SPLIT;
@@ -261,7 +272,8 @@ void Worker::split_unit(const Layer& layer, const Unit& unit, int count, const i
     int last = *std::max_element(end, end + count);
     if (m.attention == MLA) {
         const uint16_t* queries = query_block(run, in, unit.chunk, unit.first_query);
-        mla_split(open(pages(unit.chunk, layer.cache_offset), from, last), m.latent, m.rotary, m.attention_scale, queries, first, end, count, from, out);
+        mla_split(open(pages(unit.chunk, layer.cache_offset), from, last), m.latent, m.rotary, m.attention_scale, queries, first, end, count,
+                  from, out, unit.begin, unit.stop);
         return;
     }
     int per_row = queries_per_row(), channels = head_channels(m.head_dim);
