@@ -111,10 +111,12 @@ def test_bits_do_not_depend_on_company_chunks_prefix_hits_evictions_files_or_dra
     assert any(hits) and any(drafts) and any(preempted) and any(reloaded)  # all of it took place
 
 
-def test_the_number_of_threads_changes_no_bit():
+@pytest.mark.parametrize("model", [GQA, MLA], ids=["gqa", "mla"])
+def test_the_number_of_threads_changes_no_bit(model):
     prompts = [list(range(10, 90)), [5, 6, 7]]
-    one, two = (Engine(GQA, "int8", runner="native", threads=n).generate(prompts, GREEDY) for n in (1, 2))
-    assert one == two
+    for group in (prompts, prompts[:1]):  # one alone shares even its attention among them
+        one, two, three = (Engine(model, "int8", runner="native", threads=n).generate(group, GREEDY) for n in (1, 2, 3))
+        assert one == two == three
 
 
 def test_prompt_logprobs_are_the_same_bits_however_the_prompt_is_cut():

@@ -202,9 +202,9 @@ def test_a_look_up_is_tried_shortly_where_it_did_not_pay_for_others_and_goes_on_
         drafter.learn(useful, 1, step % 2)  # half of them right: 1.5 tokens for a step that costs 1.1
 
 
-def test_one_request_in_eight_is_tried_where_dearer_drafts_did_not_pay():
+def test_one_request_in_32_is_tried_where_dearer_drafts_did_not_pay():
     drafter = where_drafts_did_not_pay(Gated())
-    assert sum(drafter.gate(object()).open() for _ in range(80)) == 10
+    assert sum(drafter.gate(object()).open() for _ in range(320)) == 10
 
 
 @pytest.mark.parametrize(("fixed", "each"), [(0.0, 1.0), (0.5, 0.2), (0.3, 0.02), (0.0, 0.1)])

@@ -156,7 +156,7 @@ class RoundCost:
 class Gated:
     """What all drafters share: a gate for each request, what a draft costs here, and counts."""
 
-    one_in = 8  # of so many new requests one is tried where drafts have not paid: the first reads the whole prompt once more
+    one_in = 32  # of so many new requests one is tried where drafts have not paid: the first reads the whole prompt once more
 
     def __init__(self, tokens: int = 4):
         self.tokens = tokens
