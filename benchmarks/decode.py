@@ -13,9 +13,9 @@ a run of your own against prompt look-up and its MTP layer, on the endings of it
 contestant once, in turn; the medians of ``--rounds`` are compared, the best format of each. Memory bandwidth is measured
 between the rounds.
 
-The last line is one JSON object: {model: {cell, cell_vs_llamacpp, cell_bandwidth_share, prefill_gemm_share,
-decode_overhead_us (a token's time less that of reading its weights), first_token_seconds, extra_memory_bytes, …},
-"own": {…, gain}, "machine": {…}}.
+The last line is one JSON object: {model: {cell (with its rounds: GB/s read before, ours, theirs), cell_vs_llamacpp,
+cell_bandwidth_share, prefill_gemm_share, decode_overhead_us (a token's time less that of reading its weights),
+first_token_seconds, extra_memory_bytes, …}, "own": {…, gain}, "machine": {…}}.
 """
 
 import argparse
@@ -290,7 +290,7 @@ def compare(name: str, args: argparse.Namespace, folder: Path, bandwidth: list[f
                     theirs[cell][kind].append(value)
     contestants.clear()
     gc.collect()
-    out = table(name, ours, theirs, weights, statistics.median(bandwidth))
+    out = table(name, ours, theirs, weights, bandwidth[-args.rounds :])
     config = config_of(path)
     operations = 2 * (config.parameters().active_matmul - config.vocab_size * config.hidden_size)  # the head runs once
     if "prefill" not in out:
@@ -307,9 +307,10 @@ def compare(name: str, args: argparse.Namespace, folder: Path, bandwidth: list[f
     return out
 
 
-def table(name: str, ours: Any, theirs: Any, weights: dict[str, float], bandwidth: float) -> dict[str, Any]:
-    """Print the medians of every format; return the cells."""
+def table(name: str, ours: Any, theirs: Any, weights: dict[str, float], bandwidths: list[float]) -> dict[str, Any]:
+    """Print the medians of every format; return the cells. ``bandwidths``: GB/s read before each round."""
     out: dict[str, Any] = {}
+    bandwidth = statistics.median(bandwidths)
     for cell, values in ours.items():
         mine = {k: statistics.median(v) for k, v in values.items()}
         peer = {k: statistics.median(v) for k, v in theirs[cell].items()}
@@ -319,6 +320,8 @@ def table(name: str, ours: Any, theirs: Any, weights: dict[str, float], bandwidt
         if peer:
             out[f"{cell}_vs_llamacpp"] = round(mine[best] / max(peer.values()), 2)
             text += f"  |  {out[f'{cell}_vs_llamacpp']} x"
+            rounds = zip(bandwidths, values[best], theirs[cell][max(peer, key=peer.__getitem__)], strict=True)
+            out[cell]["rounds"] = [[round(value, 1) for value in one] for one in rounds]
         if cell.startswith("decode"):
             share = {k: v * weights[k] / 1e9 / bandwidth for k, v in mine.items()}
             out[f"{cell}_bandwidth_share"] = round(share[best], 2)
