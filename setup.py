@@ -12,7 +12,7 @@ from setuptools import Extension, setup
 
 NAMES = ("rowwise", "experts", "attention", "tree_attention", "infer_matmul", "infer_pack", "infer_attention")
 NAMES += ("infer_step", "infer_step_attention", "infer_step_experts", "infer_step_adapters", "infer_cache8", "infer_sample")
-NAMES += ("infer_step_draft", "infer_burst", "stamp")
+NAMES += ("infer_step_draft", "infer_burst", "distance", "stamp")
 HEADERS = (
     "common",
     "attention",

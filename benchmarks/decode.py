@@ -4,8 +4,9 @@ Run: ``python benchmarks/decode.py --llama DIR`` with the folder of llama-bench,
 from the source distribution of llama-cpp-python). Without it only Seekling is measured.
 
 ``--models smollm2,v3-100m,dense-1.5b,mla-5b``: SmolLM2 is the real one (`seekling pull smollm2`), the others are random weights
-of those shapes. llama.cpp gets the weights in each of its formats; Seekling opens the first file as it is, and makes its
-own int8 and int4 of it. Writing the larger shapes takes a while: ``--prepare --folder DIR`` does it beforehand.
+of those shapes. llama.cpp gets the weights in each of its formats; Seekling opens the first file as it is and llama.cpp's
+Q4_0 of it, and makes its own int8 and int4. Writing the larger shapes takes a while: ``--prepare --folder DIR`` does it
+beforehand.
 
 Cells: decode of 1 request, prefill of 512 tokens, 16 requests together; ``--depth 8192`` adds decode behind so many tokens;
 time from the start of a process to its first token and its memory beyond weights and cache. ``--own RUN`` adds plain decode of
@@ -13,8 +14,13 @@ a run of your own against prompt look-up and its MTP layer, on the endings of it
 contestant once, in turn; the medians of ``--rounds`` are compared, the best format of each. Memory bandwidth is measured
 between the rounds.
 
-The last line is one JSON object: {model: {cell (with its rounds: GB/s read before, ours, theirs), cell_vs_llamacpp,
-cell_bandwidth_share, prefill_gemm_share, decode_overhead_us (a token's time less that of reading its weights),
+The host of a virtual machine moves its cores about: they share a cache and its way to memory at one time and lie apart at
+another, where memory is nearly twice as fast. So the time from core to core is taken before and after each measurement, and
+what was measured throughout one kind of placement is compared by itself too: cell_vs_llamacpp_cores_near (within 100 ns of
+each other) and …_cores_apart, each [ratio, how many measurements of ours, of theirs].
+
+The last line is one JSON object: {model: {cell (with its rounds: GB/s read before, ours, theirs), cell_vs_llamacpp (and by
+placement), cell_bandwidth_share, prefill_gemm_share, decode_overhead_us (a token's time less that of reading its weights),
 first_token_seconds, extra_memory_bytes, …}, "own": {…, gain}, "machine": {…}}.
 """
 
@@ -30,6 +36,8 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -41,7 +49,7 @@ from seekling.engine.loop import Loop
 from seekling.engine.measure import fresh
 from seekling.kernels import status
 from seekling.lm import LM, resolve
-from seekling.machine_speed import best_of, gemm_gflops, read_bandwidth
+from seekling.machine_speed import best_of, core_distance, gemm_gflops, read_bandwidth
 from seekling.model import Decoder, ModelConfig
 from seekling.verbs.bench import config_of
 
@@ -68,7 +76,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 WRITTEN = {"dense-1.5b": "q4_0", "mla-5b": "q4_0"}  # random weights of the others are written as Q8_0
 TOOLS = ("llama-bench", "llama-batched-bench", "llama-quantize")
 FORMATS = ("Q4_0", "Q4_K_M", "Q8_0")
-OURS = ("file", "int4", "int8")
+OURS = ("file", "Q4_0", "int4", "int8")
+NEAR = 100  # nanoseconds from core to core: less where they share a cache, on the machines seen so far
 CELLS = {"decode": "decode, 1 request", "prefill": "prefill 512", "together": "16 requests together"}
 
 
@@ -130,13 +139,11 @@ def requantised(path: Path, kind: str, tools: Path | None, folder: Path) -> Path
 
 
 class Ours:
-    """One engine, measured through its public calls."""
+    """One engine, measured through its public calls; without ``quant`` it takes the file as it is."""
 
-    def __init__(self, path: Path, quant: str, threads: int, depth: int):
+    def __init__(self, path: Path, quant: Any, threads: int, depth: int):
         context = max(4096, depth + 512)
-        self.engine = Engine(
-            path, None if quant == "file" else quant, threads=threads, cache_tokens=context, prefix_cache=False, runner="native"
-        )
+        self.engine = Engine(path, quant, threads=threads, cache_tokens=context, prefix_cache=False, runner="native")
         self.depth, self.random = depth, random.Random(0)
 
     def ids(self, count: int) -> list[int]:
@@ -154,19 +161,16 @@ class Ours:
             handle.results()
         return (sum(len(r.token_ids) for r in requests) - before) / (time.perf_counter() - start)
 
-    def measure(self, cells: list[str]) -> dict[str, float]:
-        out = {}
-        if "decode" in cells:
-            out["decode"] = self.speak([self.ids(16)], 65)
-        if "prefill" in cells:
-            prompt, start = self.ids(512), time.perf_counter()
-            self.engine.generate(prompt, Sampling(max_tokens=1, temperature=0, logprobs=False))
-            out["prefill"] = 512 / (time.perf_counter() - start)
-        if "together" in cells:
-            out["together"] = self.speak([self.ids(128) for _ in range(16)], 49)
-        if self.depth:
-            out[f"decode_at_{self.depth}"] = self.speak([self.ids(self.depth)], 33)
-        return out
+    def measure(self, cell: str) -> float:
+        if cell == "decode":
+            return self.speak([self.ids(16)], 65)
+        if cell == "together":
+            return self.speak([self.ids(128) for _ in range(16)], 49)
+        if cell != "prefill":
+            return self.speak([self.ids(self.depth)], 33)
+        prompt, start = self.ids(512), time.perf_counter()
+        self.engine.generate(prompt, Sampling(max_tokens=1, temperature=0, logprobs=False))
+        return 512 / (time.perf_counter() - start)
 
     def bytes_a_token(self) -> float:
         """Bytes of weights one token reads: all but the input table, and of the experts those it is sent to."""
@@ -177,24 +181,18 @@ class Ours:
 # ---- llama.cpp -------------------------------------------------------------------------------------------------------
 
 
-def llama(tools: Path, path: Path, threads: int, depth: int, cells: list[str]) -> dict[str, float]:
-    """The same cells from llama-bench and llama-batched-bench; none where it cannot load the file."""
-    base = [tools / "llama-bench", "-m", path, "-t", threads, "-r", 1, "-o", "json"]
-    out = {}
-    if {"decode", "prefill"} & set(cells):
-        for row in json.loads(run([*base, "-p", 512 if "prefill" in cells else 0, "-n", 64 if "decode" in cells else 0])):
-            out["prefill" if row["n_prompt"] else "decode"] = row["avg_ts"]
-    if depth:
-        rows = json.loads(run([*base, "-p", 0, "-n", 32, "-d", depth, "-fa", 1]))
-        out[f"decode_at_{depth}"] = rows[0]["avg_ts"]
-    if "together" in cells:
+def llama(tools: Path, path: Path, threads: int, depth: int, cell: str) -> float:
+    """The same cell from llama-bench or llama-batched-bench."""
+    if cell == "together":
         batched = run([
             tools / "llama-batched-bench", "-m", path, "-t", threads, "-c", 4096, "-b", 2048, "-ub", 512, "-npp", 128, "-ntg",
             48, "-npl", 16, "--output-format", "jsonl",
         ])  # fmt: skip
-        row = next(json.loads(line) for line in batched.splitlines() if line.startswith("{"))
-        out["together"] = row["speed_tg"]
-    return out
+        return next(json.loads(line) for line in batched.splitlines() if line.startswith("{"))["speed_tg"]
+    shallow = {"decode": ["-p", 0, "-n", 64], "prefill": ["-p", 512, "-n", 0]}
+    what = shallow.get(cell, ["-p", 0, "-n", 32, "-d", depth, "-fa", 1])
+    command = [tools / "llama-bench", "-m", path, "-t", threads, "-r", 1, "-o", "json", *what]
+    return json.loads(run(command))[0]["avg_ts"]
 
 
 def int8_gops(threads: int, size: int = 1024) -> float:
@@ -272,22 +270,27 @@ def compare(name: str, args: argparse.Namespace, folder: Path, bandwidth: list[f
     files = {kind: requantised(path, kind, args.llama, folder) for kind in args.formats}
     if args.llama is not None:
         files["as it is"] = path
-    ours: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    theirs: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    ours: Values = defaultdict(lambda: defaultdict(list))
+    theirs: Values = defaultdict(lambda: defaultdict(list))
     if args.prepare:
         return {"file": str(path), "others": [str(file) for file in files.values() if file is not None]}
-    contestants = {quant: Ours(path, quant, args.threads, args.depth) for quant in args.ours}
+    opened = {kind: files.get(kind) if kind in FORMATS else path for kind in args.ours}
+    contestants = {
+        kind: Ours(file, None if kind == "file" or kind in FORMATS else kind, args.threads, args.depth)
+        for kind, file in opened.items()
+        if file is not None
+    }
+    cells = [*args.cells, *([f"decode_at_{args.depth}"] if args.depth else [])]
     weights = {quant: contestant.bytes_a_token() for quant, contestant in contestants.items()}
     for _ in range(args.rounds):
         bandwidth.append(read_bandwidth(args.threads, 0.5, 1 << 30))
         for quant, contestant in contestants.items():
             contestant.speak([contestant.ids(8)], 3)  # warm
-            for cell, value in contestant.measure(args.cells).items():
-                ours[cell][quant].append(value)
+            for cell in cells:
+                ours[cell][quant].append(placed(partial(contestant.measure, cell)))
         for kind, file in files.items():
-            if args.llama is not None and file is not None:
-                for cell, value in llama(args.llama, file, args.threads, args.depth, args.cells).items():
-                    theirs[cell][kind].append(value)
+            for cell in cells if file is not None else ():
+                theirs[cell][kind].append(placed(partial(llama, args.llama, file, args.threads, args.depth, cell)))
     contestants.clear()
     gc.collect()
     out = table(name, ours, theirs, weights, bandwidth[-args.rounds :])
@@ -299,7 +302,8 @@ def compare(name: str, args: argparse.Namespace, folder: Path, bandwidth: list[f
     if "decode" not in out:
         return out
     best = out["decode"]["format"]
-    start = fresh(path, None if best == "file" else best, "native", args.threads, 16, 512)
+    quant = None if best == "file" or best in FORMATS else best
+    start = fresh(opened[best] or path, quant, "native", args.threads, 16, 512)
     out["first_token_seconds"], out["extra_memory_bytes"] = round(start.seconds, 2), start.extra
     print(
         f"{name:10} first token {start.seconds:.2f} s, {(start.extra or 0) / 1e6:.0f} MB beyond weights and cache", flush=True
@@ -307,21 +311,43 @@ def compare(name: str, args: argparse.Namespace, folder: Path, bandwidth: list[f
     return out
 
 
-def table(name: str, ours: Any, theirs: Any, weights: dict[str, float], bandwidths: list[float]) -> dict[str, Any]:
+Placed = tuple[float, bool | None]  # a value, and whether the cores lay apart; None: moved meanwhile, or nobody can tell
+Values = dict[str, dict[str, list[Placed]]]  # by cell and format, one a round
+
+
+def placed(measure: Callable[[], float]) -> Placed:
+    before, value, after = core_distance(), measure(), core_distance()
+    if before is None or after is None or (before > NEAR) != (after > NEAR):
+        return value, None
+    return value, before > NEAR
+
+
+def medians(values: dict[str, list[Placed]]) -> dict[str, float]:
+    return {kind: statistics.median(value for value, _ in rounds) for kind, rounds in values.items()}
+
+
+def table(name: str, ours: Values, theirs: Values, weights: dict[str, float], bandwidths: list[float]) -> dict[str, Any]:
     """Print the medians of every format; return the cells. ``bandwidths``: GB/s read before each round."""
     out: dict[str, Any] = {}
     bandwidth = statistics.median(bandwidths)
     for cell, values in ours.items():
-        mine = {k: statistics.median(v) for k, v in values.items()}
-        peer = {k: statistics.median(v) for k, v in theirs[cell].items()}
+        mine, peer = medians(values), medians(theirs[cell])
         best = max(mine, key=mine.__getitem__)
         out[cell] = {"tokens_per_second": round(mine[best], 1), "format": best}
         text = "  ".join(f"{k} {v:.1f}" for k, v in mine.items()) + "  |  " + "  ".join(f"{k} {v:.1f}" for k, v in peer.items())
         if peer:
             out[f"{cell}_vs_llamacpp"] = round(mine[best] / max(peer.values()), 2)
             text += f"  |  {out[f'{cell}_vs_llamacpp']} x"
-            rounds = zip(bandwidths, values[best], theirs[cell][max(peer, key=peer.__getitem__)], strict=True)
-            out[cell]["rounds"] = [[round(value, 1) for value in one] for one in rounds]
+            best_peer = max(peer, key=peer.__getitem__)
+            both = values[best], theirs[cell][best_peer]
+            rounds = zip(bandwidths, *both, strict=True)
+            out[cell]["rounds"] = [[round(x, 1) for x in (before, one[0], other[0])] for before, one, other in rounds]
+            for apart, place in ((False, "near"), (True, "apart")):
+                a, b = ([value for value, where in one if where == apart] for one in both)
+                if a and b:
+                    ratio = round(statistics.median(a) / statistics.median(b), 2)
+                    out[f"{cell}_vs_llamacpp_cores_{place}"] = [ratio, len(a), len(b)]
+                    text += f"  {place}: {ratio} x ({len(a)}, {len(b)})"
         if cell.startswith("decode"):
             share = {k: v * weights[k] / 1e9 / bandwidth for k, v in mine.items()}
             out[f"{cell}_bandwidth_share"] = round(share[best], 2)
@@ -335,7 +361,7 @@ def main() -> None:
     parser.add_argument("--models", default="smollm2", help=f"smollm2, {', '.join(SHAPES)}")
     parser.add_argument("--llama", type=Path, help="folder of llama.cpp's tools")
     parser.add_argument("--formats", default=",".join(FORMATS), help="llama.cpp's")
-    parser.add_argument("--ours", default=",".join(OURS), help="file, int4, int8")
+    parser.add_argument("--ours", default=",".join(OURS), help="file, a format of llama.cpp's, int4, int8")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--own", type=Path, help="a run of your own, for speculation")

@@ -1,5 +1,6 @@
-"""Two timings that bound everything else: how fast memory can be read and how fast matrices multiply."""
+"""Timings that bound everything else: how fast memory can be read, how fast matrices multiply, how far cores are apart."""
 
+import ctypes
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -33,6 +34,21 @@ def read_bandwidth(threads: int, seconds: float, available: int) -> float:
     finally:
         torch.set_num_threads(before)
     return threads * each / shortest / 1e9
+
+
+def core_distance(turns: int = 2000) -> float | None:
+    """Nanoseconds a line of memory takes from one thread to another, the best of three tries.
+
+    None without the native library or a second thread. A virtual machine's cores lie where its host puts them from moment to
+    moment: behind one shared cache (tens of nanoseconds), where they share one way to memory too, or apart.
+    """
+    from seekling.kernels import native
+
+    function = native.symbol("core_distance")
+    if function is None:
+        return None
+    function.restype = ctypes.c_double
+    return min(function(ctypes.c_int64(turns)) for _ in range(3)) or None
 
 
 def gemm_gflops(dtype: str, threads: int, seconds: float, size: int = 1024) -> float:

@@ -1,6 +1,8 @@
 """What the machine offers, read from fixture texts."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seekling import machine_speed
+from seekling.kernels import native
 from seekling.machine import (
     Machine,
     cgroup_limits,
@@ -171,6 +174,14 @@ def test_timings_restore_the_thread_count_and_are_positive():
     assert machine_speed.gemm_gflops("float32", 1, 0.0, size=64) > 0
     assert machine_speed.read_bandwidth(2, 0.0, 64 << 20) > 0
     assert torch.get_num_threads() == before
+
+
+def test_the_distance_of_two_threads_is_positive_and_that_of_one_unknown():
+    code = "from seekling.machine_speed import core_distance; print(core_distance(50))"
+    for limit, known in (("2", native.available()), ("1", False)):
+        env = os.environ | {"OMP_THREAD_LIMIT": limit}
+        out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout.strip()
+        assert (float(out) > 0) if known else out == "None"
 
 
 def test_the_best_round_counts(monkeypatch):
