@@ -13,9 +13,9 @@ from seekling.kernels import infer, native
 
 pytestmark = pytest.mark.skipif(not infer.available(), reason="no native library is built here")
 
-FLOATS = ("int8", "int4", "q8_0", "bf16", "f32")
-SHAPES = [(1, 1), (5, 7), (16, 32), (33, 64), (48, 100), (95, 257)]
-WEIGHT_ERROR = {"int8": 0.012, "int4": 0.11, "q8_0": 0.01, "bf16": 0.004, "f32": 0.0}  # of the weights' own size
+FLOATS = ("int8", "int4", "q8_0", "q6_k", "bf16", "f32")
+SHAPES = [(1, 1), (5, 7), (16, 32), (33, 64), (48, 100), (95, 257), (33, 576)]
+WEIGHT_ERROR = {"int8": 0.012, "int4": 0.11, "q8_0": 0.01, "q6_k": 0.025, "bf16": 0.004, "f32": 0.0}  # of the weights' own size
 
 
 def matrix(outputs: int, inputs: int, seed: int = 0) -> torch.Tensor:
@@ -68,13 +68,22 @@ def test_a_row_is_bit_identical_whatever_rows_are_beside_it(outputs, inputs, row
     assert torch.equal(infer.multiply(w, x), alone)
 
 
-def test_int4_with_importance_errs_less_where_it_counts():
+@pytest.mark.parametrize(("format", "share"), [("int4", 0.8), ("q6_k", 0.95)])
+def test_a_format_that_searches_errs_less_where_it_counts(format, share):
     w, importance = matrix(16, 64), torch.tensor([100.0] * 8 + [0.01] * 56)
-    plain, weighed = (infer.dequantise(infer.pack(w, "int4", importance=i)) for i in (None, importance))
-    assert ((weighed - w)[:, :8] ** 2).sum() < 0.8 * ((plain - w)[:, :8] ** 2).sum()
+    plain, weighed = (infer.dequantise(infer.pack(w, format, importance=i)) for i in (None, importance))
+    assert ((weighed - w)[:, :8] ** 2).sum() < share * ((plain - w)[:, :8] ** 2).sum()
 
 
-@pytest.mark.parametrize("format", ["q8_0", "q4_0", "q4_1", "q4_k"])
+def test_q6_k_errs_no_more_than_its_scales_chosen_by_the_largest_number_alone():
+    w = matrix(64, 512)
+    sixteens = w.unflatten(1, (-1, 16))
+    scale = sixteens.abs().amax(-1, keepdim=True) / 31
+    simple = ((sixteens / scale).round() * scale).flatten(1)  # and with scales that are not rounded
+    assert relative(infer.dequantise(infer.pack(w, "q6_k")), w) < relative(simple, w)
+
+
+@pytest.mark.parametrize("format", ["q8_0", "q4_0", "q4_1", "q4_k", "q6_k"])
 def test_gguf_blocks_keep_every_number(format):
     gguf = pytest.importorskip("gguf")
     kind = gguf.GGMLQuantizationType[format.upper()]
@@ -82,7 +91,8 @@ def test_gguf_blocks_keep_every_number(format):
     rng = torch.Generator().manual_seed(0)
     blocks = torch.randint(0, 256, (19, 2, size), generator=rng, dtype=torch.uint8)
     heads = 2 if format in ("q4_1", "q4_k") else 1
-    blocks[:, :, : 2 * heads] = torch.rand(19, 2, heads, generator=rng).half().view(torch.uint8).view(19, 2, -1)
+    first = size - 2 if format == "q6_k" else 0
+    blocks[:, :, first : first + 2 * heads] = torch.rand(19, 2, heads, generator=rng).half().view(torch.uint8).view(19, 2, -1)
     want = torch.from_numpy(gguf.dequantize(blocks.reshape(19, -1).numpy(), kind))
     packed = infer.repack(blocks, format, (19, 2 * per))
     torch.testing.assert_close(infer.dequantise(packed), want, rtol=1e-6, atol=1e-6)

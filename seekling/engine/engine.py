@@ -87,7 +87,7 @@ class Engine:
         runner: Choice = "auto",
         threads: int | None = None,
         max_rows: int = 16,
-        step_tokens: int = 512,
+        step_tokens: int = 256,
         cache_tokens: int | None = None,
         cache_dtype: CacheDtype | None = None,
         cache_spill: str | PathLike | None = None,

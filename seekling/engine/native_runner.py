@@ -12,7 +12,8 @@ step, however its prompt is cut into chunks, and for any number of threads.
 import ctypes
 import itertools
 import os
-from collections.abc import Container, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +34,7 @@ from seekling.model.rope import RopeTable
 CacheDtype = Literal["bf16", "int8"]
 _MOST_CHANNELS = 1024  # of a head or latent: rows of that size live on the stack
 _ITEM = 32  # outputs of one piece of work; rows of logits are padded to it
+_KEPT = 1 << 25  # bytes of logits that are kept for the next step
 CHOICE = np.dtype([("expert", np.int32), ("weight", np.float32)])  # struct Chosen
 
 
@@ -93,6 +95,8 @@ class NativeRunner:
         self.raw_states: list[np.ndarray] = []  # of the last step, before the final norm, one (T, D padded to 32) a chunk
         self.state_floats = -(-self.config.hidden_size // infer.GROUP) * infer.GROUP
         self._native = NativeModel()
+        self._out = np.empty(0, np.float32)
+        self._held: Callable[[], object] = lambda: None
         self._rope = RopeTable(self.config)
         self._positions = 0
         self._pool: Tensor | None = None
@@ -349,7 +353,7 @@ class NativeRunner:
         which = at[6] if self._adapters.numbers and max(parts[6]) >= 0 else None
         size = self.config.hidden_size if states else self.config.vocab_size
         width = -(-size // _ITEM) * _ITEM
-        out = torch.empty(len(wanted), width)
+        out = self._memory(len(wanted), width)
         routed = None
         if any(chunk.experts for chunk in chunks):
             layers = sum(self.config.is_moe(i) for i in range(self.config.num_hidden_layers))
@@ -365,6 +369,16 @@ class NativeRunner:
         if routed is not None:
             self.chosen = Chosen(routed["expert"], routed["weight"])
         return out if width == size else out[:, :size]
+
+    def _memory(self, rows: int, width: int) -> Tensor:
+        """Float32 (rows, width) for what a step gives: where the last one's lies, once nobody holds that any more."""
+        if 4 * rows * width > _KEPT:
+            return torch.empty(rows, width)
+        if self._held() is not None or self._out.size < rows * width:
+            self._out = np.empty(rows * width, np.float32)
+        array = self._out[: rows * width].reshape(rows, width)
+        self._held = weakref.ref(array)  # any tensor or array over this memory keeps `array` alive
+        return torch.from_numpy(array)
 
     def team(self) -> int:
         """Threads of the next step."""

@@ -24,9 +24,9 @@ BLOCK, GROUP = 32, 32
 _ROWS_AT_ONCE = 4096  # rows turned to float32 together while packing: bounds the extra memory
 
 # Numbers of csrc/infer_matmul.h's enum Format.
-FORMATS = {"q8_0": 0, "q4_0": 1, "q4_1": 2, "int8": 3, "bf16": 4, "f32": 5, "q4_k": 6, "int4": 2}
+FORMATS = {"q8_0": 0, "q4_0": 1, "q4_1": 2, "int8": 3, "bf16": 4, "f32": 5, "q4_k": 6, "q6_k": 7, "int4": 2}
 # GGUF block types that are kept bit for bit: inputs and bytes of a block.
-BLOCKS = {"q8_0": (32, 34), "q4_0": (32, 18), "q4_1": (32, 20), "q4_k": (256, 144)}
+BLOCKS = {"q8_0": (32, 34), "q4_0": (32, 18), "q4_1": (32, 20), "q4_k": (256, 144), "q6_k": (256, 210)}
 
 
 class CMatrix(ctypes.Structure):
@@ -133,19 +133,22 @@ def padded_bias(bias: Tensor | None) -> Tensor | None:
 class Memory:
     """Zeroed memory for weights and caches, in large pages where the system has them: reading is then up to 40 % faster.
 
-    Matrices lie side by side in chunks, since a large page is bigger than most of them.
+    Matrices lie side by side in chunks, since a large page is bigger than most of them. Each chunk is twice the one before, for
+    at its end half a large page is lost.
     """
 
-    CHUNK, LARGE_PAGE, LINE = 1 << 25, 1 << 21, 64
+    CHUNK, MOST, LARGE_PAGE, LINE = 1 << 25, 1 << 28, 1 << 21, 64
 
     def __init__(self) -> None:
         self._chunk = torch.empty(0, dtype=torch.uint8)
         self._used = 0
+        self._next = self.CHUNK
 
     def take(self, size: int) -> Tensor:
         """uint8 (size,), aligned to a cache line; lives as long as any tensor of its chunk."""
         if self._used + size > self._chunk.numel():
-            self._chunk, self._used = self.map(max(size, self.CHUNK)), 0
+            self._chunk, self._used = self.map(max(size, self._next)), 0
+            self._next = min(2 * self._next, self.MOST)
         out = self._chunk[self._used : self._used + size]
         self._used += -(-size // self.LINE) * self.LINE
         return out
@@ -187,7 +190,7 @@ def empty_pair(
 def fill(w: Packed, weight: Tensor, index: int = 0, importance: Tensor | None = None) -> None:
     """Quantise and pack one floating matrix (O, I), which is read in pieces and not kept.
 
-    ``importance`` (I,), for int4: how much an error of each input's weights counts (mean square of the activations).
+    ``importance`` (I,), for int4 and q6_k: how much an error of each input's weights counts (mean square of the activations).
     """
     outputs, inputs = w.shape[-2:]
     if w.format == "bf16" and weight.dtype == torch.bfloat16:  # the numbers stay what they are

@@ -134,10 +134,6 @@ void gqa_split(const Pages& pages, int head_dim, float scale, const Query* q, in
 
 // ---- MLA -------------------------------------------------------------------------------------------------------------------
 
-void mla_place_query(uint16_t* queries, int lane, const float* q, int size) {
-    for (int d = 0; d < size; d++) queries[(d / 2) * 32 + lane * 2 + d % 2] = to_bf16(q[d]);
-}
-
 namespace {
 
 // Scores of 16 queries (lanes) against 16 tokens.

@@ -56,6 +56,5 @@ void mla_open(const uint8_t* page, int latent, int rotary, uint8_t* out);
 // part's also sets sum and largest.
 void mla_split(const Pages& pages, int latent, int rotary, float scale, const uint16_t* queries, const int* first, const int* end,
                int count, int from, Partial* out, int begin, int stop);
-void mla_place_query(uint16_t* queries, int lane, const float* q, int size);
 
 }  // namespace sk

@@ -34,7 +34,7 @@ template <int F> SK_INLINE Scales load_scales(const uint8_t* block, int g, int h
 
 template <int F> SK_INLINE Ints start_of(const Group& a) {
     if constexpr (F == Q4) return all_ints(a.minus8);
-    else if constexpr (F == Q8 || F == I8) return all_ints(a.minus128);
+    else if constexpr (F == Q8 || F == I8) return all_ints(16 * a.minus8);
     else return all_ints(0);
 }
 
@@ -46,8 +46,8 @@ template <int F, int R> SK_INLINE void dot_group(Ints (&acc)[R][2], const uint8_
         for (int r = 0; r < R; r++) {
             if constexpr (Layout<F>::nibbles) {  // a line holds inputs 8·line .. +4 in the low halves, the next four in the high
                 int32_t first = quad_at(a[r][g].q + line * 8), second = quad_at(a[r][g].q + line * 8 + 4);
-                acc[r][0] = dot_u4(dot_u4(acc[r][0], low_nibbles(left), first), high_nibbles(left), second);
-                acc[r][1] = dot_u4(dot_u4(acc[r][1], low_nibbles(right), first), high_nibbles(right), second);
+                acc[r][0] = dot_u6(dot_u6(acc[r][0], low_nibbles(left), first), high_nibbles(left), second);
+                acc[r][1] = dot_u6(dot_u6(acc[r][1], low_nibbles(right), first), high_nibbles(right), second);
             } else {
                 int32_t quad = quad_at(a[r][g].q + line * 4);
                 acc[r][0] = dot_u8(acc[r][0], left, quad);
@@ -57,12 +57,34 @@ template <int F, int R> SK_INLINE void dot_group(Ints (&acc)[R][2], const uint8_
     }
 }
 
+// Six bits: 16 inputs have a scale of their own, so that a group takes two sums.
+template <int R> SK_INLINE void sum_sixes(Floats (&sum)[R][2], const uint8_t* w, const Group* const (&a)[R], int g) {
+    const uint16_t* super = (const uint16_t*)(w + (int64_t)(g / 8) * Layout<Q6K>::super);
+    const uint8_t* lines = w + Layout<Q6K>::at(g);
+    const int8_t* small = (const int8_t*)(lines + Layout<Q6K>::numbers);
+    for (int part = 0; part < 2; part++, lines += 3 * 128)
+        for (int half = 0; half < 2; half++) {
+            Bytes line[3] = {load_bytes(lines + half * 64), load_bytes(lines + 128 + half * 64), load_bytes(lines + 256 + half * 64)};
+            Bytes q[4] = {low_six(line[0]), low_six(line[1]), low_six(line[2]), upper_two(line[0], line[1], line[2])};
+            Floats scale = mul(load_half(super + half * 16), load_s8(small + part * 32 + half * 16));
+            for (int r = 0; r < R; r++) {
+                Ints acc = all_ints(-32 * a[r][g].sums[part]);
+                for (int i = 0; i < 4; i++) acc = dot_u6(acc, q[i], quad_at(a[r][g].q + part * 16 + i * 4));
+                sum[r][half] = fma(to_float(acc), mul(scale, all(a[r][g].scale)), sum[r][half]);
+            }
+        }
+}
+
 template <int F, int R>
 SK_INLINE void sum_groups(Floats (&sum)[R][2], const uint8_t* w, const void* const* rows, int groups, const uint8_t* ahead, int each) {
     const Group* a[R];
     for (int r = 0; r < R; r++) a[r] = (const Group*)rows[r];
     for (int g = 0; g < groups; g++) {
         if (ahead) fetch(ahead + g * each, each);
+        if constexpr (F == Q6K) {
+            sum_sixes<R>(sum, w, a, g);
+            continue;
+        }
         Ints acc[R][2];
         dot_group<F, R>(acc, w + Layout<F>::at(g), a, g);
         for (int half = 0; half < 2; half++) {
@@ -153,13 +175,24 @@ template <int F> SK_INLINE void group_at(const uint8_t* block, int groups, int l
     else {
         alignas(64) uint8_t q[GROUP];
         for (int line = 0; line < Layout<F>::lines; line++)
-            if constexpr (Layout<F>::nibbles)
+            if constexpr (F == Q6K)
+                for (int j = 0; j < 4; j++) {
+                    uint8_t both = at[line * 128 + j], *fourth = q + line / 3 * 16 + 12 + j;
+                    q[line / 3 * 16 + line % 3 * 4 + j] = both & 63;
+                    *fourth = (uint8_t)((line % 3 ? *fourth : 0) << 2 | both >> 6);
+                }
+            else if constexpr (Layout<F>::nibbles)
                 for (int j = 0; j < 4; j++) {
                     q[line * 8 + j] = at[line * 128 + j] & 15;
                     q[line * 8 + 4 + j] = at[line * 128 + j] >> 4;
                 }
             else std::memcpy(q + line * 4, at + line * 128, 4);
         const uint8_t* scales = start + Layout<F>::numbers;
+        if constexpr (F == Q6K) {
+            float super = half_to_float(((const uint16_t*)(block + (int64_t)(g / 8) * Layout<F>::super))[lane]);
+            for (int i = 0; i < GROUP; i++) out[i] = (float)((int)q[i] - 32) * (super * (float)(int8_t)scales[i / 16 * BLOCK + lane]);
+            return;
+        }
         const uint16_t* half = (const uint16_t*)scales;
         float scale, minimum = 0;
         if constexpr (F == I8) scale = ((const float*)(block + Layout<F>::at(groups)))[lane];
@@ -199,17 +232,18 @@ void quantise_groups(const float* x, int groups, Group* out) {
         Floats lo = load16(x), hi = load16(x + 16);
         float most = largest(larger(magnitude(lo), magnitude(hi)));
         Floats inverse = all(most > 0 ? 127.0f / most : 0.0f);
-        int32_t sum = store_int8(out[g].q, mul(lo, inverse)) + store_int8(out[g].q + 16, mul(hi, inverse));
+        int32_t first = store_int8(out[g].q, mul(lo, inverse)), others = store_int8(out[g].q + 16, mul(hi, inverse)), sum = first + others;
         out[g].scale = most / 127.0f;
         out[g].scaled_sum = out[g].scale * (float)sum;
         out[g].minus8 = -8 * sum;
-        out[g].minus128 = -128 * sum;
+        out[g].sums[0] = (int16_t)first;
+        out[g].sums[1] = (int16_t)others;
     }
 }
 
 }  // namespace
 
-#define SK_FORMATS(CASE) CASE(Q8) CASE(Q4) CASE(Q4M) CASE(I8) CASE(BF16) CASE(F32) CASE(Q4K)
+#define SK_FORMATS(CASE) CASE(Q8) CASE(Q4) CASE(Q4M) CASE(I8) CASE(BF16) CASE(F32) CASE(Q4K) CASE(Q6K)
 
 int64_t block_bytes(int format, int inputs) {
     switch (format) {

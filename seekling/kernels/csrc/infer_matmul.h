@@ -24,6 +24,7 @@ enum Format : int32_t {
     BF16 = 4,
     F32 = 5,
     Q4K = 6,   // 4 bits, groups of 32 with 6-bit scale and minimum under a half-precision pair every 256: GGUF Q4_K
+    Q6K = 7,   // 6 bits − 32, groups of 16 with an 8-bit scale under a half-precision one every 256: GGUF Q6_K
 };
 
 struct Matrix {  // mirrored in seekling/kernels/infer.py
@@ -41,7 +42,7 @@ struct Group {
     float scale;         // largest magnitude / 127
     float scaled_sum;    // scale · Σq, for weights with a minimum
     int32_t minus8;      // −8 · Σq, for weights stored as q + 8
-    int32_t minus128;    // −128 · Σq, for weights stored as q + 128
+    int16_t sums[2];     // Σq of the first 16 and of the others, for weights that have a scale every 16
 };
 
 SK_INLINE int groups_of(int inputs) { return (inputs + GROUP - 1) / GROUP; }
@@ -51,15 +52,18 @@ SK_INLINE int padded(int n) { return groups_of(n) * GROUP; }
 // How a block of a format lies in memory.
 template <int F> struct Layout {
     static constexpr bool nibbles = F == Q4 || F == Q4M || F == Q4K;
+    static constexpr bool supers = F == Q4K || F == Q6K;
     static constexpr bool minimum = F == Q4M || F == Q4K;
-    static constexpr int lines = F == F32 ? 32 : F == BF16 ? 16 : nibbles ? 4 : 8;  // of each half block, a group
-    static constexpr int numbers = lines * 128;                                      // bytes of a group
-    static constexpr int scales = F == Q8 || F == Q4 || F == Q4K ? 64 : F == Q4M ? 128 : 0;
+    // Lines of each half block, a group.  Q6K: of 16 inputs three quads in the lower six bits of one each, the fourth in their upper two.
+    static constexpr int lines = F == F32 ? 32 : F == BF16 ? 16 : F == Q6K ? 6 : nibbles ? 4 : 8;
+    static constexpr int numbers = lines * 128;  // bytes of a group
+    static constexpr int scales = F == Q8 || F == Q4 || F == Q4K || F == Q6K ? 64 : F == Q4M ? 128 : 0;
     static constexpr int group = numbers + scales;
-    static constexpr int super = 8 * group + 128;  // Q4K: 32 half scales and 32 half minima before every 8 groups
-    SK_INLINE int64_t at(int g) { return F == Q4K ? (int64_t)(g / 8) * super + 128 + (g % 8) * group : (int64_t)g * group; }
+    static constexpr int header = F == Q4K ? 128 : 64;  // before every 8 groups 32 half scales, of Q4K 32 half minima too
+    static constexpr int super = 8 * group + header;
+    SK_INLINE int64_t at(int g) { return supers ? (int64_t)(g / 8) * super + header + (g % 8) * group : (int64_t)g * group; }
     SK_INLINE int64_t block(int groups) {
-        return F == Q4K ? (int64_t)((groups + 7) / 8) * super : (int64_t)groups * group + (F == I8 ? 128 : 0);
+        return supers ? (int64_t)((groups + 7) / 8) * super : (int64_t)groups * group + (F == I8 ? 128 : 0);
     }
 };
 

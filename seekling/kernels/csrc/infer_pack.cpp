@@ -21,7 +21,13 @@ uint16_t to_half(float v) {  // round to nearest even; overflow gives infinity
 template <int F> void place(uint8_t* block, int lane, int g, const Code& c) {
     uint8_t* numbers = block + Layout<F>::at(g) + lane / LANES * 64 + lane % LANES * 4;
     uint16_t* scales = (uint16_t*)(block + Layout<F>::at(g) + Layout<F>::numbers);
-    if constexpr (Layout<F>::nibbles) {
+    if constexpr (F == Q6K) {
+        for (int line = 0; line < Layout<F>::lines; line++)
+            for (int j = 0; j < 4; j++) {
+                const uint8_t* q = c.q + line / 3 * 16 + j;
+                numbers[line * 128 + j] = (uint8_t)(q[line % 3 * 4] | (q[12] >> (4 - line % 3 * 2) & 3) << 6);
+            }
+    } else if constexpr (Layout<F>::nibbles) {
         for (int i = 0; i < GROUP; i += 8)
             for (int j = 0; j < 4; j++) numbers[i / 8 * 128 + j] = (uint8_t)(c.q[i + j] | c.q[i + 4 + j] << 4);
     } else {
@@ -91,10 +97,68 @@ void code_with_minimum(const float* x, const float* importance, Code& best) {
     }
 }
 
+// Six bits: the scale of each 16 that leaves the least weighted error among some near the largest number, as llama.cpp looks for it.
+float scale_of_sixteen(const float* x, const float* importance) {
+    float peak = 0;
+    for (int i = 0; i < GROUP / 2; i++)
+        if (std::fabs(x[i]) > std::fabs(peak)) peak = x[i];
+    if (peak == 0) return 0;
+    double best = -1, scale = 0;
+    for (int step = -9; step <= 9; step++) {
+        float inverse = -(32.0f + 0.1f * (float)step) / peak;
+        double xq = 0, qq = 0;
+        for (int i = 0; i < GROUP / 2; i++) {
+            double w = importance ? importance[i] : 1.0, n = std::min(31.0f, std::max(-32.0f, std::nearbyint(x[i] * inverse)));
+            xq += w * x[i] * n;
+            qq += w * n * n;
+        }
+        if (qq > 0 && xq * xq > best * qq) {  // the error that is left falls by xq² / qq
+            best = xq * xq / qq;
+            scale = xq / qq;
+        }
+    }
+    return (float)scale;
+}
+
+// 256 inputs of one row, zeros behind its end.
+void pack_sixes(const float* x, const float* importance, int groups, int lane, uint8_t* super) {
+    float scales[16], most = 0;
+    for (int s = 0; s < 2 * groups; s++) {
+        scales[s] = scale_of_sixteen(x + s * 16, importance ? importance + s * 16 : nullptr);
+        most = std::max(most, std::fabs(scales[s]));
+    }
+    uint16_t half = to_half(most / 127.0f);
+    ((uint16_t*)super)[lane] = half;
+    float unit = half_to_float(half);
+    for (int g = 0; g < groups; g++) {
+        Code c{};
+        int8_t* small = (int8_t*)(super + Layout<Q6K>::at(g) + Layout<Q6K>::numbers);
+        for (int part = 0; part < 2; part++) {
+            float whole = unit > 0 ? std::nearbyint(scales[2 * g + part] / unit) : 0.0f;
+            int8_t kept = (int8_t)std::min(127.0f, std::max(-127.0f, whole));
+            small[part * BLOCK + lane] = kept;
+            float scale = unit * (float)kept, inverse = scale != 0 ? 1.0f / scale : 0.0f;
+            for (int i = 0; i < 16; i++) {
+                float n = std::nearbyint(x[g * GROUP + part * 16 + i] * inverse);
+                c.q[part * 16 + i] = (uint8_t)(32 + (int)std::min(31.0f, std::max(-32.0f, n)));
+            }
+        }
+        place<Q6K>(super, lane, g, c);
+    }
+}
+
 void pack_floats(int format, const float* x, const float* importance, int inputs, int lane, uint8_t* block) {
     int groups = groups_of(inputs);
     std::vector<float> row((size_t)groups * GROUP, 0.0f);
     std::copy(x, x + inputs, row.begin());
+    if (format == Q6K) {
+        std::vector<float> weight(importance ? row.size() : 0, 0.0f);
+        if (importance) std::copy(importance, importance + inputs, weight.begin());
+        for (int g = 0; g < groups; g += 8)
+            pack_sixes(row.data() + g * GROUP, importance ? weight.data() + g * GROUP : nullptr, std::min(8, groups - g), lane,
+                       block + g / 8 * Layout<Q6K>::super);
+        return;
+    }
     float channel = largest_magnitude(x, inputs) / 127.0f;
     if (format == I8) ((float*)(block + Layout<I8>::at(groups)))[lane] = channel;
     for (int g = 0; g < groups; g++) {
@@ -135,6 +199,7 @@ int blocks_bytes(int format, int inputs) {  // bytes of one GGUF row
         case Q4: return inputs / 32 * 18;
         case Q4M: return inputs / 32 * 20;
         case Q4K: return inputs / 256 * 144;
+        case Q6K: return inputs / 256 * 210;
         default: return 0;
     }
 }
@@ -182,9 +247,25 @@ void repack_q4k(const uint8_t* row, int groups, int lane, uint8_t* block) {
     }
 }
 
+// Two groups at a time: their lower four bits are the halves of the same 32 bytes, and a quarter of the superblock shares 32 of upper two.
+void repack_q6k(const uint8_t* row, int groups, int lane, uint8_t* block) {
+    for (int s = 0; s < groups / 8; s++, row += 210) {
+        ((uint16_t*)(block + s * Layout<Q6K>::super))[lane] = half_at(row + 208);
+        for (int g = 0; g < 8; g++) {
+            const uint8_t *low = row + g / 4 * 64 + g % 2 * 32, *up = row + 128 + g / 4 * 32;
+            uint8_t* at = block + Layout<Q6K>::at(s * 8 + g);
+            Code c{};
+            for (int i = 0; i < GROUP; i++)
+                c.q[i] = (uint8_t)((g % 4 < 2 ? low[i] & 15 : low[i] >> 4) | (up[i] >> g % 4 * 2 & 3) << 4);
+            for (int part = 0; part < 2; part++) at[Layout<Q6K>::numbers + part * BLOCK + lane] = row[192 + 2 * g + part];
+            place<Q6K>(block, lane, s * 8 + g, c);
+        }
+    }
+}
+
 }  // namespace
 
-// Rows first .. first + count of a matrix, from floats (count, inputs); `importance` (inputs) or null weighs the error of Q4M.
+// Rows first .. first + count of a matrix, from floats (count, inputs); `importance` (inputs) or null weighs the error of Q4M and Q6K.
 // `first` must be a multiple of 32.  `data` is the whole matrix, its blocks `step` bytes
 // apart, zero where nothing was packed.
 SK_API void sk_infer_pack(int64_t format, const float* x, const float* importance, int64_t first, int64_t count, int64_t inputs, uint8_t* data,
@@ -224,6 +305,7 @@ SK_API void sk_infer_repack(int64_t format, const uint8_t* rows, int64_t first, 
             else if (format == Q4) repack_small<Q4>(from, groups, lane, block);
             else if (format == Q4M) repack_small<Q4M>(from, groups, lane, block);
             else if (format == Q4K) repack_q4k(from, groups, lane, block);
+            else if (format == Q6K) repack_q6k(from, groups, lane, block);
         }
 }
 

@@ -43,6 +43,9 @@ SK_INLINE Floats load_bf16(const uint16_t* p) {
 SK_INLINE Floats load_u8(const uint8_t* p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)));
 }
+SK_INLINE Floats load_s8(const int8_t* p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+}
 SK_INLINE void store_bf16(uint16_t* p, Floats v) {
 #ifdef __AVX512BF16__
     _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(v));
@@ -88,10 +91,16 @@ SK_INLINE float total(Floats v) {  // in the order of the portable one below
 SK_INLINE Bytes load_bytes(const void* p) { return _mm512_loadu_si512(p); }
 SK_INLINE Bytes low_nibbles(Bytes v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
 SK_INLINE Bytes high_nibbles(Bytes v) { return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15)); }
+SK_INLINE Bytes low_six(Bytes v) { return _mm512_and_si512(v, _mm512_set1_epi8(63)); }
+SK_INLINE Bytes upper_two(Bytes a, Bytes b, Bytes c) {  // of each byte of a, b and c: six bits, a's the highest
+    Bytes out = _mm512_and_si512(_mm512_srli_epi16(a, 2), _mm512_set1_epi8(48));
+    out = _mm512_or_si512(out, _mm512_and_si512(_mm512_srli_epi16(b, 4), _mm512_set1_epi8(12)));
+    return _mm512_or_si512(out, _mm512_and_si512(_mm512_srli_epi16(c, 6), _mm512_set1_epi8(3)));
+}
 
 #ifdef __AVX512VNNI__
 SK_INLINE Ints dot_u8(Ints acc, Bytes w, int32_t quad) { return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(quad)); }
-SK_INLINE Ints dot_u4(Ints acc, Bytes w, int32_t quad) { return dot_u8(acc, w, quad); }
+SK_INLINE Ints dot_u6(Ints acc, Bytes w, int32_t quad) { return dot_u8(acc, w, quad); }  // w below 64
 #else
 SK_INLINE Ints dot_u8(Ints acc, Bytes w, int32_t quad) {  // even and odd bytes apart, so that nothing saturates
     Ints a = _mm512_set1_epi32(quad);
@@ -99,7 +108,7 @@ SK_INLINE Ints dot_u8(Ints acc, Bytes w, int32_t quad) {  // even and odd bytes 
     Ints odd = _mm512_madd_epi16(_mm512_srli_epi16(w, 8), _mm512_srai_epi16(a, 8));
     return _mm512_add_epi32(acc, _mm512_add_epi32(even, odd));
 }
-SK_INLINE Ints dot_u4(Ints acc, Bytes w, int32_t quad) {
+SK_INLINE Ints dot_u6(Ints acc, Bytes w, int32_t quad) {
     return _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(w, _mm512_set1_epi32(quad)), _mm512_set1_epi16(1)));
 }
 #endif
@@ -149,6 +158,10 @@ SK_INLINE Floats load_u8(const uint8_t* p) {
     __m128i v = _mm_loadu_si128((const __m128i*)p);
     return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(v)), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(v, 8)))};
 }
+SK_INLINE Floats load_s8(const int8_t* p) {
+    __m128i v = _mm_loadu_si128((const __m128i*)p);
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8)))};
+}
 SK_INLINE void store_bf16(uint16_t* p, Floats v) {
     float x[16];
     store16(x, v);
@@ -197,6 +210,13 @@ SK_INLINE Bytes low_nibbles(Bytes v) {
     return {_mm256_and_si256(v.a, m), _mm256_and_si256(v.b, m)};
 }
 SK_INLINE Bytes high_nibbles(Bytes v) { return low_nibbles({_mm256_srli_epi16(v.a, 4), _mm256_srli_epi16(v.b, 4)}); }
+SK_INLINE __m256i avx_bits(__m256i v, int mask) { return _mm256_and_si256(v, _mm256_set1_epi8((char)mask)); }
+SK_INLINE Bytes low_six(Bytes v) { return {avx_bits(v.a, 63), avx_bits(v.b, 63)}; }
+SK_INLINE __m256i avx_upper_two(__m256i a, __m256i b, __m256i c) {
+    __m256i out = _mm256_or_si256(avx_bits(_mm256_srli_epi16(a, 2), 48), avx_bits(_mm256_srli_epi16(b, 4), 12));
+    return _mm256_or_si256(out, avx_bits(_mm256_srli_epi16(c, 6), 3));
+}
+SK_INLINE Bytes upper_two(Bytes x, Bytes y, Bytes z) { return {avx_upper_two(x.a, y.a, z.a), avx_upper_two(x.b, y.b, z.b)}; }
 SK_INLINE __m256i avx_dot_u8(__m256i acc, __m256i w, __m256i a) {  // even and odd bytes apart, so that nothing saturates
     __m256i even = _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)), _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8));
     __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), _mm256_srai_epi16(a, 8));
@@ -206,7 +226,7 @@ SK_INLINE Ints dot_u8(Ints acc, Bytes w, int32_t quad) {
     __m256i a = _mm256_set1_epi32(quad);
     return {avx_dot_u8(acc.a, w.a, a), avx_dot_u8(acc.b, w.b, a)};
 }
-SK_INLINE Ints dot_u4(Ints acc, Bytes w, int32_t quad) {
+SK_INLINE Ints dot_u6(Ints acc, Bytes w, int32_t quad) {
     __m256i a = _mm256_set1_epi32(quad), one = _mm256_set1_epi16(1);
     return {_mm256_add_epi32(acc.a, _mm256_madd_epi16(_mm256_maddubs_epi16(w.a, a), one)),
             _mm256_add_epi32(acc.b, _mm256_madd_epi16(_mm256_maddubs_epi16(w.b, a), one))};
@@ -241,6 +261,7 @@ SK_INLINE void store16(float* p, Floats v) { std::memcpy(p, v.v, 64); }
 SK_INLINE Floats load_half(const uint16_t* p) { Floats r; SK_LANES r.v[i] = half_to_float(p[i]); return r; }
 SK_INLINE Floats load_bf16(const uint16_t* p) { Floats r; SK_LANES r.v[i] = float_of((uint32_t)p[i] << 16); return r; }
 SK_INLINE Floats load_u8(const uint8_t* p) { Floats r; SK_LANES r.v[i] = p[i]; return r; }
+SK_INLINE Floats load_s8(const int8_t* p) { Floats r; SK_LANES r.v[i] = p[i]; return r; }
 SK_INLINE void store_bf16(uint16_t* p, Floats v) { SK_LANES p[i] = to_bf16(v.v[i]); }
 SK_INLINE Floats fma(Floats a, Floats b, Floats c) { SK_LANES c.v[i] = a.v[i] * b.v[i] + c.v[i]; return c; }
 SK_INLINE Floats add(Floats a, Floats b) { SK_LANES a.v[i] += b.v[i]; return a; }
@@ -268,13 +289,18 @@ SK_INLINE int32_t store_int8(int8_t* p, Floats v) {
 SK_INLINE Bytes load_bytes(const void* p) { Bytes r; std::memcpy(r.v, p, 64); return r; }
 SK_INLINE Bytes low_nibbles(Bytes v) { for (int i = 0; i < 64; i++) v.v[i] &= 15; return v; }
 SK_INLINE Bytes high_nibbles(Bytes v) { for (int i = 0; i < 64; i++) v.v[i] >>= 4; return v; }
+SK_INLINE Bytes low_six(Bytes v) { for (int i = 0; i < 64; i++) v.v[i] &= 63; return v; }
+SK_INLINE Bytes upper_two(Bytes a, Bytes b, Bytes c) {
+    for (int i = 0; i < 64; i++) a.v[i] = (uint8_t)(a.v[i] >> 6 << 4 | b.v[i] >> 6 << 2 | c.v[i] >> 6);
+    return a;
+}
 SK_INLINE Ints dot_u8(Ints acc, Bytes w, int32_t quad) {
     int8_t a[4];
     std::memcpy(a, &quad, 4);
     SK_LANES acc.v[i] += w.v[4 * i] * a[0] + w.v[4 * i + 1] * a[1] + w.v[4 * i + 2] * a[2] + w.v[4 * i + 3] * a[3];
     return acc;
 }
-SK_INLINE Ints dot_u4(Ints acc, Bytes w, int32_t quad) { return dot_u8(acc, w, quad); }
+SK_INLINE Ints dot_u6(Ints acc, Bytes w, int32_t quad) { return dot_u8(acc, w, quad); }
 SK_INLINE Floats dot_bf16(Floats acc, Bytes w, uint32_t pair) {
     uint16_t x[32];
     std::memcpy(x, w.v, 64);

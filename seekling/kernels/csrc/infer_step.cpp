@@ -138,15 +138,14 @@ void Runner::ensure(const Step& in) {
     int M = in.chunk_rows[in.chunks];
     const Model& m = model;
     x.ensure((int64_t)M * padded(m.hidden) * 4);
-    attended.ensure((int64_t)M * padded(m.heads * m.head_dim) * 4 + 64);
-    int64_t q_channels = m.attention == MLA ? (int64_t)m.heads * (m.nope + m.rotary) : (int64_t)m.heads * m.head_dim;
-    q_width = padded((int)q_channels);
+    q_width = padded(m.heads * (m.attention == MLA ? std::max(m.nope + m.rotary, m.head_dim) : m.head_dim));
     k_width = m.attention == MLA ? padded(m.latent + m.rotary) : padded(m.kv_heads * m.head_dim);
     q.ensure((int64_t)M * q_width * 4 + 4096);  // rows are read a little beyond their end
     k.ensure((int64_t)M * k_width * 4 + 4096);
     v.ensure((int64_t)M * k_width * 4 + 4096);
     q_latent.ensure((int64_t)M * padded(m.q_latent) * 4);
-    if (m.attention == MLA) queries.ensure((int64_t)(M + in.chunks) * (m.heads + LANES) * mla_row(m.latent, m.rotary) * 2);
+    if (m.attention == MLA)  // each chunk begins a block of 16
+        queries.ensure(((int64_t)M * m.heads + 2 * (in.chunks + 1) * LANES) * mla_row(m.latent, m.rotary) * 2);
     else queries.ensure((int64_t)M * m.heads * head_channels(m.head_dim) * 2);
     if (in.chunk_adapter) low.ensure((int64_t)M * std::max(3, m.heads) * m.most_rank * 4);
     if (in.chunk_adapter) expert_low.ensure((int64_t)M * m.experts_per_token * m.most_rank * 4);

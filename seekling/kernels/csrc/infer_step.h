@@ -45,7 +45,7 @@ struct Runner {
     Barrier barrier;
     std::vector<Taken> taken;  // (LOOPS, threads)
     int rows = 0, q_width = 0, k_width = 0;
-    Buffer x, prepared[KINDS], q, k, v, q_latent, attended, queries, head_rows, low, expert_low, partials, hidden, shared_hidden, shared_scale, scores, chosen,
+    Buffer x, prepared[KINDS], q, k, v, q_latent, queries, head_rows, low, expert_low, partials, hidden, shared_hidden, shared_scale, scores, chosen,
         position, chunk_of, first_part, guesses, draft_states, checked;
     std::vector<std::unique_ptr<Buffer>> own;  // a thread's own
     void ensure(const Step& in);

@@ -105,9 +105,8 @@ void Worker::mla(const Layer& layer) {
     attend(layer);
     meet_before(layer.v_b);
     expand(layer);
-    int attended_width = padded(m.heads * m.head_dim);
     Prepared attended = prepare(M, m.heads * m.head_dim, 1u << kind_of(layer.o), [&](int r, float* out) {
-        std::memcpy(out, run.attended.as<float>() + (int64_t)r * attended_width, (size_t)m.heads * m.head_dim * 4);
+        std::memcpy(out, run.q.as<float>() + (int64_t)r * run.q_width, (size_t)m.heads * m.head_dim * 4);
     });
     add_attended(layer, attended);
 }
@@ -173,9 +172,10 @@ void Worker::absorb(const Layer& layer) {
     });
 }
 
+// The results lie where the queries did.
 void Worker::expand(const Layer& layer) {
     int64_t stride = row_bytes(layer.v_b.format, m.latent);
-    int places = M * m.heads, width = padded(m.heads * m.head_dim);
+    int places = M * m.heads;
     for (int u = team.first(places); u < team.end(places); u++) {
         for (int i = m.latent; i < padded(m.latent); i++) scratch[i] = 0;
         merged(layer, u / m.heads, u % m.heads, scratch);
@@ -185,7 +185,7 @@ void Worker::expand(const Layer& layer) {
     meet_before(layer.v_b);
     head_products(layer.v_b, m.latent, [&](int head, int first, int count, int column, int columns, const float* tile) {
         for (int r = 0; r < count; r++)
-            std::memcpy(run.attended.as<float>() + (int64_t)(first + r) * width + head * m.head_dim + column, tile + r * BLOCK, (size_t)columns * 4);
+            std::memcpy(run.q.as<float>() + (int64_t)(first + r) * run.q_width + head * m.head_dim + column, tile + r * BLOCK, (size_t)columns * 4);
     });
     meet_before(layer.o);
 }
