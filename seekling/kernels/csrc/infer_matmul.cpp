@@ -62,10 +62,11 @@ template <int R> SK_INLINE void sum_sixes(Floats (&sum)[R][2], const uint8_t* w,
     const uint16_t* super = (const uint16_t*)(w + (int64_t)(g / 8) * Layout<Q6K>::super);
     const uint8_t* lines = w + Layout<Q6K>::at(g);
     const int8_t* small = (const int8_t*)(lines + Layout<Q6K>::numbers);
-    for (int part = 0; part < 2; part++, lines += 3 * 128)
+    for (int part = 0; part < 2; part++)
         for (int half = 0; half < 2; half++) {
-            Bytes line[3] = {load_bytes(lines + half * 64), load_bytes(lines + 128 + half * 64), load_bytes(lines + 256 + half * 64)};
-            Bytes q[4] = {low_six(line[0]), low_six(line[1]), low_six(line[2]), upper_two(line[0], line[1], line[2])};
+            Bytes a0 = load_bytes(lines), a1 = load_bytes(lines + 64), a2 = load_bytes(lines + 128);
+            Bytes q[4] = {low_six(a0), low_six(a1), low_six(a2), upper_two(a0, a1, a2)};
+            lines += 192;
             Floats scale = mul(load_half(super + half * 16), load_s8(small + part * 32 + half * 16));
             for (int r = 0; r < R; r++) {
                 Ints acc = all_ints(-32 * a[r][g].sums[part]);
@@ -163,7 +164,7 @@ void multiply_as(const Matrix& w, int index, int block, const void* const* rows,
 
 // A group of 32 inputs.  Every product below is exact in float32, so that a fused multiply-add gives the same bits.
 template <int F> SK_INLINE void group_at(const uint8_t* block, int groups, int lane, int g, float* out) {
-    const uint8_t *start = block + Layout<F>::at(g), *at = start + lane / LANES * 64 + lane % LANES * 4;
+    const uint8_t *start = block + Layout<F>::at(g), *at = start + Layout<F>::line(0, lane / LANES) + lane % LANES * 4;
     if constexpr (F == F32)
         for (int i = 0; i < GROUP; i++) std::memcpy(out + i, at + i * 128, 4);
     else if constexpr (F == BF16)
@@ -177,7 +178,7 @@ template <int F> SK_INLINE void group_at(const uint8_t* block, int groups, int l
         for (int line = 0; line < Layout<F>::lines; line++)
             if constexpr (F == Q6K)
                 for (int j = 0; j < 4; j++) {
-                    uint8_t both = at[line * 128 + j], *fourth = q + line / 3 * 16 + 12 + j;
+                    uint8_t both = at[Layout<F>::line(line, 0) + j], *fourth = q + line / 3 * 16 + 12 + j;
                     q[line / 3 * 16 + line % 3 * 4 + j] = both & 63;
                     *fourth = (uint8_t)((line % 3 ? *fourth : 0) << 2 | both >> 6);
                 }

@@ -54,9 +54,11 @@ template <int F> struct Layout {
     static constexpr bool nibbles = F == Q4 || F == Q4M || F == Q4K;
     static constexpr bool supers = F == Q4K || F == Q6K;
     static constexpr bool minimum = F == Q4M || F == Q4K;
-    // Lines of each half block, a group.  Q6K: of 16 inputs three quads in the lower six bits of one each, the fourth in their upper two.
+    // Lines of each half block, a group.  Q6K: of 16 inputs three quads in the lower six bits of one each, the fourth in their upper
+    // two; the three lie side by side.
     static constexpr int lines = F == F32 ? 32 : F == BF16 ? 16 : F == Q6K ? 6 : nibbles ? 4 : 8;
     static constexpr int numbers = lines * 128;  // bytes of a group
+    SK_INLINE int64_t line(int i, int half) { return F == Q6K ? i / 3 * 384 + half * 192 + i % 3 * 64 : i * 128 + half * 64; }
     static constexpr int scales = F == Q8 || F == Q4 || F == Q4K || F == Q6K ? 64 : F == Q4M ? 128 : 0;
     static constexpr int group = numbers + scales;
     static constexpr int header = F == Q4K ? 128 : 64;  // before every 8 groups 32 half scales, of Q4K 32 half minima too

@@ -19,13 +19,13 @@ uint16_t to_half(float v) {  // round to nearest even; overflow gives infinity
 }
 
 template <int F> void place(uint8_t* block, int lane, int g, const Code& c) {
-    uint8_t* numbers = block + Layout<F>::at(g) + lane / LANES * 64 + lane % LANES * 4;
+    uint8_t* numbers = block + Layout<F>::at(g) + Layout<F>::line(0, lane / LANES) + lane % LANES * 4;
     uint16_t* scales = (uint16_t*)(block + Layout<F>::at(g) + Layout<F>::numbers);
     if constexpr (F == Q6K) {
         for (int line = 0; line < Layout<F>::lines; line++)
             for (int j = 0; j < 4; j++) {
                 const uint8_t* q = c.q + line / 3 * 16 + j;
-                numbers[line * 128 + j] = (uint8_t)(q[line % 3 * 4] | (q[12] >> (4 - line % 3 * 2) & 3) << 6);
+                numbers[Layout<F>::line(line, 0) + j] = (uint8_t)(q[line % 3 * 4] | (q[12] >> (4 - line % 3 * 2) & 3) << 6);
             }
     } else if constexpr (Layout<F>::nibbles) {
         for (int i = 0; i < GROUP; i += 8)
