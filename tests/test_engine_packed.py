@@ -2,11 +2,13 @@
 
 import warnings
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from gguf_tiny import RAW, model_of
 
-from seekling.engine.packed import PackedWeights, StoreParts
+from seekling.engine.packed import PackedWeights, StoreParts, _blocks
 from seekling.formats.families import read_config
 from seekling.formats.gguf_file import open_gguf
 from seekling.formats.gguf_write import write_gguf
@@ -40,3 +42,37 @@ def test_each_half_of_kv_b_keeps_the_blocks_it_has_in_the_file(to, nope, formats
         got = torch.stack([infer.dequantise(packed, index=head) for head in range(config.num_attention_heads)])
         exact = want.float() if packed.format == "q8_0" else want.bfloat16().float()
         assert torch.equal(got, exact)
+
+
+@pytest.mark.parametrize(("kind", "format"), [("Q4_K", "q4_k"), ("Q6_K", "q6_k"), ("Q5_K", "q8_0"), ("F16", "bf16")])
+def test_a_matrix_keeps_its_blocks_where_the_kernels_have_their_type(kind, format):
+    name, shape = gguf.GGMLQuantizationType[kind], (40, 512)
+    random = np.random.default_rng(0)
+    if kind == "F16":
+        rows = random.normal(size=shape).astype(np.float16)
+    else:
+        per, size = gguf.GGML_QUANT_SIZES[name]
+        blocks = random.integers(0, 256, (*shape[:1], shape[1] // per, size), dtype=np.uint8)
+        heads = slice(size - 2, size) if kind == "Q6_K" else slice(0, 4)
+        count = (heads.stop - heads.start) // 2
+        blocks[..., heads] = (random.random((40, shape[1] // per, count)) / 100).astype(np.float16).view(np.uint8)
+        rows = blocks.reshape(40, -1)
+    floats = torch.from_numpy(gguf.dequantize(rows, name))
+
+    class File(StoreParts):
+        def __init__(self):
+            self.config = read_config(RAW["llama"])
+
+        def has(self, target):
+            return target == "lm_head.weight"
+
+        def blocks(self, target, expert=None, rows_=None):
+            return _blocks(kind, rows, shape)
+
+        def tensor(self, target, expert=None, rows_=None):
+            return floats
+
+    packed = PackedWeights(File(), "gguf").matrix("lm_head.weight")
+    assert packed is not None and packed.format == format
+    exact = format in ("q4_k", "q6_k")
+    torch.testing.assert_close(infer.dequantise(packed), floats, rtol=1e-6 if exact else 0.01, atol=1e-6 if exact else 0.1)

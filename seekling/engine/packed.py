@@ -1,7 +1,7 @@
 """A decoder's weights, packed once for the native runner, from a model in memory or straight from any store of weights.
 
-From a store nothing but one tensor at a time is read; GGUF's Q8_0, Q4_0, Q4_1 and Q4_K blocks are only rearranged, every number
-stays what it is.
+From a store nothing but one tensor at a time is read; GGUF's Q8_0, Q4_0, Q4_1, Q4_K and Q6_K blocks are only rearranged,
+every number stays what it is.
 
 >>> weights = PackedWeights(StoreParts(config, open_gguf(path).source), "gguf")
 >>> weights.matrix("model.layers.0.self_attn.q_proj.weight").format
@@ -26,7 +26,7 @@ from seekling.model.config import ModelConfig
 from seekling.model.decoder import Decoder
 
 PackedQuant = Literal["f32", "bf16", "int8", "int4", "gguf"]
-# What GGUF types become that are not kept as they are: floats stay floats, 5 and 6 bits take 8.
+# What GGUF types become that are not kept as they are: floats stay floats, others take 8 bits.
 _FLOATS = ("F32", "F16", "BF16", "F64")
 # Vocabulary tables keep 8 bits under "int4": with 4, SmolLM2's perplexity rises by 6 %, with 8 by next to nothing.
 _TABLES = ("model.embed_tokens.weight", "lm_head.weight")

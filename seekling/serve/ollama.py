@@ -28,7 +28,7 @@ from seekling.serve.sse import Stream, unless_gone
 from seekling.serve.state import Server
 
 NEVER = "9999-12-31T23:59:59Z"  # when a model leaves memory
-GGUF = ("q8_0", "q4_0", "q4_1", "q4_k")  # blocks that come from such files alone
+GGUF = ("q8_0", "q4_0", "q4_1", "q4_k", "q6_k")  # blocks that come from such files alone
 OPTIONS = ("temperature", "top_p", "top_k", "min_p", "seed", "stop", "presence_penalty", "frequency_penalty")
 RENAMED = {"num_predict": "max_tokens", "repeat_penalty": "repetition_penalty"}
 
