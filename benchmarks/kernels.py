@@ -78,7 +78,10 @@ class RandomParts:
         halves = [step] if self._format in ("q8_0", "q4_0") else [step, -7.5 * step]
         if self._format == "q4_k":
             halves = [step / 32, step / 4]
-        blocks[..., : 2 * len(halves)] = torch.tensor(halves).half().view(torch.uint8)
+        if self._format == "q6_k":  # its scale stands last
+            halves = [step / 512]
+        first = size - 2 if self._format == "q6_k" else 0
+        blocks[..., first : first + 2 * len(halves)] = torch.tensor(halves).half().view(torch.uint8)
         return self._format, blocks.flatten(1), shape
 
 
@@ -147,7 +150,7 @@ def main(argv: list[str]) -> None:
     runner = NativeRunner(PackedWeights(RandomParts(config, args.format), "gguf"))
     before = read_speed()
     result = measure(runner, args.context, args.seconds)
-    memory, peak = (before + read_speed()) / 2, product_peak(args.format if args.format == "q8_0" else "int4")
+    memory, peak = (before + read_speed()) / 2, product_peak(args.format if args.format in ("q8_0", "q6_k") else "int4")
     active = active_bytes(runner)
     print(f"{args.shape} {args.format}: {native.status()}, {torch.get_num_threads()} threads")
     print(f"  {runner.weight_bytes() / 1e6:.0f} MB of weights, {active / 1e6:.0f} MB a token, memory {memory:.1f} GB/s")
