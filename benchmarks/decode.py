@@ -274,12 +274,12 @@ def compare(name: str, args: argparse.Namespace, folder: Path, bandwidth: list[f
     theirs: Values = defaultdict(lambda: defaultdict(list))
     if args.prepare:
         return {"file": str(path), "others": [str(file) for file in files.values() if file is not None]}
-    opened = {kind: files.get(kind) if kind in FORMATS else path for kind in args.ours}
-    contestants = {
-        kind: Ours(file, None if kind == "file" or kind in FORMATS else kind, args.threads, args.depth)
-        for kind, file in opened.items()
-        if file is not None
-    }
+    opened: dict[str, tuple[Path, str | None]] = {}  # file, and quant where it is not taken as it is
+    for kind in args.ours:
+        file = files.get(kind) if kind in FORMATS else path
+        if file is not None:
+            opened[kind] = file, None if kind in ("file", *FORMATS) else kind
+    contestants = {kind: Ours(*what, args.threads, args.depth) for kind, what in opened.items()}
     cells = [*args.cells, *([f"decode_at_{args.depth}"] if args.depth else [])]
     weights = {quant: contestant.bytes_a_token() for quant, contestant in contestants.items()}
     for _ in range(args.rounds):
@@ -302,8 +302,7 @@ def compare(name: str, args: argparse.Namespace, folder: Path, bandwidth: list[f
     if "decode" not in out:
         return out
     best = out["decode"]["format"]
-    quant = None if best == "file" or best in FORMATS else best
-    start = fresh(opened[best] or path, quant, "native", args.threads, 16, 512)
+    start = fresh(*opened[best], "native", args.threads, 16, 512)
     out["first_token_seconds"], out["extra_memory_bytes"] = round(start.seconds, 2), start.extra
     print(
         f"{name:10} first token {start.seconds:.2f} s, {(start.extra or 0) / 1e6:.0f} MB beyond weights and cache", flush=True
@@ -336,9 +335,9 @@ def table(name: str, ours: Values, theirs: Values, weights: dict[str, float], ba
         out[cell] = {"tokens_per_second": round(mine[best], 1), "format": best}
         text = "  ".join(f"{k} {v:.1f}" for k, v in mine.items()) + "  |  " + "  ".join(f"{k} {v:.1f}" for k, v in peer.items())
         if peer:
-            out[f"{cell}_vs_llamacpp"] = round(mine[best] / max(peer.values()), 2)
-            text += f"  |  {out[f'{cell}_vs_llamacpp']} x"
             best_peer = max(peer, key=peer.__getitem__)
+            out[f"{cell}_vs_llamacpp"] = round(mine[best] / peer[best_peer], 2)
+            text += f"  |  {out[f'{cell}_vs_llamacpp']} x"
             both = values[best], theirs[cell][best_peer]
             rounds = zip(bandwidths, *both, strict=True)
             out[cell]["rounds"] = [[round(x, 1) for x in (before, one[0], other[0])] for before, one, other in rounds]

@@ -112,6 +112,18 @@ def write_with_library(path: Path, arch: str, keys: dict, tensors: dict[str, np.
     writer.close()
 
 
+def random_blocks(kind: str, rows: int, per_row: int, largest: float = 1.0) -> np.ndarray:
+    """uint8 (rows, per_row, bytes) of a GGUF block type, all bytes random but its half-precision scales: 0 to ``largest``."""
+    size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][1]
+    random = np.random.default_rng(0)
+    blocks = random.integers(0, 256, (rows, per_row, size), dtype=np.uint8)
+    count = 2 if kind in ("Q4_1", "Q4_K", "Q5_K") else 1
+    first = size - 2 if kind == "Q6_K" else 0
+    scales = (largest * random.random((rows, per_row, count))).astype(np.float16)
+    blocks[..., first : first + 2 * count] = scales.view(np.uint8)
+    return blocks
+
+
 def text(value: str | bytes) -> bytes:
     raw = value.encode() if isinstance(value, str) else value
     return struct.pack("<Q", len(raw)) + raw

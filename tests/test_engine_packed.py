@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from gguf_tiny import RAW, model_of
+from gguf_tiny import RAW, model_of, random_blocks
 
 from seekling.engine.packed import PackedWeights, StoreParts, _blocks
 from seekling.formats.families import read_config
@@ -47,16 +47,10 @@ def test_each_half_of_kv_b_keeps_the_blocks_it_has_in_the_file(to, nope, formats
 @pytest.mark.parametrize(("kind", "format"), [("Q4_K", "q4_k"), ("Q6_K", "q6_k"), ("Q5_K", "q8_0"), ("F16", "bf16")])
 def test_a_matrix_keeps_its_blocks_where_the_kernels_have_their_type(kind, format):
     name, shape = gguf.GGMLQuantizationType[kind], (40, 512)
-    random = np.random.default_rng(0)
     if kind == "F16":
-        rows = random.normal(size=shape).astype(np.float16)
+        rows = np.random.default_rng(0).normal(size=shape).astype(np.float16)
     else:
-        per, size = gguf.GGML_QUANT_SIZES[name]
-        blocks = random.integers(0, 256, (*shape[:1], shape[1] // per, size), dtype=np.uint8)
-        heads = slice(size - 2, size) if kind == "Q6_K" else slice(0, 4)
-        count = (heads.stop - heads.start) // 2
-        blocks[..., heads] = (random.random((40, shape[1] // per, count)) / 100).astype(np.float16).view(np.uint8)
-        rows = blocks.reshape(40, -1)
+        rows = random_blocks(kind, 40, 2, largest=0.01).reshape(40, -1)
     floats = torch.from_numpy(gguf.dequantize(rows, name))
 
     class File(StoreParts):

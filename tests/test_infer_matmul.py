@@ -4,8 +4,10 @@ import os
 import subprocess
 import sys
 
+import gguf
 import pytest
 import torch
+from gguf_tiny import random_blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -85,14 +87,8 @@ def test_q6_k_errs_no_more_than_its_scales_chosen_by_the_largest_number_alone():
 
 @pytest.mark.parametrize("format", ["q8_0", "q4_0", "q4_1", "q4_k", "q6_k"])
 def test_gguf_blocks_keep_every_number(format):
-    gguf = pytest.importorskip("gguf")
-    kind = gguf.GGMLQuantizationType[format.upper()]
-    per, size = infer.BLOCKS[format]
-    rng = torch.Generator().manual_seed(0)
-    blocks = torch.randint(0, 256, (19, 2, size), generator=rng, dtype=torch.uint8)
-    heads = 2 if format in ("q4_1", "q4_k") else 1
-    first = size - 2 if format == "q6_k" else 0
-    blocks[:, :, first : first + 2 * heads] = torch.rand(19, 2, heads, generator=rng).half().view(torch.uint8).view(19, 2, -1)
+    kind, per = gguf.GGMLQuantizationType[format.upper()], infer.BLOCKS[format][0]
+    blocks = torch.from_numpy(random_blocks(kind.name, 19, 2))
     want = torch.from_numpy(gguf.dequantize(blocks.reshape(19, -1).numpy(), kind))
     packed = infer.repack(blocks, format, (19, 2 * per))
     torch.testing.assert_close(infer.dequantise(packed), want, rtol=1e-6, atol=1e-6)

@@ -182,6 +182,16 @@ def test_only_the_wanted_rows_come_in_the_order_of_the_chunks():
     assert torch.equal(got, torch.cat([wholes[0][-1:], wholes[0]]))
 
 
+def test_a_steps_logits_stay_while_anything_shows_them_and_then_lend_their_memory():
+    runner, (a, b, _), wholes = alone("llama", "int8")
+    part = runner.step([Chunk(a, 0, [0], "all")])[1:3].numpy()
+    other = runner.step([Chunk(b[:5], 0, [1], "all")])
+    assert torch.equal(torch.from_numpy(part), wholes[0][1:3]) and torch.equal(other, wholes[1][:5])
+    place = other.data_ptr()
+    del other
+    assert runner.step([Chunk(a, 0, [0], "last")]).data_ptr() == place
+
+
 def test_a_copied_page_holds_the_same_tokens():
     runner, sequences, wholes = alone("mla", "int8")
     ids = sequences[1]

@@ -353,7 +353,7 @@ class NativeRunner:
         which = at[6] if self._adapters.numbers and max(parts[6]) >= 0 else None
         size = self.config.hidden_size if states else self.config.vocab_size
         width = -(-size // _ITEM) * _ITEM
-        out = self._memory(len(wanted), width)
+        out = self._result(len(wanted), width)
         routed = None
         if any(chunk.experts for chunk in chunks):
             layers = sum(self.config.is_moe(i) for i in range(self.config.num_hidden_layers))
@@ -370,7 +370,7 @@ class NativeRunner:
             self.chosen = Chosen(routed["expert"], routed["weight"])
         return out if width == size else out[:, :size]
 
-    def _memory(self, rows: int, width: int) -> Tensor:
+    def _result(self, rows: int, width: int) -> Tensor:
         """Float32 (rows, width) for what a step gives: where the last one's lies, once nobody holds that any more."""
         if 4 * rows * width > _KEPT:
             return torch.empty(rows, width)

@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from seekling import __version__
 from seekling.engine.measure import cache_bytes_a_token, weight_bytes, weight_format
+from seekling.kernels.infer import BLOCKS
 from seekling.serve.answers import Answers, Job
 from seekling.serve.asking import bad, chat_job
 from seekling.serve.chat import Talk
@@ -28,7 +29,6 @@ from seekling.serve.sse import Stream, unless_gone
 from seekling.serve.state import Server
 
 NEVER = "9999-12-31T23:59:59Z"  # when a model leaves memory
-GGUF = ("q8_0", "q4_0", "q4_1", "q4_k", "q6_k")  # blocks that come from such files alone
 OPTIONS = ("temperature", "top_p", "top_k", "min_p", "seed", "stop", "presence_penalty", "frequency_penalty")
 RENAMED = {"num_predict": "max_tokens", "repeat_penalty": "repetition_penalty"}
 
@@ -319,7 +319,7 @@ def _details(model: Model) -> Json:
     family, count = config.model_type, config.parameters().total
     unit, name = next((unit, name) for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "K"), (1, "")) if count >= unit)
     return {
-        "format": "gguf" if kept in GGUF else "safetensors",
+        "format": "gguf" if kept in BLOCKS else "safetensors",
         "family": family,
         "families": [family],
         "parameter_size": f"{count / unit:.2f}{name}",

@@ -24,7 +24,7 @@ template <int F> SK_INLINE Scales load_scales(const uint8_t* block, int g, int h
     if constexpr (F == Q8 || F == Q4) return {load_half((const uint16_t*)at + half * 16), zeros()};
     else if constexpr (F == Q4M) return {load_half((const uint16_t*)at + half * 16), load_half((const uint16_t*)at + 32 + half * 16)};
     else if constexpr (F == Q4K) {  // 32 scales and 32 minima of 6 bits, under the half-precision pair of the superblock
-        const uint16_t* super = (const uint16_t*)(block + (int64_t)(g / 8) * Layout<F>::super);
+        const uint16_t* super = (const uint16_t*)(block + Layout<F>::super_at(g));
         Floats scale = mul(load_half(super + half * 16), load_u8(at + half * 16));
         return {scale, sub(zeros(), mul(load_half(super + 32 + half * 16), load_u8(at + 32 + half * 16)))};
     } else return {zeros(), zeros()};
@@ -59,7 +59,7 @@ template <int F, int R> SK_INLINE void dot_group(Ints (&acc)[R][2], const uint8_
 
 // Six bits: 16 inputs have a scale of their own, so that a group takes two sums.
 template <int R> SK_INLINE void sum_sixes(Floats (&sum)[R][2], const uint8_t* w, const Group* const (&a)[R], int g) {
-    const uint16_t* super = (const uint16_t*)(w + (int64_t)(g / 8) * Layout<Q6K>::super);
+    const uint16_t* super = (const uint16_t*)(w + Layout<Q6K>::super_at(g));
     const uint8_t* lines = w + Layout<Q6K>::at(g);
     const int8_t* small = (const int8_t*)(lines + Layout<Q6K>::numbers);
     for (int part = 0; part < 2; part++)
@@ -173,32 +173,35 @@ template <int F> SK_INLINE void group_at(const uint8_t* block, int groups, int l
             out[i] = float_of(pair << 16);
             out[i + 1] = float_of(pair & 0xffff0000u);
         }
-    else {
+    else if constexpr (F == Q6K) {
+        float super = half_to_float(((const uint16_t*)(block + Layout<F>::super_at(g)))[lane]);
+        for (int part = 0; part < 2; part++, out += 16) {
+            float scale = super * (float)(int8_t)start[Layout<F>::numbers + part * BLOCK + lane];
+            for (int j = 0; j < 4; j++) {
+                int fourth = 0;
+                for (int line = 0; line < 3; line++) {
+                    int both = at[Layout<F>::line(part * 3 + line, 0) + j];
+                    out[line * 4 + j] = (float)((both & 63) - 32) * scale;
+                    fourth = fourth << 2 | both >> 6;
+                }
+                out[12 + j] = (float)(fourth - 32) * scale;
+            }
+        }
+    } else {
         alignas(64) uint8_t q[GROUP];
         for (int line = 0; line < Layout<F>::lines; line++)
-            if constexpr (F == Q6K)
-                for (int j = 0; j < 4; j++) {
-                    uint8_t both = at[Layout<F>::line(line, 0) + j], *fourth = q + line / 3 * 16 + 12 + j;
-                    q[line / 3 * 16 + line % 3 * 4 + j] = both & 63;
-                    *fourth = (uint8_t)((line % 3 ? *fourth : 0) << 2 | both >> 6);
-                }
-            else if constexpr (Layout<F>::nibbles)
+            if constexpr (Layout<F>::nibbles)
                 for (int j = 0; j < 4; j++) {
                     q[line * 8 + j] = at[line * 128 + j] & 15;
                     q[line * 8 + 4 + j] = at[line * 128 + j] >> 4;
                 }
             else std::memcpy(q + line * 4, at + line * 128, 4);
         const uint8_t* scales = start + Layout<F>::numbers;
-        if constexpr (F == Q6K) {
-            float super = half_to_float(((const uint16_t*)(block + (int64_t)(g / 8) * Layout<F>::super))[lane]);
-            for (int i = 0; i < GROUP; i++) out[i] = (float)((int)q[i] - 32) * (super * (float)(int8_t)scales[i / 16 * BLOCK + lane]);
-            return;
-        }
         const uint16_t* half = (const uint16_t*)scales;
         float scale, minimum = 0;
         if constexpr (F == I8) scale = ((const float*)(block + Layout<F>::at(groups)))[lane];
         else if constexpr (F == Q4K) {
-            const uint16_t* super = (const uint16_t*)(block + (int64_t)(g / 8) * Layout<F>::super);
+            const uint16_t* super = (const uint16_t*)(block + Layout<F>::super_at(g));
             scale = half_to_float(super[lane]) * (float)scales[lane];
             minimum = -(half_to_float(super[BLOCK + lane]) * (float)scales[BLOCK + lane]);
         } else scale = half_to_float(half[lane]);

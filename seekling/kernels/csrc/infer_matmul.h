@@ -63,7 +63,8 @@ template <int F> struct Layout {
     static constexpr int group = numbers + scales;
     static constexpr int header = F == Q4K ? 128 : 64;  // before every 8 groups 32 half scales, of Q4K 32 half minima too
     static constexpr int super = 8 * group + header;
-    SK_INLINE int64_t at(int g) { return supers ? (int64_t)(g / 8) * super + header + (g % 8) * group : (int64_t)g * group; }
+    SK_INLINE int64_t super_at(int g) { return (int64_t)(g / 8) * super; }
+    SK_INLINE int64_t at(int g) { return supers ? super_at(g) + header + (g % 8) * group : (int64_t)g * group; }
     SK_INLINE int64_t block(int groups) {
         return supers ? (int64_t)((groups + 7) / 8) * super : (int64_t)groups * group + (F == I8 ? 128 : 0);
     }

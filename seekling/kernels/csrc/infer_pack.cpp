@@ -151,12 +151,12 @@ void pack_floats(int format, const float* x, const float* importance, int inputs
     int groups = groups_of(inputs);
     std::vector<float> row((size_t)groups * GROUP, 0.0f);
     std::copy(x, x + inputs, row.begin());
+    std::vector<float> weight(importance ? row.size() : 0, 0.0f);  // the padding does not count
+    if (importance) std::copy(importance, importance + inputs, weight.begin());
+    auto weight_at = [&](int g) { return importance ? weight.data() + g * GROUP : nullptr; };
     if (format == Q6K) {
-        std::vector<float> weight(importance ? row.size() : 0, 0.0f);
-        if (importance) std::copy(importance, importance + inputs, weight.begin());
         for (int g = 0; g < groups; g += 8)
-            pack_sixes(row.data() + g * GROUP, importance ? weight.data() + g * GROUP : nullptr, std::min(8, groups - g), lane,
-                       block + g / 8 * Layout<Q6K>::super);
+            pack_sixes(row.data() + g * GROUP, weight_at(g), std::min(8, groups - g), lane, block + Layout<Q6K>::super_at(g));
         return;
     }
     float channel = largest_magnitude(x, inputs) / 127.0f;
@@ -172,12 +172,7 @@ void pack_floats(int format, const float* x, const float* importance, int inputs
             code8(part, half_to_float(c.scale), c);
             place<Q8>(block, lane, g, c);
         } else if (format == Q4M) {
-            std::vector<float> weight;
-            if (importance && (g + 1) * GROUP > inputs) {  // the padding must not count
-                weight.assign(GROUP, 0.0f);
-                std::copy(importance + g * GROUP, importance + inputs, weight.begin());
-            }
-            code_with_minimum(part, !importance ? nullptr : weight.empty() ? importance + g * GROUP : weight.data(), c);
+            code_with_minimum(part, weight_at(g), c);
             place<Q4M>(block, lane, g, c);
         } else if (format == BF16) {
             uint8_t* at = block + Layout<BF16>::at(g) + lane / LANES * 64;
