@@ -4,15 +4,18 @@ The libraries are optional: without a C++ compiler the install succeeds and Seek
 says so). For work on the kernels: `python setup.py build_ext --inplace`.
 """
 
+import copy
+import os
 import platform
 import runpy
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
-NAMES = ("rowwise", "experts", "attention", "tree_attention", "infer_matmul", "infer_pack", "infer_attention")
-NAMES += ("infer_step", "infer_step_attention", "infer_step_experts", "infer_step_adapters", "infer_cache8", "infer_sample")
-NAMES += ("infer_step_draft", "infer_burst", "distance", "stamp")
+NAMES = ("rowwise", "experts", "attention", "tree_attention", "infer_matmul", "infer_pack", "infer_encode")
+NAMES += ("infer_attention", "infer_step", "infer_step_attention", "infer_step_experts", "infer_step_adapters", "infer_cache8")
+NAMES += ("infer_sample", "infer_step_draft", "infer_burst", "distance", "stamp")
 HEADERS = (
     "common",
     "attention",
@@ -21,6 +24,7 @@ HEADERS = (
     "tree_attention_bf16",
     "infer_simd",
     "infer_matmul",
+    "infer_encode",
     "infer_model",
     "infer_rows",
 )
@@ -39,7 +43,22 @@ if platform.machine() in ("x86_64", "AMD64"):
 KERNELS = Path(__file__).resolve().parent / "seekling" / "kernels"
 STAMP = runpy.run_path(str(KERNELS / "stamp.py"))["stamp"](KERNELS)
 
+
+class BuildLevels(build_ext):
+    """Builds the levels side by side, each with object files of its own."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or True
+
+    def build_extension(self, ext: Extension) -> None:
+        own = copy.copy(self)
+        own.build_temp = os.path.join(self.build_temp, ext.name.rpartition(".")[2])
+        super(BuildLevels, own).build_extension(ext)
+
+
 setup(
+    cmdclass={"build_ext": BuildLevels},
     ext_modules=[
         Extension(
             f"seekling.kernels._native_{level}",
@@ -51,5 +70,5 @@ setup(
             optional=True,
         )
         for level, march in LEVELS.items()
-    ]
+    ],
 )

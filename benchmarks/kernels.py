@@ -150,7 +150,7 @@ def main(argv: list[str]) -> None:
     runner = NativeRunner(PackedWeights(RandomParts(config, args.format), "gguf"))
     before = read_speed()
     result = measure(runner, args.context, args.seconds)
-    memory, peak = (before + read_speed()) / 2, product_peak(args.format if args.format in ("q8_0", "q6_k") else "int4")
+    memory, peak = (before + read_speed()) / 2, product_peak("q4_1" if args.format == "q4_0" else args.format)
     active = active_bytes(runner)
     print(f"{args.shape} {args.format}: {native.status()}, {torch.get_num_threads()} threads")
     print(f"  {runner.weight_bytes() / 1e6:.0f} MB of weights, {active / 1e6:.0f} MB a token, memory {memory:.1f} GB/s")

@@ -222,7 +222,7 @@ def export(parser: Parser) -> None:
         "--dtype", choices=("float32", "bfloat16", "float16"), default=None, help="of the weights [as they are]"
     )
     parser.add_argument(
-        "--quant", choices=("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1"), default=None, help="GGUF type [bf16]"
+        "--quant", choices=("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q4_k"), default=None, help="GGUF type [bf16]"
     )
     parser.add_argument(
         "--scales", choices=("float", "ue8m0"), default=None, help="of FP8 blocks; ue8m0 = powers of two [float]"

@@ -11,16 +11,17 @@ import torch
 from gguf_tiny import GQA, MLA, QWEN_MOE, RAW, YARN, model_of
 
 import seekling
-from seekling.errors import CheckpointError
+from seekling.errors import CheckpointError, MachineError
 from seekling.formats.families import read_config
 from seekling.formats.gguf_file import open_gguf
 from seekling.formats.gguf_model import ModelSource
 from seekling.formats.gguf_out import OutTensor, write_file
 from seekling.formats.gguf_types import BY_NAME
 from seekling.formats.gguf_write import FILE_TYPES, write_gguf
+from seekling.kernels import infer
 from seekling.lm import LM
 
-QUANTISED = {"q8_0": "Q8_0", "q4_0": "Q4_0", "q4_1": "Q4_1"}
+QUANTISED = ("q8_0", "q4_0", "q4_1")
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +29,9 @@ def quiet():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+native = pytest.mark.skipif(not infer.available(), reason="the native kernels are not built")
 
 
 def written(model, path, to="f32", **options):
@@ -94,7 +98,7 @@ def test_the_gguf_package_reads_what_is_written(tmp_path):
 
 def test_file_types_are_those_of_the_gguf_package():
     theirs = {kind.name.removeprefix("ALL_").removeprefix("MOSTLY_").lower(): int(kind) for kind in gguf.LlamaFileType}
-    assert FILE_TYPES.items() <= theirs.items()
+    assert FILE_TYPES.items() <= (theirs | {"q4_k": theirs["q4_k_s"]}).items()
 
 
 def test_transformers_reads_a_llama_file_to_the_same_logits(tmp_path):
@@ -183,6 +187,27 @@ def test_norms_routers_and_biases_stay_f32_and_a_4_bit_file_has_an_8_bit_embeddi
     assert {kinds[name] for name in small} == {"F32"}
     assert (kinds["token_embd.weight"], kinds["blk.0.ffn_up.weight"]) == ("Q8_0", "Q4_0")
     assert any("embedding and head are Q8_0" in note for note in notes)
+
+
+@native
+def test_a_q4_k_file_has_6_bit_tables_and_q4_1_where_256_do_not_fit(tmp_path):
+    model = model_of(dict(RAW["llama"], hidden_size=256, intermediate_size=288, vocab_size=96, tie_word_embeddings=False))
+    file, notes = written(model, tmp_path / "x.gguf", "q4_k")
+    kinds = {name.rpartition("blk.1.")[2]: tensor.kind.name for name, tensor in file.tensors.items()}
+    assert {kinds[f"{name}.weight"] for name in ("token_embd", "output")} == {"Q6_K"}
+    assert (kinds["ffn_up.weight"], kinds["ffn_down.weight"], kinds["ffn_norm.weight"]) == ("Q4_K", "Q4_1", "F32")
+    assert "embedding and head are Q6_K in a q4_k file" in notes
+    assert any("are Q4_1, their rows are no whole number of blocks of 256" in note for note in notes)
+    for name in ("model.layers.1.mlp.up_proj.weight", "lm_head.weight"):
+        (kind,), wanted = file.source.kinds(name), ModelSource(model).read(name)
+        torch.testing.assert_close(file.source.read(name), infer.dequantise(infer.pack(wanted, kind.name.lower())))
+
+
+def test_q4_k_without_native_kernels_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(infer, "available", lambda: False)
+    with pytest.raises(MachineError, match="take q4_1 or q4_0"):
+        written(model_of(RAW["llama"]), tmp_path / "x.gguf", "q4_k")
+    assert not list(tmp_path.iterdir())
 
 
 def test_rows_that_are_no_whole_number_of_blocks_fall_back_to_f16_and_it_is_said(tmp_path):

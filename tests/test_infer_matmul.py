@@ -15,9 +15,10 @@ from seekling.kernels import infer, native
 
 pytestmark = pytest.mark.skipif(not infer.available(), reason="no native library is built here")
 
-FLOATS = ("int8", "int4", "q8_0", "q6_k", "bf16", "f32")
+FLOATS = ("int8", "q4_1", "q4_k", "q8_0", "q6_k", "bf16", "f32")
 SHAPES = [(1, 1), (5, 7), (16, 32), (33, 64), (48, 100), (95, 257), (33, 576)]
-WEIGHT_ERROR = {"int8": 0.012, "int4": 0.11, "q8_0": 0.01, "q6_k": 0.025, "bf16": 0.004, "f32": 0.0}  # of the weights' own size
+# Of the weights' own size.
+WEIGHT_ERROR = {"int8": 0.012, "q4_1": 0.11, "q4_k": 0.11, "q8_0": 0.01, "q6_k": 0.025, "bf16": 0.004, "f32": 0.0}
 
 
 def matrix(outputs: int, inputs: int, seed: int = 0) -> torch.Tensor:
@@ -70,7 +71,7 @@ def test_a_row_is_bit_identical_whatever_rows_are_beside_it(outputs, inputs, row
     assert torch.equal(infer.multiply(w, x), alone)
 
 
-@pytest.mark.parametrize(("format", "share"), [("int4", 0.8), ("q6_k", 0.95)])
+@pytest.mark.parametrize(("format", "share"), [("q4_1", 0.8), ("q4_k", 0.8), ("q6_k", 0.95)])
 def test_a_format_that_searches_errs_less_where_it_counts(format, share):
     w, importance = matrix(16, 64), torch.tensor([100.0] * 8 + [0.01] * 56)
     plain, weighed = (infer.dequantise(infer.pack(w, format, importance=i)) for i in (None, importance))
@@ -104,13 +105,13 @@ def test_a_stack_is_packed_matrix_by_matrix():
 
 def test_interleaved_matrices_are_what_they_are_apart():
     gate, up, x = torch.stack([matrix(70, 40)] * 2), torch.stack([matrix(70, 40, seed=1)] * 2), matrix(4, 40, seed=2)
-    pair = infer.empty_pair("int4", (2, 70, 40), infer.Memory())
+    pair = infer.empty_pair("q4_1", (2, 70, 40), infer.Memory())
     for packed, stack in zip(pair, (gate, up), strict=True):
         for e in (0, 1):
             infer.fill(packed, stack[e], e)
     for packed, stack in zip(pair, (gate, up), strict=True):
-        assert torch.equal(infer.multiply(packed, x), infer.multiply(infer.pack(stack[0], "int4"), x))
-        assert torch.equal(infer.dequantise(packed), infer.dequantise(infer.pack(stack[0], "int4")))
+        assert torch.equal(infer.multiply(packed, x), infer.multiply(infer.pack(stack[0], "q4_1"), x))
+        assert torch.equal(infer.dequantise(packed), infer.dequantise(infer.pack(stack[0], "q4_1")))
 
 
 @pytest.mark.parametrize("format", FLOATS)

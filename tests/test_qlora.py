@@ -77,7 +77,7 @@ def dequantised(model):
 # ---- the matrix ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", ["int4", "q8_0", "int8", "bf16"])
+@pytest.mark.parametrize("format", ["q4_1", "q4_k", "q8_0", "int8", "bf16"])
 def test_rows_of_a_packed_matrix_are_those_of_the_whole(format):
     w = torch.randn(3, 70, 48, generator=torch.Generator().manual_seed(0))
     packed = infer.pack(w, format)
@@ -94,7 +94,7 @@ def test_a_weight_of_parts_multiplies_like_the_matrix_it_stands_for(monkeypatch)
     from seekling.kernels import packed_weight
 
     g = torch.Generator().manual_seed(0)
-    stack, plain = infer.pack(torch.randn(2, 32, 24, generator=g), "int8"), infer.pack(torch.randn(40, 32, generator=g), "int4")
+    stack, plain = infer.pack(torch.randn(2, 32, 24, generator=g), "int8"), infer.pack(torch.randn(40, 32, generator=g), "q4_1")
     weight = PackedWeight((Part(plain), Part(stack, 1, transposed=True)), torch.float32)
     want = torch.cat([infer.dequantise(plain), infer.dequantise(stack, index=1).t()])
     x, up, bias = (torch.randn(*shape, generator=g) for shape in ((5, 32), (5, 64), (64,)))

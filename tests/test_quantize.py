@@ -2,6 +2,7 @@
 
 import json
 
+import gguf
 import pytest
 import torch
 from engine_tiny import config, one_thread, tiny_lm  # noqa: F401
@@ -9,7 +10,7 @@ from engine_tiny import config, one_thread, tiny_lm  # noqa: F401
 from seekling import Engine, Sampling
 from seekling.cli import main
 from seekling.engine.calibrate import observe, rounded, scale
-from seekling.engine.gguf_packer import STEMS, q4_1_packer
+from seekling.engine.gguf_packer import STEMS, four_bit_packer
 from seekling.engine.native_runner import NativeRunner
 from seekling.engine.score import Difference, token_losses
 from seekling.engine.torch_runner import TorchRunner
@@ -97,12 +98,15 @@ def test_rounding_is_off_by_at_most_half_a_step_of_its_group(bits):
 
 
 @native
-@pytest.mark.parametrize("shape", [(1, 32), (32, 64), (45, 96)])
-def test_a_packed_matrix_gives_back_the_blocks_it_was_made_of(shape):
+@pytest.mark.parametrize("format", ["q4_1", "q4_k", "q6_k"])
+@pytest.mark.parametrize("shape", [(1, 256), (45, 512)])
+def test_rows_of_a_file_are_those_that_would_be_packed(format, shape):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    packed = infer.pack(weight, "int4")
-    again = infer.repack(infer.blocks(packed), "q4_1", shape)
-    assert torch.equal(infer.dequantise(again), infer.dequantise(packed))
+    blocks = infer.encode(weight, format)
+    expected = infer.dequantise(infer.pack(weight, format))
+    assert torch.equal(infer.dequantise(infer.repack(blocks, format, shape)), expected)
+    library = gguf.dequantize(blocks.numpy(), gguf.GGMLQuantizationType[format.upper()])
+    torch.testing.assert_close(torch.from_numpy(library), expected, rtol=1e-6, atol=1e-6)
 
 
 @native
@@ -110,7 +114,7 @@ def test_every_quantised_weight_of_a_file_is_rounded_by_its_own_importance(tmp_p
     lm = tiny_lm(dtype=torch.float32, hidden_size=64, moe_intermediate_size=32, intermediate_size=64, q_lora_rank=32)
     seen = observe(lm.model, rows(lm.config.vocab_size))
     scale(lm.model, seen, 4)
-    packer, packed = q4_1_packer(seen.importance, 3), {}
+    packer, packed = four_bit_packer(seen.importance, 3), {}
 
     def pack(tensor, first, some):
         out = packer(tensor, first, some)
@@ -123,7 +127,7 @@ def test_every_quantised_weight_of_a_file_is_rounded_by_its_own_importance(tmp_p
     file = open_gguf(tmp_path / "m.gguf")
     name = "model.layers.1.mlp.experts.2.down_proj.weight"
     importance = seen.importance("model.layers.1.mlp.experts.down_proj")[2]
-    expected = infer.dequantise(infer.pack(lm.model.model.layers[1].mlp.experts.down_proj[2], "int4", importance=importance))
+    expected = infer.dequantise(infer.pack(lm.model.model.layers[1].mlp.experts.down_proj[2], "q4_1", importance=importance))
     assert torch.equal(file.source.read(name), expected)
 
 

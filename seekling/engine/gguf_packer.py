@@ -1,4 +1,4 @@
-"""The engine's own rounding to Q4_1 blocks for GGUF files: scale and minimum searched, errors weighted by the activations."""
+"""The engine's own rounding to 4-bit blocks for GGUF files: scale and minimum searched, errors weighted by the activations."""
 
 from collections.abc import Callable
 
@@ -22,14 +22,15 @@ STEMS: dict[str, tuple[str, ...]] = {
 }
 
 
-def q4_1_packer(importance: Callable[[str], Tensor | None], layers: int) -> Packer:
-    """Rows of Q4_1 tensors as `seekling.kernels.infer.fill` rounds them; everything else is left to the usual rounding.
+def four_bit_packer(importance: Callable[[str], Tensor | None], layers: int) -> Packer:
+    """Rows of Q4_1, Q4_K and Q6_K tensors as `seekling.kernels.infer.fill` rounds them; the rest is left to the usual rounding.
 
     Args:
         importance: of a weight by its name in the decoder, (I,) or (E, I), or None (`seekling.engine.calibrate.Seen`).
         layers: how many the model has.
     """
-    known: dict[str, Tensor] = {}
+    head = importance("lm_head.weight")
+    known: dict[str, Tensor] = {} if head is None else {"output.weight": head}
     for layer in range(layers):
         for inner, stems in STEMS.items():
             name = f"model.layers.{layer}.{inner}"
@@ -38,12 +39,12 @@ def q4_1_packer(importance: Callable[[str], Tensor | None], layers: int) -> Pack
                 known |= {f"blk.{layer}.{stem}.weight": found for stem in stems}
 
     def pack(tensor: OutTensor, first: int, rows: np.ndarray) -> np.ndarray | None:
-        if tensor.kind.name != "Q4_1":
+        format = tensor.kind.name.lower()
+        if format not in infer.ENCODED:
             return None
         weights = known.get(tensor.name)
         if weights is not None and weights.dim() == 2:  # slices of a stack never cross from one expert to the next
             weights = weights[first // tensor.shape[-2]]
-        packed = infer.pack(torch.from_numpy(np.ascontiguousarray(rows)), "int4", importance=weights)
-        return infer.blocks(packed).numpy()
+        return infer.encode(torch.from_numpy(np.ascontiguousarray(rows)), format, weights).numpy()
 
     return pack

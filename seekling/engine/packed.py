@@ -28,7 +28,7 @@ from seekling.model.decoder import Decoder
 PackedQuant = Literal["f32", "bf16", "int8", "int4", "gguf"]
 # What GGUF types become that are not kept as they are: floats stay floats, others take 8 bits.
 _FLOATS = ("F32", "F16", "BF16", "F64")
-# Vocabulary tables keep 8 bits under "int4": with 4, SmolLM2's perplexity rises by 6 %, with 8 by next to nothing.
+# Vocabulary tables keep 6 or 8 bits under "int4": with 4, SmolLM2's perplexity rises by 6 %, with 8 by next to nothing.
 _TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 
 Blocks = tuple[str, Tensor, tuple[int, ...]]  # format of infer.BLOCKS, uint8 rows, shape
@@ -132,8 +132,8 @@ class PackedWeights:
 
     Args:
         parts: where they come from.
-        quant: "int8" and "int4" quantise (embedding and head to 8 bits either way); "gguf" keeps the blocks of a GGUF file,
-            and takes 8 bits for types the kernels do not have; "bf16" and "f32" keep floats.
+        quant: "int8" and "int4" quantise, see `_format`; "gguf" keeps the blocks of a GGUF file, and takes 8 bits for types
+            the kernels do not have; "bf16" and "f32" keep floats.
     """
 
     def __init__(self, parts: Parts, quant: PackedQuant):
@@ -223,8 +223,9 @@ class PackedWeights:
             kept = self.parts.halves(target) if self.quant == "gguf" else None
             if kept in (None, (None, None)):
                 content, format = self._content(target)
-                # Where the order of its numbers changes its blocks cannot be kept.
-                return [(stack, "q8_0" if isinstance(content, tuple) else format) for stack in floats()]
+                if self.quant == "gguf":  # where the order of its numbers changes its blocks cannot be kept
+                    return [(stack, "q8_0" if isinstance(content, tuple) else format) for stack in floats()]
+                return [(stack, self._format(target, stack.shape[-1])) for stack in floats()]
             return [
                 (half, half[0]) if isinstance(half, tuple) else (floats()[i], "bf16" if half is None else "q8_0")
                 for i, half in enumerate(kept)
@@ -254,12 +255,21 @@ class PackedWeights:
     ) -> tuple[Blocks | Tensor, str]:
         """What to pack, GGUF blocks the kernels have or else floats, and in which format."""
         if self.quant != "gguf":
-            format = "q8_0" if self.quant == "int4" and target in _TABLES else self.quant
-            return self.parts.tensor(target, expert, rows), format
+            tensor = self.parts.tensor(target, expert, rows)
+            return tensor, self._format(target, tensor.shape[-1])
         blocks = self.parts.blocks(target, expert, rows)
         if isinstance(blocks, tuple):
             return blocks, blocks[0]
         return self.parts.tensor(target, expert, rows), "bf16" if blocks is None else "q8_0"
+
+    def _format(self, target: str, width: int) -> str:
+        """Of a matrix quantised here, with rows of ``width``: "int4" stands for GGUF's smallest formats that hold such rows."""
+        if self.quant != "int4":
+            return self.quant
+        whole = width % infer.BLOCKS["q4_k"][0] == 0
+        if target in _TABLES:
+            return "q6_k" if whole else "q8_0"
+        return "q4_k" if whole else "q4_1"
 
     def _bias(self, target: str) -> Tensor | None:
         name = target.removesuffix("weight") + "bias"

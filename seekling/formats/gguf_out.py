@@ -20,10 +20,13 @@ from seekling.formats.gguf_types import BY_NAME, GGMLType
 ALIGNMENT = 32
 _SCALARS = {"u32": (4, "<I"), "i32": (5, "<i"), "f32": (6, "<f"), "bool": (7, "<?"), "u64": (10, "<Q")}
 _TEXT, _ARRAY = 8, 9
-_WIDE = {  # Q8_0 in a file of
-    "Q4_0": r"^(token_embd|output)\.weight$",
-    "Q4_1": r"^(token_embd|output)\.weight$|\.attn_[kv]_b\.weight$",
+_TABLES, _HALVES = r"^(token_embd|output)\.weight$", r"\.attn_[kv]_b\.weight$"
+_WIDER = {  # what some tensors are in a file of
+    "Q4_0": ((_TABLES, "Q8_0"),),
+    "Q4_1": ((_TABLES, "Q8_0"), (_HALVES, "Q8_0")),
+    "Q4_K": ((_TABLES, "Q6_K"), (_HALVES, "Q8_0")),
 }
+_SHORTER = {"Q4_K": "Q4_1", "Q6_K": "Q8_0"}  # where rows are no whole number of 256
 _SMALL = r"ffn_gate_inp|indexer\.proj|(^|_|\.)hc_(attn_|ffn_)?fn|compressor_ape"
 
 
@@ -81,6 +84,7 @@ def pack_rows(kind: GGMLType, rows: np.ndarray) -> np.ndarray:
 
     Raises:
         OverflowError: a finite value is too large for F16.
+        MachineError: Q4_K or Q6_K, and the native kernels are not built.
     """
     if kind.name in ("F32", "I32"):
         return np.ascontiguousarray(rows, dtype="<f4" if kind.name == "F32" else "<i4")
@@ -90,6 +94,12 @@ def pack_rows(kind: GGMLType, rows: np.ndarray) -> np.ndarray:
         if not np.array_equal(np.isfinite(packed), np.isfinite(rows)):
             raise OverflowError
         return packed
+    if kind.name in ("Q4_K", "Q6_K"):  # the library only reads these
+        import torch
+
+        from seekling.kernels import infer
+
+        return infer.encode(torch.from_numpy(np.ascontiguousarray(rows, np.float32)), kind.name.lower()).numpy()
     from gguf import GGMLQuantizationType, quants
 
     with np.errstate(all="ignore"):
@@ -153,14 +163,16 @@ def kind_for(name: str, shape: tuple[int, ...], wanted: GGMLType) -> GGMLType:
     """The format a tensor gets in a file of ``wanted``: as llama.cpp's own converter decides.
 
     Vectors, norms, routers, biases and V4's mixing matrices stay F32, tables of experts are I32.
-    Embedding and head are Q8_0 in a 4-bit file (that converter has no 4-bit output; its quantiser keeps the head wider too).
-    The halves of MLA's kv_b_proj, which are small and sit in every score, are Q8_0 beside Q4_1; a Q4_0 file has them in Q4_0,
-    as llama-quantize makes it.  Rows that are no whole number of blocks fall back to F16.
+    Embedding and head are Q8_0 in a 4-bit file, Q6_K beside Q4_K (its quantiser keeps them wider too).
+    The halves of MLA's kv_b_proj, which are small and sit in every score, are Q8_0 beside Q4_1 and Q4_K; a Q4_0 file has them
+    in Q4_0, as llama-quantize makes it.  Rows that are no whole number of 256 are Q4_1 for Q4_K and Q8_0 for Q6_K, and F16 if
+    they are none of 32 either.
     """
     if "ffn_gate_tid2eid" in name:
         return BY_NAME["I32"]
     if len(shape) == 1 or not name.endswith(".weight") or name.endswith("_norm.weight") or re.search(_SMALL, name):
         return BY_NAME["F32"]
-    if wanted.name in _WIDE and re.search(_WIDE[wanted.name], name):
-        wanted = BY_NAME["Q8_0"]
+    wanted = next((BY_NAME[kind] for pattern, kind in _WIDER.get(wanted.name, ()) if re.search(pattern, name)), wanted)
+    if shape[-1] % wanted.values and wanted.name in _SHORTER:
+        wanted = BY_NAME[_SHORTER[wanted.name]]
     return wanted if shape[-1] % wanted.values == 0 else BY_NAME["F16"]

@@ -2,9 +2,9 @@
 
 >>> notes = write_gguf(seekling.load("runs/nano-1"), "nano.gguf", to="q8_0")
 
-Formats: f32, f16, bf16, q8_0, q4_0, q4_1.  Vectors, norms and routers stay F32, rows that are no whole number of blocks fall
-back to F16, embedding and head of a 4-bit file are Q8_0; what differs from the wish is said.  MTP layers are left out:
-llama.cpp does not use those of DeepSeek-V3.
+Formats: f32, f16, bf16, q8_0, q4_0, q4_1, q4_k.  Vectors, norms and routers stay F32, rows that are no whole number of blocks
+fall back to F16 (q4_k: to Q4_1), embedding and head of a 4-bit file are Q8_0 or Q6_K; what differs from the wish is said.  MTP
+layers are left out: llama.cpp does not use those of DeepSeek-V3.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seekling.errors import CheckpointError, raise_all
+from seekling.errors import CheckpointError, MachineError, raise_all
 from seekling.formats import hf
 from seekling.formats.checkpoint import fitted
 from seekling.formats.families import read_config, write_config
@@ -27,6 +27,7 @@ from seekling.formats.gguf_names import ARCHITECTURES, BIAS
 from seekling.formats.gguf_out import Key, OutTensor, Packer, kind_for, write_file
 from seekling.formats.gguf_types import BY_NAME, SLICE_VALUES
 from seekling.formats.source import TensorSource
+from seekling.kernels import infer, native
 from seekling.model.decoder import Decoder
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from seekling.text.tokenizer import Tokenizer
 
 # general.file_type by format
-FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "bf16": 32}
+FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q4_k": 14, "bf16": 32}
 # Architectures for which llama.cpp insists on a head of its own.
 _NEED_HEAD = ("qwen2moe", "minimax-m2", "gpt-oss")
 
@@ -55,7 +56,7 @@ def write_gguf(
     Args:
         lm: model and tokenizer (None leaves the file without one; llama.cpp then takes token ids only).
         path: of the new file; an old one is replaced in one step.
-        to: f32, f16, bf16, q8_0, q4_0 or q4_1.
+        to: f32, f16, bf16, q8_0, q4_0, q4_1 or q4_k.
         name, licence: written into the file.
         pack: quantises rows in place of the usual rounding (`seekling.formats.gguf_out.OutTensor`).
 
@@ -64,6 +65,7 @@ def write_gguf(
 
     Raises:
         CheckpointError: llama.cpp has no counterpart for something in this model, or the disk is full.
+        MachineError: q4_k, and the native kernels, which round to it, are not built.
     """
     from seekling.formats.gguf_model import ModelSource
 
@@ -86,6 +88,10 @@ def write_gguf_source(
     path = Path(path)
     if to not in FILE_TYPES:
         raise CheckpointError(f"no GGUF is written as {to!r}; choose {', '.join(FILE_TYPES)}")
+    if to == "q4_k" and not infer.available():
+        raise MachineError(
+            f"q4_k is written by the native kernels, and there are none here ({native.status()}); take q4_1 or q4_0"
+        )
     config = read_config(dict(raw))
     source = hf.as_published(config, source)
     config = fitted(config, source)
@@ -198,14 +204,18 @@ def plan_tensors(source: TensorSource, disks: Sequence[str], raw: Mapping[str, A
 def _say_fallbacks(plan: Plan, tensors: list[OutTensor], to: str, left_out: set[int]) -> None:
     if left_out:
         plan.notes.append(f"{len(left_out)} MTP layer(s) are left out: llama.cpp has no use for them in {plan.arch}")
-    if to not in ("q8_0", "q4_0", "q4_1"):
+    if to not in ("q8_0", "q4_0", "q4_1", "q4_k"):
         return
     fallen = [t for t in tensors if t.kind.name == "F16"]
     if fallen:
         stems = sorted({re.sub(r"^blk\.\d+\.", "", t.name).removesuffix(".weight") for t in fallen})
         plan.notes.append(f"{len(fallen)} tensors stay F16, their rows are no whole number of blocks of 32: {', '.join(stems)}")
-    if to != "q8_0" and any(t.kind.name == "Q8_0" for t in tensors):
-        plan.notes.append(f"embedding and head are Q8_0 in a {to} file")
+    tables = {t.kind.name for t in tensors if t.name in ("token_embd.weight", "output.weight")}
+    if to != "q8_0" and tables:
+        plan.notes.append(f"embedding and head are {' and '.join(sorted(tables))} in a {to} file")
+    short = sum(t.kind.name == "Q4_1" for t in tensors) if to == "q4_k" else 0
+    if short:
+        plan.notes.append(f"{short} tensors are Q4_1, their rows are no whole number of blocks of 256")
 
 
 def _special(

@@ -2,8 +2,8 @@
 
 A packed matrix is written once, in the layout the kernels read (csrc/infer_matmul.h), and never unpacked as a whole.
 
->>> w = pack(weight_OI, "int4")
->>> y_NO = multiply(w, x_NI)            # the weights as int4, the activations as int8 in groups of 32
+>>> w = pack(weight_OI, "q4_1")
+>>> y_NO = multiply(w, x_NI)            # the weights in 4 bits, the activations as int8 in groups of 32
 
 Shapes: O outputs, I inputs, E matrices of a stack (experts, heads), N rows.
 """
@@ -24,9 +24,12 @@ BLOCK, GROUP = 32, 32
 _ROWS_AT_ONCE = 4096  # rows turned to float32 together while packing: bounds the extra memory
 
 # Numbers of csrc/infer_matmul.h's enum Format.
-FORMATS = {"q8_0": 0, "q4_0": 1, "q4_1": 2, "int8": 3, "bf16": 4, "f32": 5, "q4_k": 6, "q6_k": 7, "int4": 2}
+FORMATS = {"q8_0": 0, "q4_0": 1, "q4_1": 2, "int8": 3, "bf16": 4, "f32": 5, "q4_k": 6, "q6_k": 7}
 # GGUF block types that are kept bit for bit: inputs and bytes of a block.
 BLOCKS = {"q8_0": (32, 34), "q4_0": (32, 18), "q4_1": (32, 20), "q4_k": (256, 144), "q6_k": (256, 210)}
+
+# Those whose scales are searched for.
+ENCODED = ("q4_1", "q4_k", "q6_k")
 
 
 class CMatrix(ctypes.Structure):
@@ -190,7 +193,8 @@ def empty_pair(
 def fill(w: Packed, weight: Tensor, index: int = 0, importance: Tensor | None = None) -> None:
     """Quantise and pack one floating matrix (O, I), which is read in pieces and not kept.
 
-    ``importance`` (I,), for int4 and q6_k: how much an error of each input's weights counts (mean square of the activations).
+    ``importance`` (I,), for `ENCODED` formats: how much an error of each input's weights counts (mean square of the
+    activations).
     """
     outputs, inputs = w.shape[-2:]
     if w.format == "bf16" and weight.dtype == torch.bfloat16:  # the numbers stay what they are
@@ -222,21 +226,22 @@ def refill(w: Packed, blocks: Tensor, index: int = 0) -> None:
     )  # fmt: skip
 
 
-def blocks(w: Packed) -> Tensor:
-    """The GGUF blocks (uint8, row after row) of a packed matrix (O, I) in Q4_1, `refill`'s inverse; I is a multiple of 32."""
-    outputs, inputs = w.shape
-    if FORMATS[w.format] != FORMATS["q4_1"] or inputs % BLOCK or w.ways != 1:
-        raise ValueError(f"a {w.format} matrix of shape {w.shape} has no Q4_1 blocks")
-    count, groups, half = -(-outputs // BLOCK), inputs // GROUP, BLOCK // 2
-    whole = w.data[: matrix_bytes(w.format, outputs, inputs)].view(count, groups, -1)
-    numbers, pairs = whole.split([BLOCK * half, 4 * BLOCK], -1)
-    # Bytes lie as (line of 8 inputs, 16 outputs twice, 4); a byte's low half is input i, its high half input i + 4.
-    both = numbers.reshape(count, groups, 4, BLOCK, 4)
-    q = torch.stack([both & 15, both >> 4], 4).permute(0, 3, 1, 2, 4, 5).reshape(-1, groups, GROUP)[:outputs]
-    pair = (
-        pairs.contiguous().view(torch.int16).view(count, groups, 2, BLOCK).permute(0, 3, 1, 2).reshape(-1, groups, 2)[:outputs]
-    )
-    return torch.cat([pair.contiguous().view(torch.uint8), q[..., :half] | q[..., half:] << 4], -1).flatten()
+def encode(rows: Tensor, format: str, importance: Tensor | None = None) -> Tensor:
+    """Floating rows (R, I) as GGUF blocks of a format of `ENCODED`, uint8 (R, bytes); ``importance`` (I,) as in `fill`, which
+    rounds in the same way. I is a multiple of the block's inputs.
+    """
+    count, inputs = rows.shape
+    per, size = BLOCKS[format]
+    if format not in ENCODED or inputs % per:
+        raise ValueError(f"rows of {inputs} numbers are not encoded as {format}")
+    x = rows.detach().float().contiguous()
+    importance = None if importance is None else importance.float().contiguous()
+    out = torch.empty(count, inputs // per * size, dtype=torch.uint8)
+    _function("encode")(
+        ctypes.c_int64(FORMATS[format]), _pointer(x), _pointer(importance), ctypes.c_int64(count), ctypes.c_int64(inputs),
+        _pointer(out),
+    )  # fmt: skip
+    return out
 
 
 def pack(weight: Tensor, format: str, bias: Tensor | None = None, importance: Tensor | None = None) -> Packed:

@@ -1,6 +1,6 @@
 """A frozen matrix that stays packed: wherever it is multiplied by, a piece of it is turned into floats and forgotten.
 
->>> weight = PackedWeight((whole(pack(w_OI, "int4")),), torch.bfloat16)
+>>> weight = PackedWeight((whole(pack(w_OI, "q4_1")),), torch.bfloat16)
 >>> y_NO = times_transposed(x_NI, weight)                     # oracle: x_NI @ weight.dense().t()
 
 Shapes: N rows, O outputs, I inputs.

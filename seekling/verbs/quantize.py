@@ -1,7 +1,7 @@
 """``seekling quantize``: a model in 8 or 4 bits as one GGUF file, scaled by what its layers see, and what that costs measured.
 
-The numbers are GGUF's Q8_0 (8 bits, a scale for 32 weights) or Q4_1 (4 bits, scale and minimum for 32; embedding and head 8),
-which the native runner reads as they are and llama.cpp opens too.
+The numbers are GGUF's Q8_0 (8 bits, a scale for 32 weights) or Q4_K (4 bits, scale and minimum for 32; embedding and head in
+Q6_K), which the native runner reads as they are and llama.cpp opens too. Those are blocks of 256: other widths take Q4_1, Q8_0.
 """
 
 import argparse
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from seekling.lm import LM
 
-KINDS = {"int8": "q8_0", "int4": "q4_1"}
 ROW = 512  # most tokens of a row of text
 LEAST = 64
 FACTS = "quantize.json"
@@ -95,7 +94,7 @@ def quantized(args: argparse.Namespace) -> dict[str, Any]:
 def write(args: argparse.Namespace, lm: "LM", calibration: Sequence[Sequence[int]]) -> tuple[Path, list[str]]:
     """Scale the model in place and write its file."""
     from seekling.engine.calibrate import Seen, observe, scale
-    from seekling.engine.gguf_packer import q4_1_packer
+    from seekling.engine.gguf_packer import four_bit_packer
     from seekling.formats.gguf_write import write_gguf
 
     seen, layers = Seen(), lm.config.num_hidden_layers
@@ -106,10 +105,11 @@ def write(args: argparse.Namespace, lm: "LM", calibration: Sequence[Sequence[int
             scale(lm.model, seen, 8 if args.to == "int8" else 4, tell)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    file = out / f"{out.resolve().name}-{KINDS[args.to].upper()}.gguf"
+    kind = "q8_0" if args.to == "int8" else "q4_1" if lm.config.hidden_size % 256 else "q4_k"
+    file = out / f"{out.resolve().name}-{kind.upper()}.gguf"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it warns of is returned
-        return file, write_gguf(lm, file, KINDS[args.to], pack=q4_1_packer(seen.importance, layers))
+        return file, write_gguf(lm, file, kind, pack=four_bit_packer(seen.importance, layers))
 
 
 # ---- text ------------------------------------------------------------------------------------------------------------
