@@ -30,10 +30,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FORMATS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1")
+FORMATS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q4_k")
 # Largest mean difference of log-probabilities that the arithmetic explains.  llama.cpp multiplies F16 and BF16 weights by
 # activations of the same type and quantised weights by activations rounded to 8 bits.
-TOLERANCE = {"f32": 1e-4, "f16": 0.04, "bf16": 0.05, "q8_0": 0.15, "q4_0": 0.15, "q4_1": 0.25}
+TOLERANCE = {"f32": 1e-4, "f16": 0.04, "bf16": 0.05, "q8_0": 0.15, "q4_0": 0.15, "q4_1": 0.25, "q4_k": 0.25}
 NEW_TOKENS = 64
 PROMPTS = (
     "What is the capital of France?", "Write a short poem about the sea.", "Explain how a bicycle works.",
@@ -204,6 +204,7 @@ _V4 = dict(
     compress_ratios=[0, 128, 4, 0], num_hash_layers=1, rope_theta=10000.0, compress_rope_theta=160000.0, bos_token_id=0,
     eos_token_id=1
 )  # fmt: skip
+_WIDE = ("hidden_size", "q_lora_rank", "kv_lora_rank")  # rows of whole K blocks
 MODELS: dict[str, dict[str, Any]] = {
     "v3": dict(_MLA, model_type="deepseek_v3", q_lora_rank=64, n_group=1, topk_group=1, routed_scaling_factor=1.7),
     "v3-groups": dict(_MLA, model_type="deepseek_v3", q_lora_rank=64, n_group=4, topk_group=2, routed_scaling_factor=2.5),
@@ -212,7 +213,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "v3-dense": dict(_MLA, model_type="deepseek_v3", q_lora_rank=64, n_group=1, topk_group=1, first_k_dense_replace=3),
     "v2": dict(_MLA, model_type="deepseek_v2", q_lora_rank=None, topk_method="greedy", scoring_func="softmax",
                norm_topk_prob=False, rope_scaling=_YARN),
+    "v3-wide": dict(_MLA, model_type="deepseek_v3", n_group=1, topk_group=1) | dict.fromkeys(_WIDE, 256),
     "llama": dict(_GQA, model_type="llama"),
+    "llama-wide": dict(_GQA, model_type="llama") | dict(hidden_size=256, intermediate_size=512),
     "llama3": dict(_GQA, model_type="llama", rope_scaling=_LLAMA3, tie_word_embeddings=True, head_dim=64),
     "llama-bias": dict(_GQA, model_type="llama", attention_bias=True, mlp_bias=True),
     "qwen2": dict(_GQA, model_type="qwen2"),
