@@ -189,6 +189,16 @@ def test_norms_routers_and_biases_stay_f32_and_a_4_bit_file_has_an_8_bit_embeddi
     assert any("embedding and head are Q8_0" in note for note in notes)
 
 
+@pytest.mark.parametrize("to", ["q8_0", "q4_1"])
+def test_weights_that_are_no_numbers_are_not_rounded_to_some(to, tmp_path):
+    model = model_of(RAW["llama"])
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[2, 1] = float("nan")
+    with pytest.raises(CheckpointError, match=r"blk\.0\.ffn_up\.weight is damaged"):
+        written(model, tmp_path / "x.gguf", to)
+    assert not list(tmp_path.iterdir())
+
+
 @native
 def test_a_q4_k_file_has_6_bit_tables_and_q4_1_where_256_do_not_fit(tmp_path):
     model = model_of(dict(RAW["llama"], hidden_size=256, intermediate_size=288, vocab_size=96, tie_word_embeddings=False))

@@ -86,6 +86,18 @@ def test_q6_k_errs_no_more_than_its_scales_chosen_by_the_largest_number_alone():
     assert relative(infer.dequantise(infer.pack(w, "q6_k")), w) < relative(simple, w)
 
 
+@pytest.mark.parametrize("format", ["int8", "q8_0", "q4_1", "q4_k", "q6_k"])
+def test_rows_with_something_that_is_no_finite_number_are_counted(format):
+    w = matrix(40, 70)
+    w[3, 69], w[3, 1], w[33, 0] = float("nan"), float("inf"), -float("inf")
+    assert infer.fill(infer.empty(format, (40, 70), infer.Memory()), w) == 2
+
+
+def test_floats_are_not_packed_in_a_format_that_only_files_have():
+    with pytest.raises(ValueError, match="take q4_1 or q4_k"):
+        infer.pack(matrix(32, 32), "q4_0")
+
+
 @pytest.mark.parametrize("format", ["q8_0", "q4_0", "q4_1", "q4_k", "q6_k"])
 def test_gguf_blocks_keep_every_number(format):
     kind, per = gguf.GGMLQuantizationType[format.upper()], infer.BLOCKS[format][0]

@@ -177,6 +177,26 @@ def test_the_verb_writes_a_folder_that_the_engine_opens(model_folder, to, capsys
 
 
 @native
+def test_one_text_is_enough_to_calibrate_with_and_to_measure_on(model_folder, capsys, tmp_path):
+    (tmp_path / "one.txt").write_text(" ".join(f"word {i}" for i in range(300)))
+    command = ["quantize", str(model_folder / "model"), "--to", "int8", "--out", str(tmp_path / "out"), "--json"]
+    assert main([*command, "--calibrate", str(tmp_path / "one.txt"), "--tokens", "100", "--calibration-tokens", "100"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["calibration_tokens"] >= 64 and facts["held_out_tokens"] >= 64
+
+
+@native
+def test_a_model_that_gguf_cannot_hold_is_refused_before_anything_is_measured(model_folder, capsys, tmp_path):
+    lm = tiny_lm(dtype=torch.float32, **{**SHAPES["dense with biases"], "head_dim": 24})
+    LM(lm.model, lm.tokenizer).save(tmp_path / "model")
+    text = str(model_folder / "talks.jsonl")
+    assert main(["quantize", str(tmp_path / "model"), "--to", "int8", "--out", str(tmp_path / "out"), "--calibrate", text]) == 2
+    error = capsys.readouterr().err
+    assert "GGUF" in error and "measuring" not in error
+    assert not (tmp_path / "out").exists()
+
+
+@native
 def test_the_verb_says_what_it_needs(model_folder, capsys, tmp_path):
     path, out = str(model_folder / "model"), tmp_path / "out"
     (tmp_path / "short.txt").write_text("too short")

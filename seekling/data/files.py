@@ -28,7 +28,7 @@ def text_files(root: str | Path) -> tuple[list[Path], list[str]]:
             raise DataError(f"{root} is of a kind that is not read; use one of {', '.join(READ)}")
         return [root], []
     if not root.is_dir():
-        raise DataError(f"there is no folder or file {root}: check --data")
+        raise DataError(f"there is no folder or file {root}: check the path")
     real_root = root.resolve()
     found, others, outside = [], 0, 0
     for folder, folders, names in os.walk(root, followlinks=False):

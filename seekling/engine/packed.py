@@ -10,6 +10,7 @@ every number stays what it is.
 Shapes: O outputs, I inputs, E experts, H heads, N nope dim, V value dim, L kv latent.
 """
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Container
 from typing import Literal, Protocol
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seekling.errors import CheckpointError
 from seekling.formats.hf import Piece, pieces
 from seekling.formats.source import TensorSource
 from seekling.kernels import infer
@@ -174,6 +176,14 @@ class PackedWeights:
         self._keep_putting(packed, content, target, format)
         return packed
 
+    def tied_head(self, embedding: Packed) -> Packed:
+        """The embedding as the head, with the head's own bias where it has one."""
+        bias = infer.padded_bias(self._bias("lm_head.weight"))
+        if bias is None:
+            return embedding
+        self._made.append((("lm_head.weight",), lambda: bias.copy_(infer.padded_bias(self._bias("lm_head.weight")))))  # type: ignore[arg-type]
+        return dataclasses.replace(embedding, bias=bias, _c=None)
+
     def pair(self, gate: str, up: str) -> tuple[Packed | None, Packed | None]:
         """Two matrices that are read together, interleaved where they have one format; None where the model has none."""
         if not self.parts.has(gate):
@@ -199,8 +209,8 @@ class PackedWeights:
         def put() -> None:
             for e in range(E):
                 for packed, rows in zip((gates, ups), halves, strict=True):
-                    self._put(packed, self._content(gate_up, e, rows)[0], e)
-                self._put(downs, self._content(down, e)[0], e)
+                    self._put(gate_up, packed, self._content(gate_up, e, rows)[0], e)
+                self._put(down, downs, self._content(down, e)[0], e)
             for packed, name, rows in ((gates, gate_up, halves[0]), (ups, gate_up, halves[1]), (downs, down, (0, D))):
                 if packed.bias is not None:
                     packed.bias.copy_(infer.padded_bias(self.parts.tensor(name + "_bias")[:, slice(*rows)]))  # type: ignore[arg-type]
@@ -236,9 +246,9 @@ class PackedWeights:
                 for h in range(config.num_attention_heads):
                     if isinstance(content, tuple):
                         kind, rows, shape = content
-                        self._put(packed, (kind, rows.view(shape[0], -1)[h], shape[1:]), h)
+                        self._put(target, packed, (kind, rows.view(shape[0], -1)[h], shape[1:]), h)
                     else:
-                        self._put(packed, content[h], h)
+                        self._put(target, packed, content[h], h)
 
         given = stacks()
         # A block of the latent space takes something of every head: one thread writes it, and reads the heads as they lie.
@@ -277,22 +287,22 @@ class PackedWeights:
 
     def _keep_putting(self, packed: Packed, content: Blocks | Tensor, target: str, format: str | None = None) -> None:
         """Fill it now, and be able to do so again."""
-        self._put(packed, content)
+        self._put(target, packed, content)
         read = (lambda: self.parts.tensor(target)) if format else (lambda: self._content(target)[0])
 
         def again() -> None:
-            self._put(packed, read())
+            self._put(target, packed, read())
             bias = self._bias(target)
             if packed.bias is not None and bias is not None:
                 packed.bias.copy_(infer.padded_bias(bias))  # type: ignore[arg-type]
 
         self._made.append(((target,), again))
 
-    def _put(self, packed: Packed, content: Blocks | Tensor, index: int = 0) -> None:
+    def _put(self, target: str, packed: Packed, content: Blocks | Tensor, index: int = 0) -> None:
         if isinstance(content, tuple):
             infer.refill(packed, content[1], index)
-        else:
-            infer.fill(packed, content, index)
+        elif damaged := infer.fill(packed, content, index):
+            raise CheckpointError(f"{target} is damaged: {damaged} of its rows hold numbers that are infinite or none at all")
 
 
 def _shape(content: Blocks | Tensor) -> tuple[int, ...]:

@@ -146,6 +146,8 @@ def _header(keys: dict[str, Key], tensors: Sequence[OutTensor]) -> bytes:
 def _write_tensor(file: Any, tensor: OutTensor, path: Path) -> None:
     start, first = file.tell(), 0
     for rows in tensor.rows():
+        if tensor.kind.values > 1 and not np.isfinite(rows).all():
+            raise CheckpointError(f"{path} was not written: {tensor.name} is damaged, it holds numbers that are not finite")
         try:
             packed = None if tensor.pack is None else tensor.pack(tensor, first, rows)
             file.write((pack_rows(tensor.kind, rows) if packed is None else packed).data)

@@ -86,6 +86,30 @@ def write_gguf_source(
 ) -> list[str]:
     """`write_gguf` of any store of weights, one tensor in memory at a time; ``raw`` is its ``config.json``."""
     path = Path(path)
+    keys, tensors, plan = _file(source, raw, tokenizer, path, to, name, licence)
+    write_file(path, keys, tensors if pack is None else [dataclasses.replace(tensor, pack=pack) for tensor in tensors])
+    for note in plan.notes:
+        warnings.warn(f"{path}: {note}", stacklevel=2)
+    return plan.notes
+
+
+def check_gguf(lm: "LM", path: "str | os.PathLike", to: str) -> None:
+    """Raise what `write_gguf` would raise, without writing anything or reading the weights."""
+    from seekling.formats.gguf_model import ModelSource
+
+    _file(ModelSource(lm.model), write_config(lm.model.config), lm.tokenizer, Path(path), to)
+
+
+def _file(
+    source: TensorSource,
+    raw: Mapping[str, Any],
+    tokenizer: "Tokenizer | None",
+    path: Path,
+    to: str,
+    name: str | None = None,
+    licence: str | None = None,
+) -> tuple[dict[str, Key], list[OutTensor], Plan]:
+    """Everything of the file but the weights' bytes."""
     if to not in FILE_TYPES:
         raise CheckpointError(f"no GGUF is written as {to!r}; choose {', '.join(FILE_TYPES)}")
     if to == "q4_k" and not infer.available():
@@ -122,10 +146,7 @@ def write_gguf_source(
         from seekling.formats.gguf_vocabulary import vocabulary_keys
 
         keys |= vocabulary_keys(tokenizer, int(raw["vocab_size"]), plan.notes, str(path))
-    write_file(path, keys, tensors if pack is None else [dataclasses.replace(tensor, pack=pack) for tensor in tensors])
-    for note in plan.notes:
-        warnings.warn(f"{path}: {note}", stacklevel=2)
-    return plan.notes
+    return keys, tensors, plan
 
 
 def plan_tensors(source: TensorSource, disks: Sequence[str], raw: Mapping[str, Any], plan: Plan, to: str) -> list[OutTensor]:

@@ -190,12 +190,17 @@ def empty_pair(
     return gate, up
 
 
-def fill(w: Packed, weight: Tensor, index: int = 0, importance: Tensor | None = None) -> None:
+def fill(w: Packed, weight: Tensor, index: int = 0, importance: Tensor | None = None) -> int:
     """Quantise and pack one floating matrix (O, I), which is read in pieces and not kept.
 
     ``importance`` (I,), for `ENCODED` formats: how much an error of each input's weights counts (mean square of the
     activations).
+
+    Returns:
+        How many rows hold something that is no finite number, which the format would turn into one: 0 unless damaged.
     """
+    if w.format == "q4_0":
+        raise ValueError("floats are not packed as q4_0: take q4_1 or q4_k")
     outputs, inputs = w.shape[-2:]
     if w.format == "bf16" and weight.dtype == torch.bfloat16:  # the numbers stay what they are
         whole = weight.detach().contiguous()
@@ -203,14 +208,15 @@ def fill(w: Packed, weight: Tensor, index: int = 0, importance: Tensor | None = 
             _pointer(whole), ctypes.c_int64(0), ctypes.c_int64(outputs), ctypes.c_int64(inputs), _matrix_pointer(w, index),
             ctypes.c_int64(w.step),
         )  # fmt: skip
-        return
-    importance = None if importance is None else importance.float().contiguous()
+        return 0
+    damaged, importance = 0, None if importance is None else importance.float().contiguous()
     for first in range(0, outputs, _ROWS_AT_ONCE):
         part = weight.detach()[first : first + _ROWS_AT_ONCE].float().contiguous()
-        _function("pack")(
+        damaged += _function("pack", ctypes.c_int64)(
             ctypes.c_int64(FORMATS[w.format]), _pointer(part), _pointer(importance), ctypes.c_int64(first),
             ctypes.c_int64(part.shape[0]), ctypes.c_int64(inputs), _matrix_pointer(w, index), ctypes.c_int64(w.step),
         )  # fmt: skip
+    return damaged
 
 
 def refill(w: Packed, blocks: Tensor, index: int = 0) -> None:

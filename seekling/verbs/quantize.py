@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ROW = 512  # most tokens of a row of text
 LEAST = 64
+LONG = 2048  # characters of a text that is cut
 FACTS = "quantize.json"
 
 
@@ -50,6 +51,7 @@ def problems(args: argparse.Namespace) -> list[str]:
 def quantized(args: argparse.Namespace) -> dict[str, Any]:
     """Text, losses before, scaling, the file, losses after."""
     from seekling.engine.native_runner import NativeRunner, unsupported
+    from seekling.formats.gguf_write import check_gguf
     from seekling.lm import load, resolve
     from seekling.verbs.common import set_threads
 
@@ -64,6 +66,7 @@ def quantized(args: argparse.Namespace) -> dict[str, Any]:
         )
     if lm.tokenizer is None:
         raise CheckpointError(f"{args.path} has no tokenizer, and text is needed: give a folder with tokenizer.json")
+    check_gguf(lm, *file_of(args, lm))
     calibration, held_out = texts(args, lm)
     size = sum(len(lm.tokenizer.decode(list(ids[1:])).encode()) for ids in held_out)
     whole = losses(NativeRunner(lm.model, "bf16"), held_out, "measuring the bf16 weights")
@@ -103,13 +106,18 @@ def write(args: argparse.Namespace, lm: "LM", calibration: Sequence[Sequence[int
             seen = observe(lm.model, calibration, tell)
         with progress("scaling the layers", layers) as tell:
             scale(lm.model, seen, 8 if args.to == "int8" else 4, tell)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    kind = "q8_0" if args.to == "int8" else "q4_1" if lm.config.hidden_size % 256 else "q4_k"
-    file = out / f"{out.resolve().name}-{kind.upper()}.gguf"
+    file, kind = file_of(args, lm)
+    file.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it warns of is returned
         return file, write_gguf(lm, file, kind, pack=four_bit_packer(seen.importance, layers))
+
+
+def file_of(args: argparse.Namespace, lm: "LM") -> tuple[Path, str]:
+    """The file to write, and the GGUF format of most of it."""
+    kind = "q8_0" if args.to == "int8" else "q4_1" if lm.config.hidden_size % 256 else "q4_k"
+    out = Path(args.out)
+    return out / f"{out.resolve().name}-{kind.upper()}.gguf", kind
 
 
 # ---- text ------------------------------------------------------------------------------------------------------------
@@ -133,7 +141,9 @@ def texts(args: argparse.Namespace, lm: "LM") -> tuple[list[list[int]], list[lis
         for kind, ids in found.items()
     }
     if not rows[False] or not rows[True]:
-        raise DataError(f"--calibrate {args.calibrate} has too little text: at least two documents of some {length} tokens")
+        raise DataError(
+            f"--calibrate {args.calibrate} has too little text: give some thousand characters, or a few conversations"
+        )
     return rows[False], rows[True]
 
 
@@ -145,12 +155,19 @@ def encoded(tokenizer: Any, content: Any) -> list[int]:
 
 
 def own_documents(where: str) -> Iterator[tuple[Any, bool]]:
-    """Every fourth document is held out."""
+    """The last quarter of a long text is held out, and one in four of short ones and of conversations."""
     from seekling.data.files import read_file, text_files
 
     contents = (content for path in text_files(where)[0] for content in read_file(path))
-    for number, content in enumerate(contents):
-        yield content, number % 4 == 3
+    short = 0
+    for content in contents:
+        if isinstance(content, str) and len(content) >= LONG:
+            cut = content.rfind(" ", 0, len(content) * 3 // 4) + 1 or len(content) * 3 // 4
+            yield content[:cut], False
+            yield content[cut:], True
+        else:
+            yield content, short % 4 == 1
+            short += 1
 
 
 def default_documents() -> Iterator[tuple[str, bool]]:

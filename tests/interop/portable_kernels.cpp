@@ -4,7 +4,7 @@
 
 using namespace sk;
 
-extern "C" void sk_infer_pack(int64_t, const float*, const float*, int64_t, int64_t, int64_t, uint8_t*, int64_t);
+extern "C" int64_t sk_infer_pack(int64_t, const float*, const float*, int64_t, int64_t, int64_t, uint8_t*, int64_t);
 extern "C" void sk_infer_multiply(const Matrix*, const float*, int64_t, float*, int64_t);
 extern "C" Runner* sk_infer_open();
 extern "C" void sk_infer_close(Runner*);

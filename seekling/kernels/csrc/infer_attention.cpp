@@ -45,21 +45,26 @@ float exponentials(float* score, int from, int tokens, int first, int end, float
     return total(sum);
 }
 
-// out[r] += Σ_t p[r][t]·V[t] for R queries and C blocks of 16 channels, pages of the split in order.
+// out[r] = Σ_t p[r][t]·V[t] for R queries and C blocks of 16 channels, the split's tokens in order.  What lies behind them is not
+// looked at: a page that somebody's damaged answer filled with NaN before gives NaN even times 0.
 template <int R, int C>
-SK_INLINE void weigh_values(const uint8_t* const* v, int pages, int block, const uint16_t (*p)[SPLIT], Partial* out) {
+SK_INLINE void weigh_values(const uint8_t* const* v, int tokens, int block, const uint16_t (*p)[SPLIT], Partial* out) {
     Floats sum[R][C];
     for (int r = 0; r < R; r++)
         for (int c = 0; c < C; c++) sum[r][c] = zeros();
-    for (int page = 0; page < pages; page++)
-        for (int pair = 0; pair < PAGE / 2; pair++) {
+    for (int page = 0; page * PAGE < tokens; page++) {
+        int here = std::min(PAGE, tokens - page * PAGE);
+        for (int pair = 0; pair < (here + 1) / 2; pair++) {
             Bytes values[C];
             for (int c = 0; c < C; c++) values[c] = load_bytes(v[page] + ((block + c) * (PAGE / 2) + pair) * 64);
+            if (2 * pair + 1 == here)
+                for (int c = 0; c < C; c++) values[c] = low_halves(values[c]);
             for (int r = 0; r < R; r++) {
                 uint32_t both = (uint32_t)quad_at(p[r] + page * PAGE + 2 * pair);
                 for (int c = 0; c < C; c++) sum[r][c] = dot_bf16(sum[r][c], values[c], both);
             }
         }
+    }
     for (int r = 0; r < R; r++)
         for (int c = 0; c < C; c++) store16(out[r].at + (block + c) * 16, sum[r][c]);
 }
@@ -81,8 +86,9 @@ template <int R> void gqa_tile(const Pages& pages, int head_dim, float scale, co
     for (int r = 0; r < R; r++)
         out[r].sum() = exponentials(score[r], from, count * PAGE, q[r].first, q[r].end, &out[r].largest(), p[r]);
     int block = 0;
-    for (; block + 2 <= channels / 16; block += 2) weigh_values<R, 2>(values, count, block, p, out);
-    for (; block < channels / 16; block++) weigh_values<R, 1>(values, count, block, p, out);
+    int tokens = std::min(SPLIT, last - from);
+    for (; block + 2 <= channels / 16; block += 2) weigh_values<R, 2>(values, tokens, block, p, out);
+    for (; block < channels / 16; block++) weigh_values<R, 1>(values, tokens, block, p, out);
 }
 
 }  // namespace
@@ -177,7 +183,8 @@ void mla_split(const Pages& pages, int latent, int rotary, float scale, const ui
         if (i < count) last = std::max(last, end[i]);
     }
     int tokens = std::min(SPLIT, (last - from + PAGE - 1) / PAGE * PAGE);
-    for (int t = 0; t < tokens; t++) rows[t] = (const uint16_t*)pages[(from + t) / PAGE] + (t % PAGE) * size;
+    for (int t = 0; t < tokens; t++)  // behind the last one the first again, whatever lies there, for it is weighed with 0
+        rows[t] = (const uint16_t*)pages[(from + (from + t < last ? t : 0)) / PAGE] + (from + t < last ? t : 0) % PAGE * size;
     for (int t = 0; t < tokens; t += 16) token_scores(rows + t, queries, size, scale, score + t);
     // A lane's mask as arithmetic: 1 where first <= token < end, else 0.
     Floats lo = load16(low), hi = load16(high), one = all(1.0f), top = all(NOTHING);

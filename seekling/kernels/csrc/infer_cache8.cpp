@@ -7,8 +7,7 @@ namespace {
 
 // Scale of n numbers, and each as `128 + nearest whole number of scales`, handed to put(i, byte).
 template <class Put> float code(const float* x, int n, Put put) {
-    float most = 0;
-    for (int i = 0; i < n; i++) most = std::max(most, std::fabs(x[i]));
+    float most = largest_magnitude(x, n);
     float inverse = most > 0 ? 127.0f / most : 0.0f;
     for (int i = 0; i < n; i++) put(i, (uint8_t)(128 + (int)std::nearbyint(x[i] * inverse)));
     return most / 127.0f;

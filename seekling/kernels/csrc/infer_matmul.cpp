@@ -234,7 +234,7 @@ template <int F, class T> void dequantise_as(const Matrix& w, int row, T* out) {
 void quantise_groups(const float* x, int groups, Group* out) {
     for (int g = 0; g < groups; g++, x += GROUP) {
         Floats lo = load16(x), hi = load16(x + 16);
-        float most = largest(larger(magnitude(lo), magnitude(hi)));
+        float most = largest_magnitude(lo, hi);
         Floats inverse = all(most > 0 ? 127.0f / most : 0.0f);
         int32_t first = store_int8(out[g].q, mul(lo, inverse)), others = store_int8(out[g].q + 16, mul(hi, inverse)), sum = first + others;
         out[g].scale = most / 127.0f;

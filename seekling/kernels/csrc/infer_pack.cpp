@@ -30,12 +30,6 @@ void code8(const float* x, float scale, uint8_t* q) {  // 128 + nearest whole nu
         q[i] = (uint8_t)(128 + (int)std::min(127.0f, std::max(-127.0f, std::nearbyint(x[i] * inverse))));
 }
 
-float largest_magnitude(const float* x, int n) {
-    float most = 0;
-    for (int i = 0; i < n; i++) most = std::max(most, std::fabs(x[i]));
-    return most;
-}
-
 void pack_floats(int format, const float* x, int inputs, int lane, uint8_t* block) {
     int groups = groups_of(inputs);
     std::vector<float> row((size_t)groups * GROUP, 0.0f);
@@ -138,14 +132,17 @@ void repack_row(int format, const uint8_t* row, int groups, int lane, uint8_t* b
 
 // Rows first .. first + count of a matrix, from floats (count, inputs); `importance` (inputs) or null weighs the errors of formats that
 // search.  `first` must be a multiple of 32.  `data` is the whole matrix, its blocks `step` bytes apart, zero where nothing was packed.
-SK_API void sk_infer_pack(int64_t format, const float* x, const float* importance, int64_t first, int64_t count, int64_t inputs, uint8_t* data,
+// Returns how many rows hold something that is no finite number and that the format would turn into one.
+SK_API int64_t sk_infer_pack(int64_t format, const float* x, const float* importance, int64_t first, int64_t count, int64_t inputs, uint8_t* data,
                           int64_t step) {
-#pragma omp parallel for schedule(static)
+    int64_t damaged = 0;
+#pragma omp parallel for schedule(static) reduction(+ : damaged)
     for (int64_t b = 0; b < (count + BLOCK - 1) / BLOCK; b++) {
         uint8_t* block = data + (first / BLOCK + b) * step;
         std::vector<uint8_t> row((size_t)(searched((int)format) ? gguf_row_bytes((int)format, (int)inputs) : 0));
         for (int lane = 0; lane < BLOCK && b * BLOCK + lane < count; lane++) {
             const float* from = x + (b * BLOCK + lane) * inputs;
+            damaged += takes_groups((int)format) && !std::isfinite(largest_magnitude(from, (int)inputs));
             if (row.empty()) {
                 pack_floats((int)format, from, (int)inputs, lane, block);
                 continue;
@@ -154,6 +151,7 @@ SK_API void sk_infer_pack(int64_t format, const float* x, const float* importanc
             repack_row((int)format, row.data(), groups_of((int)inputs), lane, block);
         }
     }
+    return damaged;
 }
 
 // The same of weights that are bfloat16 and stay so: a pair of inputs moves as one number, 32 outputs of it side by side.

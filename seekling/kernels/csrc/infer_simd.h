@@ -19,6 +19,16 @@ SK_INLINE float float_of(uint32_t u) { float v; std::memcpy(&v, &u, 4); return v
 SK_INLINE uint16_t to_bf16(float v) { uint32_t u = bits_of(v); return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16); }
 SK_INLINE int32_t quad_at(const void* p) { int32_t v; std::memcpy(&v, p, 4); return v; }
 
+// The largest magnitude as its bits, by which NaN is above all: where a maximum of floats would lose one, this keeps it.
+SK_INLINE float largest_magnitude(const float* x, int n) {
+    uint32_t most = 0;
+    for (int i = 0; i < n; i++) {
+        uint32_t bits = bits_of(x[i]) & 0x7fffffff;
+        most = bits > most ? bits : most;
+    }
+    return float_of(most);
+}
+
 SK_INLINE float half_to_float(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, e = (h >> 10) & 31, m = h & 1023;
     if (e == 0) { float v = (float)m * 5.9604644775390625e-8f; return float_of(bits_of(v) | sign); }  // m · 2^-24
@@ -63,7 +73,6 @@ SK_INLINE Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 SK_INLINE Floats div(Floats a, Floats b) { return _mm512_div_ps(a, b); }
 SK_INLINE Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }
 SK_INLINE Floats smaller(Floats a, Floats b) { return _mm512_min_ps(a, b); }
-SK_INLINE Floats magnitude(Floats a) { return _mm512_abs_ps(a); }
 SK_INLINE Floats rounded(Floats a) { return _mm512_roundscale_ps(a, 8); }
 SK_INLINE Floats power_of_two(Floats n) {  // 2^n for whole n in -126..127
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
@@ -82,6 +91,10 @@ SK_INLINE int32_t store_int8(int8_t* p, Floats v) {  // rounded; returns their s
     return _mm512_reduce_add_epi32(whole);
 }
 SK_INLINE float largest(Floats v) { return _mm512_reduce_max_ps(v); }
+SK_INLINE float largest_magnitude(Floats a, Floats b) {
+    Ints m = _mm512_set1_epi32(0x7fffffff), x = _mm512_and_si512(_mm512_castps_si512(a), m), y = _mm512_and_si512(_mm512_castps_si512(b), m);
+    return float_of((uint32_t)_mm512_reduce_max_epi32(_mm512_max_epi32(x, y)));
+}
 SK_INLINE float total(Floats v) {  // in the order of the portable one below
     __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
     __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -90,6 +103,7 @@ SK_INLINE float total(Floats v) {  // in the order of the portable one below
 }
 SK_INLINE Bytes load_bytes(const void* p) { return _mm512_loadu_si512(p); }
 SK_INLINE Bytes low_nibbles(Bytes v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
+SK_INLINE Bytes low_halves(Bytes v) { return _mm512_and_si512(v, _mm512_set1_epi32(0xffff)); }  // of each four bytes the first two
 SK_INLINE Bytes high_nibbles(Bytes v) { return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15)); }
 SK_INLINE Bytes low_six(Bytes v) { return _mm512_and_si512(v, _mm512_set1_epi8(63)); }
 SK_INLINE Bytes upper_two(Bytes a, Bytes b, Bytes c) {  // of each byte of a, b and c: six bits, a's the highest
@@ -174,10 +188,6 @@ SK_INLINE Floats mul(Floats x, Floats y) { return {_mm256_mul_ps(x.a, y.a), _mm2
 SK_INLINE Floats div(Floats x, Floats y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
 SK_INLINE Floats larger(Floats x, Floats y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
 SK_INLINE Floats smaller(Floats x, Floats y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
-SK_INLINE Floats magnitude(Floats x) {
-    __m256 sign = _mm256_set1_ps(-0.0f);
-    return {_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
-}
 SK_INLINE Floats rounded(Floats x) { return {_mm256_round_ps(x.a, 8), _mm256_round_ps(x.b, 8)}; }
 SK_INLINE __m256 avx_power(__m256 n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
@@ -207,6 +217,10 @@ SK_INLINE int32_t store_int8(int8_t* p, Floats v) {
 SK_INLINE Bytes load_bytes(const void* p) { return {avx_load(p), avx_load((const char*)p + 32)}; }
 SK_INLINE Bytes low_nibbles(Bytes v) {
     __m256i m = _mm256_set1_epi8(15);
+    return {_mm256_and_si256(v.a, m), _mm256_and_si256(v.b, m)};
+}
+SK_INLINE Bytes low_halves(Bytes v) {
+    __m256i m = _mm256_set1_epi32(0xffff);
     return {_mm256_and_si256(v.a, m), _mm256_and_si256(v.b, m)};
 }
 SK_INLINE Bytes high_nibbles(Bytes v) { return low_nibbles({_mm256_srli_epi16(v.a, 4), _mm256_srli_epi16(v.b, 4)}); }
@@ -270,7 +284,6 @@ SK_INLINE Floats mul(Floats a, Floats b) { SK_LANES a.v[i] *= b.v[i]; return a; 
 SK_INLINE Floats div(Floats a, Floats b) { SK_LANES a.v[i] /= b.v[i]; return a; }
 SK_INLINE Floats larger(Floats a, Floats b) { SK_LANES a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; }
 SK_INLINE Floats smaller(Floats a, Floats b) { SK_LANES a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i]; return a; }
-SK_INLINE Floats magnitude(Floats a) { SK_LANES a.v[i] = std::fabs(a.v[i]); return a; }
 SK_INLINE Floats rounded(Floats a) {  // adding 1.5·2^23 leaves a whole number, rounded to nearest even, for |a| < 2^22
     SK_LANES { float t = a.v[i] + 12582912.0f; a.v[i] = t - 12582912.0f; }
     return a;
@@ -287,6 +300,7 @@ SK_INLINE int32_t store_int8(int8_t* p, Floats v) {
     return sum;
 }
 SK_INLINE Bytes load_bytes(const void* p) { Bytes r; std::memcpy(r.v, p, 64); return r; }
+SK_INLINE Bytes low_halves(Bytes v) { for (int i = 0; i < 64; i += 4) v.v[i + 2] = v.v[i + 3] = 0; return v; }
 SK_INLINE Bytes low_nibbles(Bytes v) { for (int i = 0; i < 64; i++) v.v[i] &= 15; return v; }
 SK_INLINE Bytes high_nibbles(Bytes v) { for (int i = 0; i < 64; i++) v.v[i] >>= 4; return v; }
 SK_INLINE Bytes low_six(Bytes v) { for (int i = 0; i < 64; i++) v.v[i] &= 63; return v; }
@@ -336,6 +350,13 @@ SK_INLINE float total(Floats v) {  // always in this order
     for (int step = 8; step; step /= 2)
         for (int i = 0; i < step; i++) x[i] += x[i + step];
     return x[0];
+}
+
+SK_INLINE float largest_magnitude(Floats a, Floats b) {
+    float x[32];
+    store16(x, a);
+    store16(x + 16, b);
+    return largest_magnitude(x, 32);
 }
 
 SK_INLINE float largest(Floats v) {
