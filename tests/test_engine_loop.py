@@ -7,6 +7,7 @@ import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from engine_tiny import TOKENIZER, one_thread, scripted_lm, tiny_lm  # noqa: F401
@@ -18,6 +19,7 @@ from seekling.engine import QueueFull
 from seekling.engine.runner import PAGE
 from seekling.kernels import infer
 
+native = pytest.mark.skipif(not infer.available(), reason="the native kernels are not built")
 GREEDY = Sampling(max_tokens=20, temperature=0, ignore_eos=True)
 
 
@@ -295,6 +297,63 @@ def test_when_pages_run_out_an_answer_is_put_off_and_not_lost(lm):
     assert [c.token_ids for c in engine.generate(prompts, s)] == expected
     assert engine.stats()["preempted"] > 0
     assert pages_left(engine) == 0
+
+
+@pytest.mark.parametrize("runner", ["torch", pytest.param("native", marks=native)])
+def test_an_answer_that_alone_gives_its_pages_back_to_itself_goes_on(runner):
+    """Two prompts begin alike and are computed in one step; the second's pages hang below the first's in the tree."""
+    lm = tiny_lm(dtype=torch.float32, max_position_embeddings=192)
+    same = list(range(10, 42))
+    prompts = [[*same, 80], same + list(range(100, 140))]
+    each = [Sampling(max_tokens=count, temperature=0, ignore_eos=True) for count in (2, 115)]
+    answers = Engine(lm, runner=runner, cache_tokens=192, max_rows=2).generate(prompts, each)
+    assert [len(answer.token_ids) for answer in answers] == [2, 115]
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (dict(priority="high"), "priority is 'high': give a whole number"),
+        (dict(tenant=["x"]), "tenant is a list"),
+        (dict(sampling=Sampling(stop_token_ids=(2**31,))), r"stop_token_ids names tokens outside"),
+        (dict(sampling=Sampling(n=3)), "3 answers were asked for at once, and the queue holds 2"),
+    ],
+)
+def test_an_argument_that_would_fail_a_step_is_refused_and_nobody_else_is_harmed(lm, given, said):
+    with Engine(lm, max_queue=2) as engine:
+        good = engine.submit("abc", GREEDY)
+        with pytest.raises(SeeklingError, match=said):
+            engine.submit("abc", **given)
+        assert len(good.results()[0].token_ids) == 20
+
+
+@pytest.mark.parametrize("runner", ["torch", pytest.param("native", marks=native)])
+def test_integers_of_numpy_and_a_top_k_beyond_the_vocabulary_mean_what_they_say(runner):
+    lm = tiny_lm(dtype=torch.float32)
+    plain = Sampling(max_tokens=5, temperature=1.0, seed=1, ignore_eos=True)
+    odd = Sampling(max_tokens=np.int64(5), temperature=1.0, seed=np.int64(1), top_k=2**32 + 1, ignore_eos=True)
+    engine = Engine(lm, runner=runner)
+    assert engine.generate(["abc"], odd)[0].token_ids == engine.generate(["abc"], plain)[0].token_ids
+
+
+@pytest.mark.parametrize("runner", ["torch", pytest.param("native", marks=native)])
+def test_what_a_running_answer_computed_with_old_weights_is_not_found_by_the_next(runner):
+    lm, prompt = tiny_lm(dtype=torch.float32), list(range(10, 80))
+    engine = Engine(lm, runner=runner, step_tokens=32)
+    running = engine._loop.submit(engine._intake.requests([prompt], GREEDY)[0])
+    for _ in range(4):
+        engine._loop.step()
+    engine.weights_changed()
+    other = engine._loop.submit(engine._intake.requests([[1, 2, 3]], GREEDY)[0])
+    assert running.results() and other.results()
+    assert engine.generate([prompt], GREEDY)[0].cached_tokens == 0
+
+
+def test_explaining_and_stepping_at_one_time_do_not_disturb_each_other(lm):
+    with Engine(lm) as engine:
+        handles = [engine.submit([10 + n % 50, *range(10, 40)], GREEDY) for n in range(40)]
+        while not all(handle.done for handle in handles):
+            assert engine.explain(list(range(10, 40)))["prompt_tokens"] == 30
 
 
 def test_a_cache_smaller_than_the_context_bounds_it_and_says_so(lm):

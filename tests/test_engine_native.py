@@ -1,5 +1,6 @@
 """The native runner behind the engine: a request's tokens and log-probabilities are bit for bit those of the request alone."""
 
+import json
 import logging
 from types import SimpleNamespace
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from seekling import Engine, Sampling, SeeklingError
 from seekling.engine import backend
 from seekling.engine.runner import PAGE
-from seekling.errors import MachineError
+from seekling.errors import CheckpointError, MachineError
+from seekling.formats.adapters import Adapter, LowRank
 from seekling.kernels import infer
 from seekling.lm import LM
 from seekling.model.config import ModelConfig
@@ -111,6 +113,68 @@ def test_bits_do_not_depend_on_company_chunks_prefix_hits_evictions_files_or_dra
     assert any(hits) and any(drafts) and any(preempted) and any(reloaded)  # all of it took place
 
 
+@pytest.mark.parametrize("prefix", [True, False])
+@pytest.mark.parametrize("tokens", [128, 160])
+@pytest.mark.parametrize("model", [GQA, MLA], ids=["gqa", "mla"])
+def test_a_request_that_gave_its_pages_back_goes_on_as_if_it_had_not(model, tokens, prefix):
+    prompts, s = [list(range(10, 50)), list(range(60, 100))], Sampling(max_tokens=50, temperature=0, ignore_eos=True)
+    alone = [Engine(model, runner="native").generate([prompt], s)[0].token_ids for prompt in prompts]
+    engine = Engine(model, runner="native", cache_tokens=tokens, prefix_cache=prefix)
+    assert [one.token_ids for one in engine.generate(prompts, s)] == alone
+    assert engine.stats()["preempted"] > 0
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.tuples(PROMPT, st.integers(20, 70)), min_size=2, max_size=4), st.integers(6, 9), st.booleans(), st.booleans()
+)
+def test_bits_do_not_depend_on_pages_given_back(events, pages, prefix, ngram):
+    requests = [(head + rest, Sampling(max_tokens=count, temperature=0, ignore_eos=True)) for (head, rest), count in events]
+    speculate = "ngram" if ngram else None
+    engine = Engine(GQA, "int4", runner="native", cache_tokens=pages * PAGE, prefix_cache=prefix, speculate=speculate)
+    answers = engine.generate([ids for ids, _ in requests], [s for _, s in requests])
+    assert [one.token_ids for one in answers] == [alone("gqa", "int4", *one).token_ids for one in requests]
+
+
+@pytest.mark.parametrize("runner", ["native", "torch"])
+@pytest.mark.parametrize("options", [{"max_rows": 1}, {"cache_tokens": 192}])
+def test_a_prompt_that_needs_every_page_is_answered_again_though_the_cache_is_full_of_it(runner, options):
+    engine = Engine(MLA, runner=runner, **options)
+    first, again = [10 + n % 90 for n in range(180)], [10 + n % 90 for n in range(170)] + [3] * 10
+    s = Sampling(max_tokens=6, temperature=0, ignore_eos=True)
+    answers = [engine.generate([ids], s)[0].token_ids for ids in (first, first, again)]
+    assert answers[0] == answers[1] and len(answers[2]) == 6
+    assert engine.stats()["pages"] == 6  # no page is left over
+
+
+@pytest.mark.parametrize("cache", ["bf16", "int8"])
+@pytest.mark.parametrize("make", [gqa_lm, lambda: tiny_lm(dtype=torch.float32)], ids=["gqa", "mla"])
+def test_pages_of_a_request_whose_numbers_are_damaged_harm_nobody_else(make, cache):
+    lm = make()
+    with torch.no_grad():
+        lm.model.model.embed_tokens.weight[200] = float("inf")
+    engine, good = Engine(lm, runner="native", cache_dtype=cache), list(range(10, 30))
+    with pytest.raises(SeeklingError, match="not a number"):
+        engine.generate([[200, *range(10, 40)]], GREEDY)
+    assert engine.generate([good], GREEDY) == Engine(lm, runner="native", cache_dtype=cache).generate([good], GREEDY)
+
+
+@pytest.mark.parametrize("quant", ["int8", "int4"])
+def test_weights_that_are_no_numbers_are_not_rounded_to_some(quant):
+    lm = tiny_lm(dtype=torch.float32)
+    with torch.no_grad():
+        lm.model.model.layers[1].self_attn.o_proj.weight[3, 5] = float("nan")
+    with pytest.raises(CheckpointError, match=r"model\.layers\.1\.self_attn\.o_proj\.weight is damaged: 1 of its rows"):
+        Engine(lm, quant)
+
+
+def test_threads_are_no_more_than_the_process_may_use(monkeypatch):
+    torch.set_num_threads(2)
+    monkeypatch.setattr("seekling.engine.native_runner.usable_cores", lambda: 1)
+    assert Engine(MLA, runner="native")._backend.runner.team() == 1
+    assert Engine(MLA, runner="native", threads=2)._backend.runner.team() == 2  # asked for
+
+
 @pytest.mark.parametrize("model", [GQA, MLA], ids=["gqa", "mla"])
 def test_the_number_of_threads_changes_no_bit(model):
     prompts = [list(range(10, 90)), [5, 6, 7]]
@@ -131,6 +195,23 @@ def test_a_repeated_prompt_is_repeated_exactly_with_and_without_the_cache():
     prompt = list(range(10, 90))
     first, again = (engine.generate(prompt, GREEDY)[0] for _ in range(2))
     assert again.cached_tokens == 79 and first == again
+
+
+@pytest.mark.parametrize("quant", [None, "int8"])
+def test_a_tied_head_with_a_bias_of_its_own_is_read_from_a_folder(quant, tmp_path):
+    from family_models import hf_family_model
+
+    tied = (m for m in (hf_family_model("ernie4_5_moe", seed, torch.float32) for seed in range(100, 160)))
+    theirs = next(m for m in tied if m.config.tie_word_embeddings and m.config.use_bias)
+    theirs.save_pretrained(tmp_path)
+    natively, torchly = (Engine(tmp_path, quant, runner=runner) for runner in ("native", "torch"))
+    prompt = [3, 1, 4]
+    answer = natively.generate([prompt], GREEDY)[0]
+    assert "torch" not in natively.stats()["runner"]
+    for place in range(3):  # the same logits up to rounding: the likelier of two tokens may differ later
+        assert answer.logprobs[place] == pytest.approx(torchly.generate([prompt], GREEDY)[0].logprobs[place], abs=0.05)
+        if answer.token_ids[place] != torchly.generate([prompt], GREEDY)[0].token_ids[place]:
+            break
 
 
 # ---- which runner runs -----------------------------------------------------------------------------------------------
@@ -191,6 +272,26 @@ def test_a_fingerprint_changes_with_weights_and_quantisation_and_with_nothing_el
     assert len(set(prints)) == 4 and all(p.startswith("seekling-") for p in prints)
     assert Engine(tmp_path / "a").fingerprint == prints[0] and Engine(MLA).fingerprint == prints[3]
     assert Engine(MLA, "int8").fingerprint == prints[2]  # the same numbers, packed from memory
+
+
+def test_a_fingerprint_changes_with_the_config_biases_and_adapters(tmp_path):
+    LM(MLA.model, TOKENIZER).save(tmp_path / "a")
+    before = Engine(tmp_path / "a").fingerprint
+    config_file = tmp_path / "a" / "config.json"
+    config_file.write_text(json.dumps(json.loads(config_file.read_text()) | {"rope_theta": 77.0}))
+    assert Engine(tmp_path / "a").fingerprint != before
+    for quant in (None, "int8"):
+        lm = tiny_lm(dtype=torch.float32, attention_bias=True)
+        plain = Engine(lm, quant, runner="native").fingerprint
+        with torch.no_grad():
+            lm.model.model.layers[0].self_attn.o_proj.bias.add_(1)
+        assert Engine(lm, quant, runner="native").fingerprint != plain
+    name = "model.layers.0.self_attn.o_proj.weight"
+    one, other = (Adapter({name: LowRank(torch.ones(2, 16), torch.full((64, 2), by), 1.0)}) for by in (1.0, 2.0))
+    engine = Engine(MLA, runner="native", adapters={"a": one})
+    prints = [Engine(MLA, runner="native").fingerprint, engine.fingerprint]
+    engine.set_adapter("a", other)
+    assert len({*prints, engine.fingerprint}) == 3
 
 
 def test_a_fingerprint_follows_the_weights_of_a_model_in_training():

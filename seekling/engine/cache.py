@@ -4,7 +4,7 @@ A request comes with `begin` (what is cached already is shared or copied), `grow
 stays in the tree until the room is needed.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from seekling.engine.pages import OutOfPages, PagePool
@@ -47,7 +47,8 @@ class PagedCache:
         self.runner, self.page_tokens, self.prefix = runner, runner.page_tokens, prefix
         runner.allocate(pages)
         self.stats = CacheStats()
-        self.version: object = None
+        self.epoch = 0  # of the weights: what an earlier one computed is of no use
+        self._version: object = None
         self.spill, self._fingerprint = spill, fingerprint
         self.pool = PagePool(pages)
         self.tree = self._new_tree()
@@ -66,18 +67,25 @@ class PagedCache:
             self.tree.spill_all()
             self.spill.close()
 
-    def clear_all(self) -> None:
-        """Start anew with every page free, whoever held it."""
+    def clear_all(self, requests: Iterable[Request] = ()) -> None:
+        """Start anew with every page free, whoever held it; ``requests``: those that are given up."""
+        for request in requests:
+            self._forget(request)
         self.pool = PagePool(self.pool.size)
         self.tree = self._new_tree()
 
     def use_version(self, version: object) -> None:
         """Forget the tree when the weights are no longer those it was computed with."""
-        if version != self.version:
-            known, self.version = self.version is not None, version
-            self.tree.clear()
-            if known:
-                self._bind()
+        if version != self._version:
+            known, self._version = self._version is not None, version
+            self.renew(bind=known)
+
+    def renew(self, bind: bool = True) -> None:
+        """Forget the tree, and do not take into it what running requests computed: the weights are others now."""
+        self.epoch += 1
+        self.tree.clear()
+        if bind:
+            self._bind()
 
     @property
     def tokens(self) -> int:
@@ -93,7 +101,7 @@ class PagedCache:
         Raises:
             OutOfPages: there is not room enough; the request then holds nothing.
         """
-        request.version = self.version
+        request.epoch = self.epoch
         match = self._match(request) if self.prefix and request.may_reuse else None
         if match is not None:
             request.pages = [self.pool.share(page) for page in match.pages]
@@ -117,7 +125,7 @@ class PagedCache:
         match, first, shared = self.tree.match(request.salt, request.ids), request.after, len(request.prompt_ids) - 1
         if first is None or request.token_ids or match.tokens >= shared:
             return match
-        if first.version != self.version or first.computed < shared:
+        if first.epoch != self.epoch or first.computed < shared:
             return match
         full, tail = divmod(shared, self.page_tokens)
         return Match(first.pages[:full], first.pages[full] if tail else None, tail, shared, Miss(shared, None, ()))
@@ -128,7 +136,10 @@ class PagedCache:
         try:
             if self._read_back(request) or held is None:
                 return
-            self.grow(request, request.computed + 1)
+            try:
+                self.grow(request, request.computed + 1)
+            except OutOfPages:
+                return  # it needs the very page: computed anew once that is let go
             self.runner.copy_page(held, request.pages[-1])
             request.computed += match.tail_tokens
             self.stats.copied_pages += 1
@@ -178,7 +189,7 @@ class PagedCache:
 
     def remember(self, request: Request, *, partial: bool = False) -> None:
         """Put what the request has computed into the tree: its full pages and, with ``partial``, the one begun."""
-        if not self.prefix or request.version != self.version:
+        if not self.prefix or request.epoch != self.epoch:
             return
         count = request.computed if partial else request.computed // self.page_tokens * self.page_tokens
         self.tree.insert(request.salt, request.ids[:count], request.pages[: self.pages_for(count)])
@@ -190,11 +201,14 @@ class PagedCache:
 
     def drop(self, request: Request) -> None:
         """Take the pages back without remembering them."""
-        if request.pages and hasattr(self.runner, "forget"):  # runners that keep something of a row beside its pages
-            self.runner.forget(request.pages[0])
+        self._forget(request)
         for page in request.pages:
             self.pool.release(page)
         request.pages, request.computed = [], 0
+
+    def _forget(self, request: Request) -> None:
+        if request.pages and hasattr(self.runner, "forget"):  # runners that keep something of a row beside its pages
+            self.runner.forget(request.pages[0])
 
     def _take(self) -> int:
         try:

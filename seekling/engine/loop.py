@@ -87,11 +87,13 @@ class Loop:
         """Take the answers to one prompt into the queue.
 
         Raises:
-            QueueFull: ``bounded`` and too many wait already; SeeklingError: the engine is closed.
+            QueueFull: ``bounded`` and too many wait already; SeeklingError: more than ever could, or the engine is closed.
         """
         with self._wake:
             if self._closed:
                 raise SeeklingError("the engine is closed: make a new one")
+            if bounded and len(requests) > self._max_queue:
+                raise SeeklingError(f"{len(requests)} answers were asked for at once, and the queue holds {self._max_queue}")
             waiting = len(self.scheduler.waiting) + sum(len(handle.requests) for handle in self._inbox)
             if bounded and waiting + len(requests) > self._max_queue:
                 raise QueueFull(f"{waiting} requests wait and the queue holds {self._max_queue}: try again later")
@@ -205,7 +207,7 @@ class Loop:
         """Drafts for a burst, where one request decodes alone and nothing but native code is needed between its tokens."""
         request = works[0].request
         s = request.sampling
-        if len(works) > 1 or not works[0].speaks or not request.prefilled or not isinstance(self.cache.runner, NativeRunner):
+        if len(works) > 1 or not request.prefilled or request.remaining > 1 or not isinstance(self.cache.runner, NativeRunner):
             return None
         if not request.foreseeable or request.scoring or s.bias or s.top_logprobs or s.experts:
             return None
@@ -285,7 +287,8 @@ class Loop:
 
     def _threads(self) -> int | None:
         """Threads of the runner: a team of another size would have to be made anew each time."""
-        return getattr(self.cache.runner, "threads", None)
+        runner = self.cache.runner
+        return runner.team() if isinstance(runner, NativeRunner) else None
 
     def _propose(self, works: list[Work]) -> None:
         """Give the decoding requests drafts, where there are pages for them: what a grammar forces, else the drafter's."""
@@ -408,9 +411,9 @@ class Loop:
             for request in self._handles:
                 self.drafter.forget(request)
         self._handles.clear()
+        self.cache.clear_all(self.scheduler)
         self.scheduler.waiting.clear()
         self.scheduler.running.clear()
-        self.cache.clear_all()
         for handle in handles:
             handle.fail(error)
             self._told[handle] = None

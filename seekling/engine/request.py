@@ -56,7 +56,9 @@ class Request:
 
     Attributes (the scheduler's, beside the arguments):
         ids: prompt and answer so far; computed: how many of them the cache holds, in `pages`.
+        prefilled: all it held when it (last) began to run is computed: it decodes, a token at a time.
         stop_ids: tokens that end the answer.
+        epoch: of the cache's weights when it (last) began to run.
         admitted: when it first began to run, seconds of `time.perf_counter`.
         after: another request whose prompt must be in the cache first (the n answers of one prompt).
     """
@@ -106,7 +108,7 @@ class Request:
         self.admitted: float | None = None
         self.after: Request | None = None
         self.prefilled = False
-        self.version: object = None
+        self.epoch = -1
         # text
         self.stop_ids = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else end_ids)}
         self._seed = secrets.randbits(62) if sampling.seed is None else int(sampling.seed) + index

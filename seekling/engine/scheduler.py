@@ -68,7 +68,11 @@ class Scheduler:
     def plan(self) -> list[Work]:
         """The next step; empty when there is nothing to do."""
         self._admit()
-        work = [Work(request, 1) for request in self._with_room()]
+        ready = self._with_room()
+        if not self.running and self.waiting:  # one alone had to give its pages back, and now there is room for it
+            self._admit()
+            ready = self._with_room()
+        work = [Work(request, 1) for request in ready]
         decoding = {id(w.request) for w in work}
         budget = max(self.step_tokens - len(work), self.step_tokens // 4, 1)
         prompts = [request for request in self.running if id(request) not in decoding]
@@ -118,6 +122,7 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         self.running.remove(request)
         self.cache.end(request)
+        request.prefilled = False  # it reads its own tokens again
         self.preempted += 1
         self._wait(request)
 
