@@ -41,8 +41,7 @@ class Machine:
     @property
     def usable_cores(self) -> int:
         """Threads worth starting: the smallest of cores, affinity mask and the quota rounded up."""
-        limit = math.ceil(self.quota) if self.quota else self.cores
-        return max(1, min(self.cores, self.affinity, limit))
+        return _usable(self.cores, self.affinity, self.quota)
 
     @property
     def native_bfloat16(self) -> bool:
@@ -161,6 +160,20 @@ def cgroup_limits(root: Path = Path("/")) -> tuple[float | None, int | None, int
     return (min(real) if real else None), limit, used
 
 
+def usable_cores() -> int:
+    """Threads worth starting in this process: `Machine.usable_cores`, at a fraction of the price of `look`."""
+    cores = os.cpu_count() or 1
+    return _usable(cores, _affinity(cores), cgroup_limits()[0])
+
+
+def _usable(cores: int, affinity: int, quota: float | None) -> int:
+    return max(1, min(cores, affinity, math.ceil(quota) if quota else cores))
+
+
+def _affinity(cores: int) -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+
+
 def look(folder: str | Path = ".") -> Machine:
     """Everything that can be read without timing anything or importing torch; ``folder`` says whose disk."""
     cpu, isa = parse_cpuinfo(_text(Path("/proc/cpuinfo")) or "")
@@ -173,14 +186,13 @@ def look(folder: str | Path = ".") -> Machine:
     if limit is not None:
         available = min(available, max(0, limit - (used or 0)))
     cores = os.cpu_count() or 1
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
     place = Path(folder).absolute()
     while not place.exists():
         place = place.parent
     return Machine(
         cpu=cpu or platform.processor() or platform.machine(),
         cores=cores,
-        affinity=affinity,
+        affinity=_affinity(cores),
         quota=quota,
         isa=isa,
         memory_bytes=total,

@@ -176,6 +176,18 @@ def test_the_native_runner_computes_what_the_merged_model_does(changes, quant):
 
 
 @native
+@pytest.mark.parametrize(
+    "a, b, reason",
+    [((2, 16), (7, 2), "in the adapter"), ((2, 516), (32, 2), "in the adapter"), ((2, 16), None, "infinite or NaN")],
+)
+def test_an_adapter_set_later_is_checked_as_one_given_at_first(a, b, reason):
+    name, lm = "model.layers.0.self_attn.o_proj.weight", tiny_lm(dtype=torch.float32)
+    up = torch.full((32, 2), float("nan")) if b is None else torch.ones(b)
+    with pytest.raises(SeeklingError, match=reason):
+        Engine(lm, runner="native").set_adapter("late", Adapter({name: LowRank(torch.ones(a), up, 1.0)}))
+
+
+@native
 def test_native_adapters_answer_bit_for_bit_the_same_alone_and_in_company():
     lm = tiny_lm(dtype=torch.float32)
     some = {"a": adapter(lm, 1, *ATTENTION), "b": adapter(lm, 2, "shared_experts.down_proj.weight", "q_a_proj.weight")}

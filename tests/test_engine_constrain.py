@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seekling import Engine, Sampling, SeeklingError
-from seekling.engine.constrain import Constraint, Grammars
+from seekling.engine.constrain import Constraint, Grammars, _told_apart
 
 pytest.importorskip("llguidance")
 
@@ -178,6 +178,39 @@ def test_all_keywords_that_cannot_be_enforced_are_named_at_once():
 
 def test_notes_and_names_in_a_schema_are_no_keywords():
     Constraint.json_schema({"title": "T", "type": "object", "properties": {"not": {"type": "string", "default": {"if": 1}}}})
+
+
+def pets(**dog):
+    """What pydantic makes of a union of two classes told apart by a field."""
+    kinds = {
+        "Cat": {"properties": {"kind": {"const": "cat"}, "lives": {"type": "integer"}}, "required": ["kind", "lives"]},
+        "Dog": {"properties": {"kind": {"const": "dog"}, "loud": {"type": "boolean"}}, "required": ["kind", "loud"]} | dog,
+    }
+    return {
+        "$defs": {name: {"type": "object", "additionalProperties": False, **one} for name, one in kinds.items()},
+        "discriminator": {"mapping": {"cat": "#/$defs/Cat", "dog": "#/$defs/Dog"}, "propertyName": "kind"},
+        "oneOf": [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}],
+    }
+
+
+def test_a_union_told_apart_by_a_field_is_enforced(engine):
+    constraint = Constraint.json_schema(pets())
+    for seed in range(6):
+        s = bound(constraint, seed=seed, logit_bias={i: -100 for i in BLANKS})
+        answer = engine.generate("abc", s)[0]
+        if answer.finish_reason == "stop":  # its number may go on for ever
+            assert json.loads(answer.text).keys() in ({"kind", "lives"}, {"kind", "loud"})
+
+
+@pytest.mark.parametrize("dog", [{"required": ["loud"]}, {"properties": {"kind": {"const": "cat"}}}, {"properties": {}}])
+def test_a_union_whose_field_does_not_tell_it_apart_keeps_its_oneof(dog):
+    assert "oneOf" in _told_apart(pets(**dog), pets(**dog))
+    assert "oneOf" not in _told_apart(pets(), pets())
+
+
+def test_a_oneof_that_nothing_tells_apart_is_refused_with_a_remedy():
+    with pytest.raises(SeeklingError, match="give a discriminator, or write anyOf"):
+        Constraint.json_schema({"oneOf": [{"type": "string", "maxLength": 5}, {"type": "string", "minLength": 3}]})
 
 
 @pytest.mark.parametrize("make, bad", [(Constraint.regex, "a(b"), (Constraint.lark, "start: x"), (Constraint.choice, [])])

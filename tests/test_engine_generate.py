@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import seekling
 from seekling import Engine, Sampling, SeeklingError
+from seekling.engine.backend import open_backend
 from seekling.lm import LM
 
 GREEDY = Sampling(max_tokens=20, temperature=0, ignore_eos=True)
@@ -231,6 +232,37 @@ def test_unknown_engine_settings_are_refused(lm):
         Engine(lm, max_rows=0, dtype="float32")
     with pytest.raises(TypeError):
         Engine(lm, quantization="int8")
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (dict(draft_tokens=4), "draft_tokens is for speculate"),
+        (dict(speculate="ngram", draft_tokens=1000), "give at most 64"),
+        (dict(speculate="ngrams"), "neither 'ngram' nor 'mtp'"),
+        (dict(speculate=True), "speculate is True: give 'ngram'"),
+        (dict(adapters=["folder"]), "adapters is a list: give a dict"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused_and_told_what_would(lm, given, said):
+    with pytest.raises(SeeklingError, match=said):
+        Engine(lm, **given)
+
+
+def test_a_backend_made_ready_takes_no_settings_of_a_model(lm):
+    made = open_backend(lm, None, None, "torch", None)
+    with pytest.raises(SeeklingError, match="quant is for a model"):
+        Engine(made, quant="int8")
+    assert Engine(made).generate([5], GREEDY)
+
+
+def test_a_text_of_the_whole_context_has_a_vector_and_one_longer_is_refused(engine):
+    whole = [5] * engine.context
+    assert engine.embed([whole]).shape == (1, engine.config.hidden_size)
+    with pytest.raises(SeeklingError, match=r"holds 96: shorten it"):
+        engine.embed([[*whole, 5]])
+    with pytest.raises(SeeklingError, match="is a NoneType"):
+        engine.embed(None)
 
 
 # ---- the end of an answer --------------------------------------------------------------------------------------------

@@ -68,6 +68,12 @@ def test_every_wrong_setting_is_named_in_one_error():
     assert "14 problems" in str(error.value)
 
 
+@pytest.mark.parametrize("penalty", [1e-40, 1e3])
+def test_a_repetition_penalty_that_would_leave_no_numbers_is_refused(penalty):
+    with pytest.raises(SeeklingError, match=r"from 0\.01 to 100"):
+        Sampling(repetition_penalty=penalty)
+
+
 @pytest.mark.parametrize("temperature", [None, "1", math.nan, math.inf, True])
 def test_a_temperature_that_is_not_a_finite_number_is_refused(temperature):
     with pytest.raises(SeeklingError, match="temperature"):

@@ -5,11 +5,16 @@ import itertools
 import pytest
 import torch
 from engine_tiny import EOS, TOKENIZER, VOCAB, one_thread, scripted_lm, tiny_lm  # noqa: F401
+from hypothesis import given
+from hypothesis import strategies as st
 
 from seekling import Engine, Sampling, SeeklingError
+from seekling.engine.draft_model import ModelDrafter
 from seekling.engine.draft_mtp import MTPDrafter
+from seekling.engine.native_burst import Drafts
 from seekling.engine.runner import PAGE
-from seekling.engine.speculate import Gate, Gated, NgramDrafter, RoundCost, StepCost
+from seekling.engine.speculate import PLAIN_STEPS, Gate, Gated, NgramDrafter, RoundCost, StepCost
+from seekling.engine.torch_runner import TorchRunner
 
 
 def greedy(**kw):
@@ -228,6 +233,25 @@ def test_guesses_go_as_far_as_they_pay():
             gate.learn(4, right, 1.1)
         assert gate.length(12, cheap) >= gate.length(12, dear)
         assert abs(gate.length(12, cheap) - far) <= 2 and abs(gate.length(12, dear) - near) <= 1
+
+
+@given(st.lists(st.floats(1e-4, 1e-2), min_size=1, max_size=9), st.integers(1, 64), st.floats(0, 1))
+def test_a_round_is_as_long_as_yields_most_tokens_in_a_time(seconds, most, chance):
+    cost = RoundCost()
+    for drafts, took in enumerate(seconds):
+        cost.learn(drafts, took)
+    yields = [sum(chance**right for right in range(k + 1)) / cost.of(k) for k in range(1, most + 1)]
+    assert yields[cost.length(most, chance) - 1] == pytest.approx(max(yields))
+
+
+def test_a_second_model_leaves_bursts_alone_while_its_drafts_do_not_pay():
+    drafter, request = ModelDrafter(TorchRunner(tiny_lm().model, tiny_lm().config), 4), object()
+    assert drafter.burst(request) == Drafts()  # what a token costs without drafts is not known yet
+    for _ in range(PLAIN_STEPS):
+        drafter.timed(1, 0, 0.001)
+    assert drafter.burst(request) is None  # a step at a time, each with drafts
+    drafter.gate(request).wait = 5
+    assert drafter.burst(request) == Drafts()
 
 
 def test_a_useless_draft_is_switched_off(lm):

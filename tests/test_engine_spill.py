@@ -15,6 +15,7 @@ from seekling import Engine, Sampling, SeeklingError
 from seekling.engine.runner import PAGE
 from seekling.engine.spill import Spill
 from seekling.errors import MachineError
+from seekling.formats.adapters import Adapter, LowRank
 from seekling.kernels import infer
 
 native = pytest.mark.skipif(not infer.available(), reason="the native kernels are not built")
@@ -78,6 +79,22 @@ def test_pages_survive_a_restart_but_only_for_the_same_weights_and_tenant(tmp_pa
         assert engine.generate(LONG, S, tenant="ann")[0].cached_tokens == 0
     with engine_over(tmp_path, lm, **quant, cache_dtype="int8") as engine:
         assert engine.generate(LONG, S, tenant="ann")[0].cached_tokens == 0
+
+
+@native
+def test_an_adapter_with_other_numbers_finds_no_pages_of_its_name_in_the_files(tmp_path):
+    lm, name = tiny_lm(dtype=torch.float32), "model.layers.0.self_attn.o_proj.weight"
+    one, other = (Adapter({name: LowRank(torch.ones(2, 16), torch.full((32, 2), by), 1.0)}) for by in (0.1, 0.2))
+    right = [told(Engine(lm, runner="native", adapters={"a": a}).generate(LONG, S, adapter="a")[0]) for a in (one, other)]
+    with engine_over(tmp_path, lm, runner="native", adapters={"a": one}) as engine:
+        assert told(engine.generate(LONG, S, adapter="a")[0]) == right[0]
+        engine._loop.cache.tree.spill_all()
+        engine.set_adapter("a", other)
+        assert told(engine.generate(LONG, S, adapter="a")[0]) == right[1]
+    with engine_over(tmp_path, lm, runner="native") as engine:  # which it was given after it was made
+        engine.set_adapter("a", one)
+        again = engine.generate(LONG, S, adapter="a")[0]
+        assert told(again) == right[0] and again.cached_tokens == 2 * PAGE
 
 
 @native

@@ -21,6 +21,7 @@ from seekling.machine import (
     parse_cpuinfo,
     parse_meminfo,
     parse_memory_limit,
+    usable_cores,
 )
 
 X86 = """processor\t: 0
@@ -151,6 +152,10 @@ def test_no_cgroup_means_no_limit(tmp_path):
 )
 def test_usable_cores_are_the_tightest_of_cores_affinity_and_quota(changes, usable):
     assert facts(**changes).usable_cores == usable
+
+
+def test_the_short_way_to_the_usable_cores_agrees_with_the_long_one():
+    assert usable_cores() == look().usable_cores
 
 
 @pytest.mark.parametrize(

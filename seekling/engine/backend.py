@@ -46,7 +46,7 @@ class Backend:
     model: Any
     path: Path | None
     version: Callable[[], object]
-    adapters: Mapping[str, str]
+    adapters: dict[str, str]
 
 
 @without_collecting()
@@ -164,10 +164,14 @@ def _check(adapters: Mapping[str, Adapter], config: ModelConfig, weights: Callab
     """Refuse adapters that are for another model; ``weights`` gives the fingerprint of this one's."""
     if not adapters:
         return
-    shapes = {name: tuple(tensor.shape) for name, tensor in Decoder.empty(config).state_dict().items()}
     for adapter in adapters.values():
         own = weights() if adapter.base_fingerprint is not None else None
-        adapter.check(shapes, "the model", own, tied=config.tie_word_embeddings)
+        adapter.check(shapes_of(config), "the model", own, tied=config.tie_word_embeddings)
+
+
+def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Of a model's tensors, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in Decoder.empty(config).state_dict().items()}
 
 
 class Version:

@@ -61,7 +61,7 @@ class Constraint:
         if not isinstance(schema, (Mapping, bool)):
             raise SeeklingError(f"a JSON schema is an object, not {type(schema).__name__}")
         raise_all(SeeklingError, dict.fromkeys(schema_problems(schema)), "JSON schema")
-        schema = {**SPACING, **schema} if isinstance(schema, Mapping) else schema
+        schema = {**SPACING, **_told_apart(schema, schema)} if isinstance(schema, Mapping) else schema
         return cls._checked("JSON schema", _library().LLMatcher.grammar_from_json_schema(json.dumps(schema)))
 
     @classmethod
@@ -92,6 +92,10 @@ class Constraint:
         if wrong:
             found = re.match(r"Unimplemented keys: (\[.*\])", messages[0])
             why = f"cannot be enforced: {', '.join(json.loads(found[1]))}; leave them out" if found else messages[0].strip()
+            if "coerce_one_of" in why:
+                why = (
+                    "oneOf cannot be enforced where nothing tells its alternatives apart; give a discriminator, or write anyOf"
+                )
             raise SeeklingError(f"{kind}: {why}")
         return cls(kind, grammar)
 
@@ -195,6 +199,37 @@ def _library() -> Any:
     return llguidance
 
 
+def _told_apart(schema: Any, root: Mapping[str, Any]) -> Any:
+    """The same schema with ``anyOf`` for every ``oneOf`` whose discriminator lets at most one alternative fit."""
+    if isinstance(schema, list):
+        return [_told_apart(one, root) for one in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    out = {key: value if key in ("enum", "const", "default") else _told_apart(value, root) for key, value in schema.items()}
+    about = schema.get("discriminator")
+    if isinstance(schema.get("oneOf"), list) and isinstance(about, Mapping) and "anyOf" not in schema:
+        marks = [_mark(one, about.get("propertyName"), root) for one in schema["oneOf"]]
+        if None not in marks and len(set(marks)) == len(marks):
+            out["anyOf"] = out.pop("oneOf")
+    return out
+
+
+def _mark(schema: Any, name: Any, root: Mapping[str, Any]) -> str | None:
+    """The one value that an alternative demands of a property; None where it leaves it open."""
+    seen = set()
+    while isinstance(schema, Mapping) and isinstance(schema.get("$ref"), str) and schema["$ref"] not in seen:
+        seen.add(schema["$ref"])
+        found: Any = root
+        for part in schema["$ref"].removeprefix("#").split("/")[1:]:
+            found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
+        schema = found
+    if not isinstance(schema, Mapping) or name not in schema.get("required", ()):
+        return None
+    about = schema.get("properties", {}).get(name, {})
+    values = [about["const"]] if "const" in about else about.get("enum", [])
+    return json.dumps(values[0]) if len(values) == 1 else None
+
+
 def schema_problems(schema: Any, where: str = "") -> Iterator[str]:
     """Keywords of a JSON schema that the library would pass over in silence, one line each."""
     if not isinstance(schema, Mapping):
@@ -203,7 +238,7 @@ def schema_problems(schema: Any, where: str = "") -> Iterator[str]:
         if key in _MAPS and isinstance(value, Mapping):
             for name, inner in value.items():
                 yield from schema_problems(inner, f"{where}/{key}/{name}")
-        elif key in ("enum", "const", "default", "example", "examples") or key.startswith("x-"):
+        elif key in ("enum", "const", "default", "example", "examples", "discriminator") or key.startswith("x-"):
             continue
         elif key not in _ENFORCED and key not in _NOTES:
             yield f"{where or '/'}: the keyword {key} cannot be enforced; leave it out"

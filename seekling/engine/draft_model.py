@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from seekling.engine.native_burst import Drafts, Outcome
 from seekling.engine.pages import OutOfPages, PagePool
 from seekling.engine.request import Request
 from seekling.engine.runner import Chunk, Runner
@@ -50,6 +51,16 @@ class ModelDrafter(Gated):
                     going[request].append(token)
             going = {r: going[r] for r in speakers}
         return [drafts[request] for request in requests]
+
+    def burst(self, request: Request) -> Drafts | None:
+        """Plain bursts while drafts do not pay, or it is not known what a token costs without them."""
+        return None if self.settled(1) and self.gate(request).open() else Drafts()
+
+    def heard(self, request: Request, outcome: Outcome) -> None:
+        super().heard(request, outcome)
+        for place, one in enumerate(outcome.rounds):
+            if place or len(outcome.rounds) == 1:
+                self.timed(1, 0, one.seconds)
 
     def _fits(self, request: Request) -> bool:
         """Make sure its row has pages for all tokens that this proposal may read."""

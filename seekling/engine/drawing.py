@@ -56,8 +56,9 @@ def drawn(asks: Sequence[Ask], threads: int | None = None) -> list[Drawn | Seekl
         rows.append(
             native.CDraw(
                 raw if x_V is ask.x_V else _address(x_V), raw if s.logprobs else None,
-                0.0 if s.greedy else ask.request.uniform(ask.ahead), s.top_p, s.temperature, s.min_p, s.top_k, len(x_V),
-                mark or 0, 0 if mark is None else LAYERS, CANDIDATES, -1 if forced is None else forced,
+                0.0 if s.greedy else ask.request.uniform(ask.ahead), s.top_p, s.temperature, s.min_p,
+                min(s.top_k, len(x_V)), len(x_V), mark or 0, 0 if mark is None else LAYERS, CANDIDATES,
+                -1 if forced is None else forced,
             )
         )  # fmt: skip
         places.append(place)

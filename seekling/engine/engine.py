@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from seekling.engine.backend import Choice, Quant, open_backend, runner_path
+from seekling.engine.backend import Choice, Quant, open_backend, runner_path, shapes_of
 from seekling.engine.cache import PagedCache
 from seekling.engine.draft_model import ModelDrafter
 from seekling.engine.draft_mtp import MTPDrafter
@@ -30,9 +30,10 @@ from seekling.engine.prompt import Prompt, as_prompts, encode_prompts
 from seekling.engine.request import Request
 from seekling.engine.sampling import Completion, Delta, Sampling
 from seekling.engine.scheduler import Scheduler
+from seekling.engine.settings import problems
 from seekling.engine.speculate import Drafter, NgramDrafter
 from seekling.engine.spill import Spill
-from seekling.errors import SeeklingError, raise_all
+from seekling.errors import CheckpointError, SeeklingError, raise_all
 from seekling.formats.adapters import Adapter
 from seekling.model.v4.cache import SLACK
 
@@ -49,7 +50,7 @@ class Engine:
         quant: None keeps the weights; "int8" / "int4" make a smaller quantised copy.
         dtype: of a model loaded from a path; default as stored for the native runner, "float32" for torch.
         runner: "native" (packed weights, CPU), "torch", or "auto": native for paths and quantised copies where it can.
-        threads: of the native runner; default torch's.
+        threads: of the native runner; default torch's, at most the cores this process may use.
         max_rows: most answers computed together; more wait in order.
         step_tokens: most tokens of a step; longer prompts are computed in parts, beside the answers being written.
         cache_tokens: size of the cache; default room for ``max_rows`` whole contexts, but no more than ``cache_bytes``. A
@@ -100,29 +101,8 @@ class Engine:
         cache_bytes: int = CACHE_BYTES,
         beside: "Engine | None" = None,
     ):
-        problems = []
-        if quant not in (None, "int8", "int4"):
-            problems.append(f"quant is {quant!r}: give None, 'int8' or 'int4'")
-        numbers = {
-            "cache_spill_bytes": cache_spill_bytes,
-            "max_rows": max_rows,
-            "step_tokens": step_tokens,
-            "max_queue": max_queue,
-            "cache_bytes": cache_bytes,
-        }
-        optional = {"cache_tokens": cache_tokens, "threads": threads, "draft_tokens": draft_tokens}
-        numbers |= {name: value for name, value in optional.items() if value is not None}
-        for name, value in numbers.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                problems.append(f"{name} is {value!r}: give a whole number of at least 1")
-        if runner not in ("auto", "native", "torch"):
-            problems.append(f"runner is {runner!r}: give 'auto', 'native' or 'torch'")
-        loaded = hasattr(path_or_lm, "model") and hasattr(path_or_lm, "config")
-        if loaded and dtype is not None:
-            problems.append("dtype is for a path; this model is loaded already: give the dtype to seekling.load")
-        if cache_dtype not in (None, "bf16", "int8"):
-            problems.append(f"cache_dtype is {cache_dtype!r}: give 'bf16' or 'int8'")
-        raise_all(SeeklingError, problems, "engine")
+        given = {name: value for name, value in locals().items() if name not in ("self", "path_or_lm")}
+        raise_all(SeeklingError, problems(path_or_lm, given), "engine")
         self._backend = backend = open_backend(
             path_or_lm,
             quant,
@@ -141,7 +121,9 @@ class Engine:
             if not prefix:
                 raise SeeklingError("cache_spill keeps pages of the prefix cache, and this engine has none: leave it out")
             spill = Spill(cache_spill, cache_spill_bytes, backend.adapters)
-        cache = PagedCache(backend.runner, self._pages(cache_tokens, cache_bytes), prefix, spill, lambda: me.fingerprint)
+        # An adapter's pages have its hash in their names: those of the base stay good whatever adapters there are.
+        base = lambda: fingerprint(me._backend, me.quant, me.weights_digest)  # noqa: E731
+        cache = PagedCache(backend.runner, self._pages(cache_tokens, cache_bytes), prefix, spill, base)
         self.context = min(self.config.max_position_embeddings, cache.tokens)
         drafter = self._drafter(speculate, draft_tokens, cache.pool.size, threads)
         self._intake = Intake(self.config, self.tokenizer, self.context, getattr(backend.runner, "adapters", {}).keys())
@@ -242,8 +224,10 @@ class Engine:
         `cache_spill` also how many tokens behind its full pages lie in files (spilled_tokens)."""
         ids = encode_prompts([prompt], self.tokenizer, self.config, thinking=thinking, must_fit=False)[0]
         cache = self._loop.cache
-        match = cache.tree.match((tenant, adapter), ids)
-        spilled = sum(1 for _ in cache.spilled((tenant, adapter), ids, len(match.pages))) * cache.page_tokens
+        with self._loop.paused():
+            cache.use_version(self._backend.version())
+            match = cache.tree.match((tenant, adapter), ids)
+            spilled = sum(1 for _ in cache.spilled((tenant, adapter), ids, len(match.pages))) * cache.page_tokens
         told = {"spilled_tokens": spilled, "spill_problem": cache.spill.stats.problem} if cache.spill is not None else {}
         first, reason = len(match.pages) * cache.page_tokens, str(match.miss)
         if spilled:
@@ -309,7 +293,7 @@ class Engine:
             texts: as the prompts of `generate`.
             pooling: "mean" of all tokens' states or the "last" one's.
         """
-        encoded = encode_prompts(as_prompts(texts), self.tokenizer, self.config, thinking=False)
+        encoded = encode_prompts(as_prompts(texts), self.tokenizer, self.config, thinking=False, spare=0)
         if isinstance(self._backend.runner, NativeRunner):
             with self._loop.paused():
                 return embed_natively(self._backend.runner, encoded, pooling)
@@ -317,8 +301,9 @@ class Engine:
 
     @property
     def fingerprint(self) -> str:
-        """One hash of weights, code and instruction path: equal fingerprints, equal answers. The first call reads it all."""
-        return fingerprint(self._backend, self.quant, self.weights_digest)
+        """One hash of weights, config, adapters, code and instruction path: equal fingerprints, equal answers. The first call
+        reads it all."""
+        return fingerprint(self._backend, self.quant, self.weights_digest, self._backend.adapters)
 
     @property
     def weights_digest(self) -> str:
@@ -331,7 +316,8 @@ class Engine:
     def weights_changed(self) -> None:
         """Forget the prefix cache. Only needed after a change of weights that torch does not count, as through ``.data``."""
         self._digest = None
-        self._loop.cache.version = object()  # equal to no version there is
+        with self._loop.paused():
+            self._loop.cache.renew()
 
     def repack(self, parts: Any, targets: Any = None) -> bool:
         """Give a native engine over a model in memory new weights in place (`NativeRunner.refresh`); False where it is none."""
@@ -343,12 +329,18 @@ class Engine:
         return True
 
     def set_adapter(self, name: str, adapter: Adapter) -> None:
-        """Give a native engine an adapter, or one it has new numbers. Raises SeeklingError: it cannot change that here."""
+        """Give a native engine an adapter, or one it has new numbers. What it was trained on is not compared.
+
+        Raises:
+            SeeklingError: it is not for this model, holds numbers that are not finite, or cannot change that here.
+        """
         runner = self._backend.runner
         if not isinstance(runner, NativeRunner):
             raise SeeklingError("adapters of an engine in torch are given when it is made")
+        adapter.check(shapes_of(self.config), "the model", tied=self.config.tie_word_embeddings)
         with self._loop.paused():
             runner.add_adapter(name, adapter)
+            self._backend.adapters[name] = adapter.digest()
         self.weights_changed()
 
     def close(self) -> None:
@@ -397,7 +389,12 @@ class Engine:
             return NgramDrafter(tokens)
         if isinstance(speculate, str) and speculate == "mtp":
             return MTPDrafter(cast(Any, self._backend.runner), tokens)
-        small = open_backend(speculate, None, None, "auto", threads)
+        try:
+            small = open_backend(speculate, None, None, "auto", threads)
+        except CheckpointError as error:
+            raise SeeklingError(
+                f"speculate is {speculate!r}, neither 'ngram' nor 'mtp' nor a model that opens: {error}"
+            ) from None
         if small.config.holds_state:
             raise SeeklingError(
                 "the draft model has linear attention, whose state cannot go back over wrong drafts: take another"

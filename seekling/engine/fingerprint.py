@@ -1,7 +1,9 @@
 """What an answer depends on beside its request, as one short hash: weights, code, and the instructions that run."""
 
+import dataclasses
 import functools
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,10 +15,11 @@ _ROOMS = ("engine", "kernels", "model", "text")
 _SUFFIXES = (".py", ".cpp", ".h")
 
 
-def fingerprint(backend: Backend, quant: str | None, digest: str) -> str:
-    """ "seekling-" and 16 hex digits; ``digest``: what `weights` gives."""
+def fingerprint(backend: Backend, quant: str | None, digest: str, adapters: Mapping[str, str] | None = None) -> str:
+    """ "seekling-" and 16 hex digits; ``digest``: what `weights` gives, ``adapters``: hashes of those that are to count."""
     whole = hashlib.sha256()
-    for part in (digest, code(), instructions(backend), str(quant)):
+    shape, beside = dataclasses.asdict(backend.config), sorted((adapters or {}).items())
+    for part in (digest, code(), instructions(backend), str(quant), repr(shape), repr(beside)):
         whole.update(part.encode() + b"\0")
     return f"seekling-{whole.hexdigest()[:16]}"
 
@@ -30,9 +33,9 @@ def weights(backend: Backend) -> str:
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
     for part in backend.runner._native.keep:  # type: ignore[attr-defined]
-        tensor = part.data if isinstance(part, Packed) else part
-        if isinstance(tensor, torch.Tensor):
-            digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+        for tensor in (part.data, part.bias) if isinstance(part, Packed) else (part,):
+            if isinstance(tensor, torch.Tensor):
+                digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

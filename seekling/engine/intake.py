@@ -44,7 +44,7 @@ class Intake:
             settings = [sampling or Sampling()] * len(prompts)
         else:
             settings = list(sampling)
-        raise_all(SeeklingError, self._problems(prompts, settings, adapter))
+        raise_all(SeeklingError, self._problems(prompts, settings, priority, tenant, adapter))
         encoded = encode_prompts(prompts, self.tokenizer, self.config, thinking=thinking, context=self.context)
         return [self._answers(ids, s, priority, tenant, adapter) for ids, s in zip(encoded, settings, strict=True)]
 
@@ -69,13 +69,19 @@ class Intake:
             out.append(request)
         return out
 
-    def _problems(self, prompts: Sequence[Prompt], settings: list[Sampling], adapter: str | None) -> Iterator[str]:
+    def _problems(
+        self, prompts: Sequence[Prompt], settings: list[Sampling], priority: Any, tenant: Any, adapter: str | None
+    ) -> Iterator[str]:
         if len(settings) != len(prompts):
             yield f"{len(prompts)} prompts and {len(settings)} samplings: give one for each, or one for all"
         if any(not isinstance(s, Sampling) for s in settings):
             yield "sampling is not a seekling.Sampling: write seekling.Sampling(max_tokens=…)"
         else:
             yield from dict.fromkeys(line for s in settings for line in self._sampling_problems(s))
+        if not isinstance(priority, int):
+            yield f"priority is {priority!r}: give a whole number"
+        if not isinstance(tenant, Hashable):
+            yield f"tenant is a {type(tenant).__name__}: give a name, a number or another thing that can be hashed"
         if adapter is not None and adapter not in self.adapters:
             yield f"there is no adapter {adapter!r}; this engine has {', '.join(self.adapters) or 'none'}"
 
@@ -89,9 +95,10 @@ class Intake:
             yield f"thinking_budget needs a model that ends its reasoning with {THINK_END}; this one has no such token"
         if s.experts and not any(map(self.config.is_moe, range(self.config.num_hidden_layers))):
             yield "experts asks which experts computed each token, and this model has none: leave it out"
-        beyond = sorted({token for token, _ in s.bias if token >= size})
-        if beyond:
-            yield f"logit_bias names tokens outside 0…{size - 1}: {', '.join(map(str, beyond[:5]))}"
+        for name, tokens in (("logit_bias", [token for token, _ in s.bias]), ("stop_token_ids", s.stop_token_ids)):
+            beyond = sorted({token for token in tokens if token >= size})
+            if beyond:
+                yield f"{name} names tokens outside 0…{size - 1}: {', '.join(map(str, beyond[:5]))}"
 
     def _guard(self, ids: list[int], s: Sampling) -> ThinkingGuard | None:
         """Watches the reasoning where the prompt leaves one open."""

@@ -89,7 +89,7 @@ def matrices(engine: Engine) -> list[tuple[str, int]]:
         for matrix in runner.packed():
             *stack, outputs, inputs = matrix.shape
             expert = bool(stack) and stack[0] == config.n_routed_experts and {outputs, inputs} == sides
-            table = matrix is runner._embedding and not (tied and not config.head_bias)  # type: ignore[attr-defined]
+            table = matrix is runner._embedding and not tied  # type: ignore[attr-defined]
             out.append(("expert" if expert else "embedding" if table else "other", matrix.nbytes()))
         return out
     tensors = [*engine.model.named_parameters(), *engine.model.named_buffers()]

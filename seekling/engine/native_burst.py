@@ -100,7 +100,8 @@ def burst(
         _address(floats) + 4 * most,
     ]  # fmt: skip
     call = CBurst(
-        *pointers, sampling.top_p, sampling.temperature, sampling.min_p, drafts.least, sampling.top_k, known, len(ids),
+        *pointers, sampling.top_p, sampling.temperature, sampling.min_p, drafts.least,
+        min(sampling.top_k, runner.config.vocab_size), known, len(ids),
         len(pages), len(stops), unread, enough, most, drafts.tokens, drafts.look, number, runner.team(), 0, 0, 0,
     )  # fmt: skip
     runner.burst(call)

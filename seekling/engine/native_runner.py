@@ -27,6 +27,7 @@ from seekling.errors import MachineError, SeeklingError
 from seekling.formats.adapters import Adapter
 from seekling.kernels import infer, native
 from seekling.kernels.infer_model import CBurst, CLayer, CStep, NativeModel
+from seekling.machine import usable_cores
 from seekling.model.config import ModelConfig
 from seekling.model.decoder import Decoder
 from seekling.model.rope import RopeTable
@@ -42,7 +43,7 @@ def unsupported(config: ModelConfig) -> list[str]:
     """What of this model the native runner does not compute; empty when it can run it."""
     bad = []
     if not infer.available():
-        bad.append(f"the kernels are not built ({native.status()})")
+        bad.append(f"without its kernels: {native.status()}")
     if config.v4 is not None:
         return [*bad, "DeepSeek-V4"]
     layers = range(config.num_hidden_layers)
@@ -67,7 +68,7 @@ class NativeRunner:
     Args:
         model: a `Decoder`, whose weights are copied into packed form (the model itself is not kept), or `PackedWeights`.
         quant: "int8", "int4", "bf16" or "f32".
-        threads: default torch's number at each step.
+        threads: default torch's number at each step, but no more than the cores this process may use (affinity, cgroup quota).
         cache: "bf16", or "int8" for half the memory: a scale for each token's key and value of a head, or latent and key.
         drafts: pack the first MTP layer too (`seekling.engine.native_draft` runs it); steps keep their `raw_states`.
 
@@ -96,6 +97,7 @@ class NativeRunner:
         self.state_floats = -(-self.config.hidden_size // infer.GROUP) * infer.GROUP
         self._native = NativeModel()
         self._out = np.empty(0, np.float32)
+        self._most_threads = usable_cores()
         self._held: Callable[[], object] = lambda: None
         self._rope = RopeTable(self.config)
         self._positions = 0
@@ -132,7 +134,7 @@ class NativeRunner:
 
     def packed(self) -> list[infer.Packed]:
         """Every packed matrix once."""
-        return list({id(w): w for w in self._native.keep if isinstance(w, infer.Packed)}.values())
+        return list({w.data.data_ptr(): w for w in self._native.keep if isinstance(w, infer.Packed)}.values())
 
     def embedding_bytes(self) -> int:
         """Bytes of the embedding, of which a token reads one row only."""
@@ -145,8 +147,9 @@ class NativeRunner:
         m.cache_int8 = int(self.cache == "int8")
         gqa = config.attention == "gqa"
         embedding = weights.matrix("model.embed_tokens.weight")
-        head = embedding if config.tie_word_embeddings and not config.head_bias else weights.matrix("lm_head.weight")
-        assert embedding is not None and head is not None
+        assert embedding is not None
+        head = weights.tied_head(embedding) if config.tie_word_embeddings else weights.matrix("lm_head.weight")
+        assert head is not None
         self._embedding = embedding
         m.embedding, m.head = self._native.matrix(embedding), self._native.matrix(head)
         m.final_norm = self._vector(weights.vector("model.norm.weight"))
@@ -382,7 +385,7 @@ class NativeRunner:
 
     def team(self) -> int:
         """Threads of the next step."""
-        return self.threads or torch.get_num_threads()
+        return self.threads or min(torch.get_num_threads(), self._most_threads)
 
     def burst(self, call: CBurst) -> None:
         """See `seekling.engine.native_burst.burst`."""

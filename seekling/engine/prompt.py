@@ -1,6 +1,6 @@
 """From what a caller calls a prompt (text, token ids, chat messages) to token ids, all problems gathered."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -16,14 +16,23 @@ def as_prompts(prompts: Any) -> list[Any]:
         return [prompts]  # a lone message is refused later, with a remedy
     if hasattr(prompts, "tolist"):
         prompts = prompts.tolist()
+    if not isinstance(prompts, Iterable):
+        return [prompts]  # refused later too
     prompts = list(prompts)
     return [prompts] if prompts and isinstance(prompts[0], (Integral, Mapping)) else prompts
 
 
 def encode_prompts(
-    prompts: Sequence[Prompt], tokenizer: Any, config: Any, *, thinking: bool, must_fit: bool = True, context: int | None = None
+    prompts: Sequence[Prompt],
+    tokenizer: Any,
+    config: Any,
+    *,
+    thinking: bool,
+    must_fit: bool = True,
+    context: int | None = None,
+    spare: int = 1,
 ) -> list[list[int]]:
-    """Token ids of each prompt, every one short enough to leave room for at least one new token.
+    """Token ids of each prompt, every one short enough to leave room for ``spare`` new tokens.
 
     A string gets the begin token, if there is one, in front; token ids are taken as they are; messages go through the
     tokenizer's chat encoding; an empty string or list becomes the begin token alone. Control marks in text stay text.
@@ -51,7 +60,7 @@ def encode_prompts(
         except SeeklingError as error:
             problems.append(f"{where}{error}")
             continue
-        problems.extend(where + line for line in _id_problems(ids, config, context if must_fit else None))
+        problems.extend(where + line for line in _id_problems(ids, config, context if must_fit else None, spare))
         encoded.append(ids)
     raise_all(SeeklingError, problems, "generate" if len(problems) > 1 else "")
     return encoded
@@ -79,14 +88,14 @@ def _encode(prompt: Any, tokenizer: Any, config: Any, thinking: bool) -> list[in
     raise SeeklingError(f"is a list of {kinds}: give text, a list of token ids or a list of chat messages")
 
 
-def _id_problems(ids: list[int], config: Any, limit: int | None) -> Iterator[str]:
+def _id_problems(ids: list[int], config: Any, limit: int | None, spare: int) -> Iterator[str]:
     bad = sorted({i for i in ids if not 0 <= i < config.vocab_size})
     if bad:
         shown = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
         yield f"has token ids outside 0…{config.vocab_size - 1}: {shown}"
-    if limit is not None and len(ids) >= limit:
+    if limit is not None and len(ids) + spare > limit:
         whose = "the model's context" if limit == config.max_position_embeddings else "the engine's cache"
-        yield f"has {len(ids)} tokens, {whose} holds {limit} and one must stay free: shorten it"
+        yield f"has {len(ids)} tokens, {whose} holds {limit}{' and one must stay free' if spare else ''}: shorten it"
 
 
 def _need(tokenizer: Any) -> Any:

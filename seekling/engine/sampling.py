@@ -86,6 +86,9 @@ class Sampling:
             if isinstance(value, Iterable):
                 object.__setattr__(self, name, tuple(value))
         raise_all(SeeklingError, self._problems(), "sampling")
+        for name in ("max_tokens", "top_k", "n", "top_logprobs", "seed", "thinking_budget"):  # NumPy's integers become Python's
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else int(value))
 
     @property
     def greedy(self) -> bool:
@@ -107,8 +110,8 @@ class Sampling:
             yield f"top_k is {self.top_k!r}: give a whole number of at least 0 (0 keeps every token)"
         if not _real(self.min_p, 0, 1):
             yield f"min_p is {self.min_p!r}: give a number from 0 to 1"
-        if not _real(self.repetition_penalty, 0) or self.repetition_penalty == 0:
-            yield f"repetition_penalty is {self.repetition_penalty!r}: give a number above 0 (1 is off)"
+        if not _real(self.repetition_penalty, 0.01, 100):
+            yield f"repetition_penalty is {self.repetition_penalty!r}: give a number from 0.01 to 100 (1 is off)"
         for name in ("presence_penalty", "frequency_penalty"):
             if not _real(getattr(self, name), -2, 2):
                 yield f"{name} is {getattr(self, name)!r}: give a number from -2 to 2 (0 is off)"

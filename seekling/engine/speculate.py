@@ -13,6 +13,7 @@ from seekling.engine.native_burst import Drafts, Outcome
 from seekling.engine.request import Request
 from seekling.engine.runner import Chunk
 
+MOST_DRAFTS = 64  # tokens a proposal may have
 PLAIN_STEPS = 2  # measured before the first draft
 PLAIN_BURST = 16  # one burst of so many is plain, so that what drafts cost is known against the machine as it is now
 
@@ -150,7 +151,13 @@ class RoundCost:
 
     def length(self, most: int, chance: float) -> int:
         """Drafts of a round, 1 … ``most``, that yield the most tokens in a time where each is right with this chance."""
-        return max(range(1, most + 1), key=lambda k: sum(chance**right for right in range(k + 1)) / self.of(k))
+        best, least, worth, yielded = 0.0, 1, 1.0, 1.0
+        for k in range(1, most + 1):
+            worth *= chance
+            yielded += worth
+            if yielded / self.of(k) > best:
+                best, least = yielded / self.of(k), k
+        return least
 
 
 class Gated:

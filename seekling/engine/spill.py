@@ -55,7 +55,7 @@ class Spill:
     Args:
         folder: made where it is missing; used by one engine at a time.
         most_bytes: of all its files together.
-        adapters: hash of each adapter by name (an adapter's pages are its own).
+        adapters: hash of each adapter by name (an adapter's pages are its own); looked up anew each time.
 
     Raises:
         MachineError: the folder cannot be used, others may write to it, or another engine uses it.
@@ -64,7 +64,7 @@ class Spill:
     def __init__(self, folder: str | os.PathLike, most_bytes: int, adapters: Mapping[str, str] | None = None):
         self.folder, self.most_bytes, self.stats = Path(folder), most_bytes, SpillStats()
         self.bytes = 0
-        self._adapters = dict(adapters or {})
+        self._adapters: Mapping[str, str] = {} if adapters is None else adapters
         self._held: OrderedDict[bytes, int] = OrderedDict()  # bytes of each file, by key; least recently used first
         self._waiting: OrderedDict[bytes, bytes] = OrderedDict()
         self._waiting_bytes = 0
@@ -87,8 +87,8 @@ class Spill:
         """Where the keys of a tenant's and adapter's sequences begin; None where the salt means nothing to a later process."""
         if not isinstance(salt, tuple) or len(salt) != 2 or not self._base or not _lasting(salt):
             return None
-        adapter = "" if salt[1] is None else self._adapters.get(salt[1], "?")
-        return _digest(self._base, repr(salt).encode(), adapter.encode())
+        adapter = "" if salt[1] is None else self._adapters.get(salt[1])
+        return None if adapter is None else _digest(self._base, repr(salt).encode(), adapter.encode())
 
     @staticmethod
     def key(before: bytes, block: Sequence[int]) -> bytes:

@@ -132,6 +132,9 @@ class SharedWeights(PackedWeights):
             return PackedLinear(PackedWeight(tuple(p for h in heads for p in (Part(k_b, h, True), Part(v_b, h))), dtype))
         if kind in ("gate_proj", "up_proj"):
             packed = self.pair(f"{home}.gate_proj.weight", f"{home}.up_proj.weight")[kind == "up_proj"]
+        elif kind == "lm_head" and self.config.tie_word_embeddings:
+            table = self.matrix("model.embed_tokens.weight")
+            packed = None if table is None else self.tied_head(table)
         else:
             packed = self.matrix(f"{name}.weight")
         assert packed is not None  # the model has the layer
@@ -193,8 +196,7 @@ def packed_decoder(weights: SharedWeights, parts: Parts, compute: torch.dtype) -
             model.set_submodule(name, weights.linear(name, compute))
     table = weights.linear("model.embed_tokens", compute)
     model.model.embed_tokens = PackedEmbedding(table.weight)
-    tied = config.tie_word_embeddings and not config.head_bias
-    model.set_submodule("lm_head", table if tied else weights.linear("lm_head", compute))
+    model.set_submodule("lm_head", weights.linear("lm_head", compute))
     rest = {name: parts.tensor(name).to(tensor.dtype, copy=True) for name, tensor in model.state_dict().items()}
     model.load_state_dict(rest, assign=True)
     return model.eval().requires_grad_(False)

@@ -72,9 +72,11 @@ def config_of(path: Path) -> Any:
         from seekling.formats.gguf_file import open_gguf
 
         return read_config(open_gguf(path).raw_config)
+    from seekling.engine.backend import read_adapted_config
     from seekling.formats.folder import read_config as read_folder_config
+    from seekling.lm import is_adapter
 
-    return read_folder_config(path)
+    return read_adapted_config(path) if is_adapter(path) else read_folder_config(path)
 
 
 def measured(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def set_threads(threads: int | None) -> None:
     """Tell torch how many threads to use: as asked, else the cores this process may use."""
     import torch
 
-    from seekling.machine import look
+    from seekling.machine import usable_cores
 
     raise_all(RecipeError, ["--threads must be at least 1"] if threads is not None and threads < 1 else [])
-    torch.set_num_threads(threads or look().usable_cores)
+    torch.set_num_threads(threads or usable_cores())
