@@ -38,7 +38,8 @@ if platform.machine() in ("x86_64", "AMD64"):
     # prefetchw came with the processors of these levels, but is not in them; where it is missing nothing happens
     LEVELS["avx2"] = ["-march=x86-64-v3", "-mprfchw"]
     LEVELS["avx512"] = ["-march=x86-64-v4", "-mprfchw", "-mprefer-vector-width=512"]
-    LEVELS["avx512bf16"] = [*LEVELS["avx512"], "-mavx512bf16", "-mavx512vnni"]
+    LEVELS["avx512vnni"] = [*LEVELS["avx512"], "-mavx512vnni"]
+    LEVELS["avx512bf16"] = [*LEVELS["avx512vnni"], "-mavx512bf16"]
 
 KERNELS = Path(__file__).resolve().parent / "seekling" / "kernels"
 STAMP = runpy.run_path(str(KERNELS / "stamp.py"))["stamp"](KERNELS)

@@ -23,6 +23,7 @@ _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 # Best first: the flags of /proc/cpuinfo that a level needs.
 _LEVELS = {
     "avx512bf16": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_bf16", "avx512_vnni"},
+    "avx512vnni": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"},
     "avx512": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
     "avx2": {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"},
     "base": set(),
