@@ -202,7 +202,20 @@ def test_a_union_told_apart_by_a_field_is_enforced(engine):
             assert json.loads(answer.text).keys() in ({"kind", "lives"}, {"kind", "loud"})
 
 
-@pytest.mark.parametrize("dog", [{"required": ["loud"]}, {"properties": {"kind": {"const": "cat"}}}, {"properties": {}}])
+@pytest.mark.parametrize(
+    "dog",
+    [
+        {"required": ["loud"]},
+        {"required": None},
+        {"properties": {"kind": {"const": "cat"}}},
+        {"properties": {}},
+        {"properties": []},
+        {"properties": {"kind": True}},
+        {"properties": {"kind": {"enum": 3}}},
+        {"properties": {"kind": {"enum": ["dog", "wolf"]}}},
+        {"type": ["object", "string"]},  # a string would fit it whatever the field says
+    ],
+)
 def test_a_union_whose_field_does_not_tell_it_apart_keeps_its_oneof(dog):
     assert "oneOf" in _told_apart(pets(**dog), pets(**dog))
     assert "oneOf" not in _told_apart(pets(), pets())

@@ -315,6 +315,7 @@ def test_an_answer_that_alone_gives_its_pages_back_to_itself_goes_on(runner):
     [
         (dict(priority="high"), "priority is 'high': give a whole number"),
         (dict(tenant=["x"]), "tenant is a list"),
+        (dict(tenant=("x", ["y"])), "tenant is a tuple"),
         (dict(sampling=Sampling(stop_token_ids=(2**31,))), r"stop_token_ids names tokens outside"),
         (dict(sampling=Sampling(n=3)), "3 answers were asked for at once, and the queue holds 2"),
     ],
@@ -331,8 +332,9 @@ def test_an_argument_that_would_fail_a_step_is_refused_and_nobody_else_is_harmed
 def test_integers_of_numpy_and_a_top_k_beyond_the_vocabulary_mean_what_they_say(runner):
     lm = tiny_lm(dtype=torch.float32)
     plain = Sampling(max_tokens=5, temperature=1.0, seed=1, ignore_eos=True)
-    odd = Sampling(max_tokens=np.int64(5), temperature=1.0, seed=np.int64(1), top_k=2**32 + 1, ignore_eos=True)
-    engine = Engine(lm, runner=runner)
+    odd = Sampling(max_tokens=np.int64(5), temperature=1.0, seed=np.int64(1), top_k=2**32 + 1, n=np.int64(1), ignore_eos=True)
+    engine = Engine(lm, runner=runner, max_rows=np.int64(2))
+    assert all(type(value) is int for value in (odd.max_tokens, odd.seed, odd.top_k, odd.n))
     assert engine.generate(["abc"], odd)[0].token_ids == engine.generate(["abc"], plain)[0].token_ids
 
 
@@ -349,11 +351,37 @@ def test_what_a_running_answer_computed_with_old_weights_is_not_found_by_the_nex
     assert engine.generate([prompt], GREEDY)[0].cached_tokens == 0
 
 
-def test_explaining_and_stepping_at_one_time_do_not_disturb_each_other(lm):
-    with Engine(lm) as engine:
-        handles = [engine.submit([10 + n % 50, *range(10, 40)], GREEDY) for n in range(40)]
-        while not all(handle.done for handle in handles):
-            assert engine.explain(list(range(10, 40)))["prompt_tokens"] == 30
+def test_explaining_waits_for_the_step_that_runs(lm):
+    engine, told = Engine(lm), threading.Event()
+    with ThreadPoolExecutor() as pool:
+        with engine._loop.paused():
+            answer = pool.submit(lambda: (engine.explain([10, 11, 12]), told.set()))
+            assert not told.wait(0.2)
+        assert answer.result(timeout=60)[0]["prompt_tokens"] == 3
+
+
+def test_explaining_knows_that_the_weights_changed():
+    lm, prompt = tiny_lm(), list(range(10, 40))
+    engine = Engine(lm)
+    engine.generate([prompt], GREEDY)
+    assert engine.explain(prompt)["cached_tokens"] == 29
+    with torch.no_grad():
+        lm.model.lm_head.weight.neg_()
+    assert engine.explain(prompt)["cached_tokens"] == 0
+
+
+def test_a_failed_step_lets_the_runner_forget_the_rows_it_had(lm):
+    engine, forgotten = Engine(lm), []
+    engine._loop.cache.runner.forget = forgotten.append
+    handle = engine._loop.submit(engine._intake.requests(["abc"], GREEDY)[0])
+    engine._loop.step()
+    (request,) = engine._loop.scheduler.running
+    first = request.pages[0]
+    engine._loop.cache.runner.step = lambda chunks: 1 / 0
+    engine._loop.step()
+    assert forgotten == [first]
+    with pytest.raises(RuntimeError, match="division by zero"):
+        handle.results()
 
 
 def test_a_cache_smaller_than_the_context_bounds_it_and_says_so(lm):

@@ -160,12 +160,52 @@ def test_pages_of_a_request_whose_numbers_are_damaged_harm_nobody_else(make, cac
 
 
 @pytest.mark.parametrize("quant", ["int8", "int4"])
-def test_weights_that_are_no_numbers_are_not_rounded_to_some(quant):
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_not_rounded_to_some(quant, value):
     lm = tiny_lm(dtype=torch.float32)
     with torch.no_grad():
-        lm.model.model.layers[1].self_attn.o_proj.weight[3, 5] = float("nan")
+        lm.model.model.layers[1].self_attn.o_proj.weight[3, 5] = value
     with pytest.raises(CheckpointError, match=r"model\.layers\.1\.self_attn\.o_proj\.weight is damaged: 1 of its rows"):
         Engine(lm, quant)
+
+
+def weights_of(make):
+    return [name for name, tensor in make().model.state_dict().items() if tensor.dim() < 3 and "mtp" not in name]
+
+
+@pytest.mark.parametrize(
+    "make, name",
+    [
+        pytest.param(make, name, id=name)
+        for make in (gqa_lm, lambda: tiny_lm(dtype=torch.float32))
+        for name in weights_of(make)
+        if name.startswith(("model.layers.1.", "model.norm", "lm_head")) and not name.endswith("e_score_correction_bias")
+    ],
+)
+def test_a_weight_that_is_no_number_is_told_and_never_answered_with(make, name):
+    lm = make()
+    with torch.no_grad():
+        lm.model.state_dict()[name].flatten()[3] = float("nan")
+    for runner in ("torch", "native"):
+        with pytest.raises(SeeklingError, match="not a number"):
+            Engine(lm, runner=runner).generate([list(range(10, 50))], GREEDY)
+
+
+def test_drawing_has_the_threads_of_the_runner(monkeypatch):
+    monkeypatch.setattr("seekling.engine.native_runner.usable_cores", lambda: 1)
+    torch.set_num_threads(2)
+    assert Engine(MLA, runner="native")._loop._threads() == 1
+
+
+def test_a_request_that_gave_its_pages_back_has_to_be_computed_again():
+    engine = Engine(MLA, runner="native", prefix_cache=False)
+    handle = engine._loop.submit(engine._intake.requests([list(range(10, 60))], GREEDY)[0])
+    engine._loop.step()
+    (request,) = engine._loop.scheduler.running
+    assert request.prefilled
+    engine._loop.scheduler._preempt(request)
+    assert not request.prefilled and request.remaining > 1
+    assert len(handle.results()[0].token_ids) == 20
 
 
 def test_threads_are_no_more_than_the_process_may_use(monkeypatch):

@@ -15,9 +15,12 @@ from seekling.engine.native_runner import NativeRunner
 from seekling.engine.score import Difference, token_losses
 from seekling.engine.torch_runner import TorchRunner
 from seekling.formats.gguf_file import open_gguf
+from seekling.formats.gguf_out import OutTensor
+from seekling.formats.gguf_types import BY_NAME
 from seekling.formats.gguf_write import write_gguf
 from seekling.kernels import infer
 from seekling.lm import LM
+from seekling.verbs.quantize import own_documents
 
 native = pytest.mark.skipif(not infer.available(), reason="the native kernels are not built")
 GQA = dict(
@@ -183,6 +186,44 @@ def test_one_text_is_enough_to_calibrate_with_and_to_measure_on(model_folder, ca
     assert main([*command, "--calibrate", str(tmp_path / "one.txt"), "--tokens", "100", "--calibration-tokens", "100"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["calibration_tokens"] >= 64 and facts["held_out_tokens"] >= 64
+
+
+def test_a_text_is_cut_near_three_quarters_where_a_blank_is_and_few_short_ones_suffice(tmp_path):
+    (tmp_path / "a.txt").write_text("标题 " + "字" * 4000)
+    (tmp_path / "b.txt").write_text("short " * 20)
+    (tmp_path / "c.txt").write_text("also short " * 20)
+    parts = list(own_documents(str(tmp_path)))
+    assert [(len(text), held_out) for text, held_out in parts[:2]] == [(3002, False), (1001, True)]
+    assert [held_out for _, held_out in parts[2:]] == [False, True]
+    (tmp_path / "d.txt").write_text("word " * 1000)
+    assert all(text.split() == ["word"] * (len(text) // 5) for text, _ in list(own_documents(str(tmp_path)))[4:])
+
+
+@native
+def test_a_wide_model_is_written_as_q4_k_and_its_head_by_its_own_importance(tmp_path, capsys, model_folder):
+    lm = tiny_lm(dtype=torch.float32, hidden_size=256)
+    LM(lm.model, lm.tokenizer).save(tmp_path / "model")
+    command = ["quantize", str(tmp_path / "model"), "--to", "int4", "--out", str(tmp_path / "out"), "--threads", "1", "--json"]
+    assert (
+        main([*command, "--calibrate", str(model_folder / "talks.jsonl"), "--tokens", "200", "--calibration-tokens", "200"])
+        == 0
+    )
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["file"] == "out-Q4_K.gguf" and "embedding and head are Q6_K in a q4_k file" in facts["notes"]
+    file = open_gguf(tmp_path / "out" / facts["file"])
+    assert file.tensors["output.weight"].kind.name == "Q6_K"
+    assert {file.tensors[f"blk.0.{name}.weight"].kind.name for name in ("ffn_up", "attn_q_a")} == {"Q4_K"}
+    assert file.tensors["blk.0.ffn_down.weight"].kind.name != "Q4_K"  # rows of 48
+
+
+@native
+def test_a_head_s_importance_weighs_its_rounding():
+    head = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+    weights = torch.full((256,), 0.01).index_fill(0, torch.arange(0, 256, 3), 100.0)
+    tensor = OutTensor("output.weight", BY_NAME["Q6_K"], (64, 256), lambda: iter([head.numpy()]))
+    packed = four_bit_packer({"lm_head.weight": weights}.get, 0)(tensor, 0, head.numpy())
+    assert torch.equal(torch.from_numpy(packed), infer.encode(head, "q6_k", weights))
+    assert not torch.equal(torch.from_numpy(packed), infer.encode(head, "q6_k"))
 
 
 @native

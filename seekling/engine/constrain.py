@@ -205,7 +205,12 @@ def _told_apart(schema: Any, root: Mapping[str, Any]) -> Any:
         return [_told_apart(one, root) for one in schema]
     if not isinstance(schema, Mapping):
         return schema
-    out = {key: value if key in ("enum", "const", "default") else _told_apart(value, root) for key, value in schema.items()}
+    out: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _MAPS and isinstance(value, Mapping):  # names, not keywords
+            out[key] = {name: _told_apart(inner, root) for name, inner in value.items()}
+        else:
+            out[key] = value if key in ("enum", "const", "default") else _told_apart(value, root)
     about = schema.get("discriminator")
     if isinstance(schema.get("oneOf"), list) and isinstance(about, Mapping) and "anyOf" not in schema:
         marks = [_mark(one, about.get("propertyName"), root) for one in schema["oneOf"]]
@@ -215,19 +220,22 @@ def _told_apart(schema: Any, root: Mapping[str, Any]) -> Any:
 
 
 def _mark(schema: Any, name: Any, root: Mapping[str, Any]) -> str | None:
-    """The one value that an alternative demands of a property; None where it leaves it open."""
+    """The one text that an alternative, an object, demands of a property; None where it leaves it open."""
     seen = set()
     while isinstance(schema, Mapping) and isinstance(schema.get("$ref"), str) and schema["$ref"] not in seen:
         seen.add(schema["$ref"])
-        found: Any = root
-        for part in schema["$ref"].removeprefix("#").split("/")[1:]:
+        found: Any = root if schema["$ref"].startswith("#/") else None
+        for part in schema["$ref"].split("/")[1:]:
             found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
         schema = found
-    if not isinstance(schema, Mapping) or name not in schema.get("required", ()):
+    if not isinstance(schema, Mapping) or schema.get("type") != "object":
+        return None  # what is no object would fit all of them
+    required, properties = schema.get("required"), schema.get("properties")
+    about = properties.get(name) if isinstance(properties, Mapping) and isinstance(name, str) else None
+    if not isinstance(about, Mapping) or not isinstance(required, list) or name not in required:
         return None
-    about = schema.get("properties", {}).get(name, {})
-    values = [about["const"]] if "const" in about else about.get("enum", [])
-    return json.dumps(values[0]) if len(values) == 1 else None
+    values = [about["const"]] if "const" in about else about.get("enum")
+    return values[0] if isinstance(values, list) and len(values) == 1 and isinstance(values[0], str) else None
 
 
 def schema_problems(schema: Any, where: str = "") -> Iterator[str]:

@@ -101,6 +101,7 @@ class Engine:
         cache_bytes: int = CACHE_BYTES,
         beside: "Engine | None" = None,
     ):
+        # The first statement: nothing but the arguments is local yet.
         given = {name: value for name, value in locals().items() if name not in ("self", "path_or_lm")}
         raise_all(SeeklingError, problems(path_or_lm, given), "engine")
         self._backend = backend = open_backend(
@@ -324,8 +325,10 @@ class Engine:
         runner = self._backend.runner
         if not hasattr(runner, "refresh"):
             return False
-        runner.refresh(parts, targets)
-        self.weights_changed()
+        self._digest = None
+        with self._loop.paused():
+            runner.refresh(parts, targets)
+            self._loop.cache.renew()
         return True
 
     def set_adapter(self, name: str, adapter: Adapter) -> None:
@@ -338,10 +341,10 @@ class Engine:
         if not isinstance(runner, NativeRunner):
             raise SeeklingError("adapters of an engine in torch are given when it is made")
         adapter.check(shapes_of(self.config), "the model", tied=self.config.tie_word_embeddings)
-        with self._loop.paused():
+        with self._loop.paused():  # no step may see the new numbers beside the old pages
             runner.add_adapter(name, adapter)
             self._backend.adapters[name] = adapter.digest()
-        self.weights_changed()
+            self._loop.cache.renew()
 
     def close(self) -> None:
         """End the engine's thread; answers still open fail. Also at the end of a ``with`` block."""
@@ -393,7 +396,7 @@ class Engine:
             small = open_backend(speculate, None, None, "auto", threads)
         except CheckpointError as error:
             raise SeeklingError(
-                f"speculate is {speculate!r}, neither 'ngram' nor 'mtp' nor a model that opens: {error}"
+                f"speculate is {speculate}, neither 'ngram' nor 'mtp' nor a model that opens: {error}"
             ) from None
         if small.config.holds_state:
             raise SeeklingError(

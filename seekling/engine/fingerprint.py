@@ -1,4 +1,4 @@
-"""What an answer depends on beside its request, as one short hash: weights, code, and the instructions that run."""
+"""What an answer depends on beside its request, as one short hash: weights, config, adapters, code, instructions."""
 
 import dataclasses
 import functools

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 from seekling.engine.constrain import Grammars
@@ -78,10 +79,12 @@ class Intake:
             yield "sampling is not a seekling.Sampling: write seekling.Sampling(max_tokens=…)"
         else:
             yield from dict.fromkeys(line for s in settings for line in self._sampling_problems(s))
-        if not isinstance(priority, int):
+        if not isinstance(priority, Integral) or isinstance(priority, bool):
             yield f"priority is {priority!r}: give a whole number"
-        if not isinstance(tenant, Hashable):
-            yield f"tenant is a {type(tenant).__name__}: give a name, a number or another thing that can be hashed"
+        try:
+            hash(tenant)
+        except TypeError as error:
+            yield f"tenant is a {type(tenant).__name__}, {error}: give a name, a number or another thing that can be hashed"
         if adapter is not None and adapter not in self.adapters:
             yield f"there is no adapter {adapter!r}; this engine has {', '.join(self.adapters) or 'none'}"
 

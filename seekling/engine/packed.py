@@ -302,7 +302,7 @@ class PackedWeights:
         if isinstance(content, tuple):
             infer.refill(packed, content[1], index)
         elif damaged := infer.fill(packed, content, index):
-            raise CheckpointError(f"{target} is damaged: {damaged} of its rows hold numbers that are infinite or none at all")
+            raise CheckpointError(f"{target} is damaged: {damaged} of its rows hold NaN or numbers too large to be weights")
 
 
 def _shape(content: Blocks | Tensor) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """What is wrong with the settings of an `Engine`, all of it, before anything is opened."""
 
 from collections.abc import Mapping
+from numbers import Integral
 from os import PathLike
 from typing import Any
 
@@ -36,15 +37,21 @@ def problems(path_or_lm: Any, given: Mapping[str, Any]) -> list[str]:
         value = given[name]
         if value is None and name in _MAY_BE_NONE:
             continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             bad.append(f"{name} is {value!r}: give a whole number of at least 1")
     speculate, drafts, adapters = given["speculate"], given["draft_tokens"], given["adapters"]
     if not (speculate is None or isinstance(speculate, (str, PathLike)) or hasattr(speculate, "model")):
         bad.append(f"speculate is {speculate!r}: give 'ngram', 'mtp', a folder or a loaded model")
     if drafts is not None and speculate is None:
         bad.append("draft_tokens is for speculate: give that too, or leave it")
-    elif isinstance(drafts, int) and drafts > MOST_DRAFTS:
+    elif isinstance(drafts, Integral) and int(drafts) > MOST_DRAFTS:
         bad.append(f"draft_tokens is {drafts}: give at most {MOST_DRAFTS}")
+    if not isinstance(given["prefix_cache"], bool):
+        bad.append(f"prefix_cache is {given['prefix_cache']!r}: give True or False")
+    if not isinstance(given["cache_spill"], (str, PathLike, type(None))):
+        bad.append(f"cache_spill is {given['cache_spill']!r}: give a folder")
+    if given["beside"] is not None and not hasattr(given["beside"], "submit"):
+        bad.append(f"beside is a {type(given['beside']).__name__}: give another engine")
     if adapters is not None and not isinstance(adapters, Mapping):
         bad.append(f"adapters is a {type(adapters).__name__}: give a dict of names with folders or loaded adapters")
     if isinstance(path_or_lm, Backend):

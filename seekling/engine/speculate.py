@@ -151,13 +151,13 @@ class RoundCost:
 
     def length(self, most: int, chance: float) -> int:
         """Drafts of a round, 1 … ``most``, that yield the most tokens in a time where each is right with this chance."""
-        best, least, worth, yielded = 0.0, 1, 1.0, 1.0
+        best, longest, worth, yielded = 0.0, 1, 1.0, 1.0
         for k in range(1, most + 1):
             worth *= chance
             yielded += worth
             if yielded / self.of(k) > best:
-                best, least = yielded / self.of(k), k
-        return least
+                best, longest = yielded / self.of(k), k
+        return longest
 
 
 class Gated:

@@ -18,6 +18,7 @@ from seekling.formats import folder as files
 from seekling.formats.gguf_types import BY_NAME, GGMLType
 
 ALIGNMENT = 32
+MOST = 65504  # in blocks, whose scales are half-precision numbers
 _SCALARS = {"u32": (4, "<I"), "i32": (5, "<i"), "f32": (6, "<f"), "bool": (7, "<?"), "u64": (10, "<Q")}
 _TEXT, _ARRAY = 8, 9
 _TABLES, _HALVES = r"^(token_embd|output)\.weight$", r"\.attn_[kv]_b\.weight$"
@@ -146,8 +147,10 @@ def _header(keys: dict[str, Key], tensors: Sequence[OutTensor]) -> bytes:
 def _write_tensor(file: Any, tensor: OutTensor, path: Path) -> None:
     start, first = file.tell(), 0
     for rows in tensor.rows():
-        if tensor.kind.values > 1 and not np.isfinite(rows).all():
-            raise CheckpointError(f"{path} was not written: {tensor.name} is damaged, it holds numbers that are not finite")
+        if tensor.kind.values > 1 and not (np.abs(rows) <= MOST).all():
+            raise CheckpointError(
+                f"{path} was not written: {tensor.name} is damaged, it holds NaN or numbers too large to be weights"
+            )
         try:
             packed = None if tensor.pack is None else tensor.pack(tensor, first, rows)
             file.write((pack_rows(tensor.kind, rows) if packed is None else packed).data)

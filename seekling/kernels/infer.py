@@ -197,7 +197,8 @@ def fill(w: Packed, weight: Tensor, index: int = 0, importance: Tensor | None = 
     activations).
 
     Returns:
-        How many rows hold something that is no finite number, which the format would turn into one: 0 unless damaged.
+        How many rows hold NaN, an infinite number or (but int8) one beyond 65504, which the format would turn into another: 0
+        unless damaged.
     """
     if w.format == "q4_0":
         raise ValueError("floats are not packed as q4_0: take q4_1 or q4_k")
@@ -234,7 +235,7 @@ def refill(w: Packed, blocks: Tensor, index: int = 0) -> None:
 
 def encode(rows: Tensor, format: str, importance: Tensor | None = None) -> Tensor:
     """Floating rows (R, I) as GGUF blocks of a format of `ENCODED`, uint8 (R, bytes); ``importance`` (I,) as in `fill`, which
-    rounds in the same way. I is a multiple of the block's inputs.
+    rounds in the same way. I is a multiple of the block's inputs; no number is beyond 65504.
     """
     count, inputs = rows.shape
     per, size = BLOCKS[format]

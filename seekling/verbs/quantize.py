@@ -115,7 +115,9 @@ def write(args: argparse.Namespace, lm: "LM", calibration: Sequence[Sequence[int
 
 def file_of(args: argparse.Namespace, lm: "LM") -> tuple[Path, str]:
     """The file to write, and the GGUF format of most of it."""
-    kind = "q8_0" if args.to == "int8" else "q4_1" if lm.config.hidden_size % 256 else "q4_k"
+    from seekling.kernels import infer
+
+    kind = "q8_0" if args.to == "int8" else "q4_1" if lm.config.hidden_size % infer.BLOCKS["q4_k"][0] else "q4_k"
     out = Path(args.out)
     return out / f"{out.resolve().name}-{kind.upper()}.gguf", kind
 
@@ -162,7 +164,8 @@ def own_documents(where: str) -> Iterator[tuple[Any, bool]]:
     short = 0
     for content in contents:
         if isinstance(content, str) and len(content) >= LONG:
-            cut = content.rfind(" ", 0, len(content) * 3 // 4) + 1 or len(content) * 3 // 4
+            share = len(content) * 3 // 4
+            cut = max(content.rfind(blank, share - 200, share) for blank in " \n") + 1 or share
             yield content[:cut], False
             yield content[cut:], True
         else:

@@ -45,8 +45,8 @@ float exponentials(float* score, int from, int tokens, int first, int end, float
     return total(sum);
 }
 
-// out[r] = Σ_t p[r][t]·V[t] for R queries and C blocks of 16 channels, the split's tokens in order.  What lies behind them is not
-// looked at: a page that somebody's damaged answer filled with NaN before gives NaN even times 0.
+// out[r] = Σ_t p[r][t]·V[t] for R queries and C blocks of 16 channels, the split's tokens in order.  What lies behind the last of
+// them is not looked at: a page that somebody's damaged answer filled with NaN before gives NaN even times 0.
 template <int R, int C>
 SK_INLINE void weigh_values(const uint8_t* const* v, int tokens, int block, const uint16_t (*p)[SPLIT], Partial* out) {
     Floats sum[R][C];
@@ -194,14 +194,13 @@ void mla_split(const Pages& pages, int latent, int rotary, float scale, const ui
         return mul(begun, over);
     };
     for (int t = 0; t < tokens; t++) {
-        Floats seen = visible(t);
-        top = larger(top, fma(seen, load16(score[t]), mul(sub(one, seen), all(NOTHING))));
+        top = larger(top, where(visible(t), load16(score[t]), all(NOTHING)));
     }
     Floats sum = zeros();
     for (int t = 0; t < tokens; t += 2) {
         alignas(64) uint16_t pair[2][16];
         for (int i = 0; i < 2; i++) {
-            Floats e = mul(exp16(sub(load16(score[t + i]), top)), visible(t + i));
+            Floats e = where(visible(t + i), exp16(sub(load16(score[t + i]), top)), zeros());
             sum = add(sum, e);
             store_bf16(pair[i], e);
         }

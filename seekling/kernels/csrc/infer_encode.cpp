@@ -33,8 +33,8 @@ void put_half(uint8_t* p, uint16_t v) { std::memcpy(p, &v, 2); }
 // ---- four bits: scale · q + minimum ---------------------------------------------------------------------------------------
 
 struct Fit {
-    float scale, minimum, error = INFINITY;
-    uint8_t q[GROUP];
+    float scale = 0, minimum = 0, error = INFINITY;
+    uint8_t q[GROUP] = {};
 };
 
 // Numbers 0..15 for a given scale and minimum, and the squared error weighted by `importance`.

@@ -5,6 +5,7 @@
 namespace sk {
 
 SK_INLINE bool searched(int format) { return format == Q4M || format == Q4K || format == Q6K; }
+constexpr float MOST = 65504.0f;  // the largest half-precision number: scales are such, and no weight may be larger
 uint16_t to_half(float v);                       // nearest, ties to even; infinite beyond its range
 int64_t gguf_row_bytes(int format, int inputs);  // of one row, its last block filled up
 

@@ -19,7 +19,7 @@ constexpr int BLOCK = 32;  // outputs in a block
 enum Format : int32_t {
     Q8 = 0,    // 8 bits, one half-precision scale a group: GGUF Q8_0
     Q4 = 1,    // 4 bits − 8, one half-precision scale a group: GGUF Q4_0
-    Q4M = 2,   // 4 bits, half-precision scale and minimum a group: own int4, GGUF Q4_1
+    Q4M = 2,   // 4 bits, half-precision scale and minimum a group: GGUF Q4_1
     I8 = 3,    // 8 bits, one float scale an output row: own int8
     BF16 = 4,
     F32 = 5,

@@ -1,5 +1,6 @@
 // Weights into the layout of infer_matmul.h: from floats (quantising) or from GGUF blocks (bit for bit the same numbers).
 #include "infer_encode.h"
+#include <cfloat>
 
 namespace sk {
 
@@ -132,7 +133,7 @@ void repack_row(int format, const uint8_t* row, int groups, int lane, uint8_t* b
 
 // Rows first .. first + count of a matrix, from floats (count, inputs); `importance` (inputs) or null weighs the errors of formats that
 // search.  `first` must be a multiple of 32.  `data` is the whole matrix, its blocks `step` bytes apart, zero where nothing was packed.
-// Returns how many rows hold something that is no finite number and that the format would turn into one.
+// Returns how many rows hold something that the format would turn into another number: NaN, or beyond what its scales can be.
 SK_API int64_t sk_infer_pack(int64_t format, const float* x, const float* importance, int64_t first, int64_t count, int64_t inputs, uint8_t* data,
                           int64_t step) {
     int64_t damaged = 0;
@@ -142,7 +143,7 @@ SK_API int64_t sk_infer_pack(int64_t format, const float* x, const float* import
         std::vector<uint8_t> row((size_t)(searched((int)format) ? gguf_row_bytes((int)format, (int)inputs) : 0));
         for (int lane = 0; lane < BLOCK && b * BLOCK + lane < count; lane++) {
             const float* from = x + (b * BLOCK + lane) * inputs;
-            damaged += takes_groups((int)format) && !std::isfinite(largest_magnitude(from, (int)inputs));
+            damaged += takes_groups((int)format) && !(largest_magnitude(from, (int)inputs) <= (format == I8 ? FLT_MAX : MOST));
             if (row.empty()) {
                 pack_floats((int)format, from, (int)inputs, lane, block);
                 continue;

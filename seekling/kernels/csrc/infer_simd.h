@@ -16,7 +16,11 @@ namespace sk {
 
 SK_INLINE uint32_t bits_of(float v) { uint32_t u; std::memcpy(&u, &v, 4); return u; }
 SK_INLINE float float_of(uint32_t u) { float v; std::memcpy(&v, &u, 4); return v; }
-SK_INLINE uint16_t to_bf16(float v) { uint32_t u = bits_of(v); return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16); }
+SK_INLINE uint16_t to_bf16(float v) {
+    uint32_t u = bits_of(v);
+    if ((u & 0x7fffffff) > 0x7f800000) return (uint16_t)(u >> 16 | 0x40);  // rounding could carry a NaN to 0
+    return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+}
 SK_INLINE int32_t quad_at(const void* p) { int32_t v; std::memcpy(&v, p, 4); return v; }
 
 // The largest magnitude as its bits, by which NaN is above all: where a maximum of floats would lose one, this keeps it.
@@ -82,6 +86,9 @@ SK_INLINE Floats first_lanes(Floats v, int n, float rest) {  // lanes n.. become
 }
 SK_INLINE Floats at_least(Floats v, Floats least) {  // lanes below become 0
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(v, least, _CMP_GE_OQ), v);
+}
+SK_INLINE Floats where(Floats mask, Floats v, Floats rest) {  // v where the mask is not 0
+    return _mm512_mask_mov_ps(rest, _mm512_cmp_ps_mask(mask, _mm512_setzero_ps(), _CMP_NEQ_OQ), v);
 }
 SK_INLINE Ints all_ints(int32_t v) { return _mm512_set1_epi32(v); }
 SK_INLINE Floats to_float(Ints v) { return _mm512_cvtepi32_ps(v); }
@@ -201,6 +208,10 @@ SK_INLINE Floats first_lanes(Floats v, int n, float rest) { return {avx_first(v.
 SK_INLINE Floats at_least(Floats v, Floats least) {
     return {_mm256_and_ps(v.a, _mm256_cmp_ps(v.a, least.a, _CMP_GE_OQ)), _mm256_and_ps(v.b, _mm256_cmp_ps(v.b, least.b, _CMP_GE_OQ))};
 }
+SK_INLINE __m256 avx_where(__m256 mask, __m256 v, __m256 rest) {
+    return _mm256_blendv_ps(rest, v, _mm256_cmp_ps(mask, _mm256_setzero_ps(), _CMP_NEQ_OQ));
+}
+SK_INLINE Floats where(Floats mask, Floats v, Floats rest) { return {avx_where(mask.a, v.a, rest.a), avx_where(mask.b, v.b, rest.b)}; }
 SK_INLINE Ints all_ints(int32_t v) { __m256i x = _mm256_set1_epi32(v); return {x, x}; }
 SK_INLINE Floats to_float(Ints v) { return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)}; }
 SK_INLINE int32_t sum_of_int8(const int8_t* p) {
@@ -290,6 +301,7 @@ SK_INLINE Floats rounded(Floats a) {  // adding 1.5·2^23 leaves a whole number,
 }
 SK_INLINE Floats power_of_two(Floats n) { SK_LANES n.v[i] = float_of((uint32_t)((int32_t)n.v[i] + 127) << 23); return n; }
 SK_INLINE Floats first_lanes(Floats v, int n, float rest) { SK_LANES v.v[i] = i < n ? v.v[i] : rest; return v; }
+SK_INLINE Floats where(Floats mask, Floats v, Floats rest) { SK_LANES v.v[i] = mask.v[i] != 0.0f ? v.v[i] : rest.v[i]; return v; }
 SK_INLINE Floats at_least(Floats v, Floats least) { SK_LANES v.v[i] = v.v[i] >= least.v[i] ? v.v[i] : 0.0f; return v; }
 SK_INLINE Ints all_ints(int32_t v) { Ints r; SK_LANES r.v[i] = v; return r; }
 SK_INLINE Floats to_float(Ints v) { Floats r; SK_LANES r.v[i] = (float)v.v[i]; return r; }
@@ -370,7 +382,7 @@ SK_INLINE float largest(Floats v) {
 
 SK_INLINE Floats exp16(Floats x) {  // relative error about 1e-7 (Cephes' polynomial); exp(-87) for all below
     Floats small = all(-87.0f);
-    Floats y = smaller(larger(x, small), all(88.0f));
+    Floats y = smaller(all(88.0f), larger(small, x));  // in this order NaN stays NaN
     Floats n = rounded(mul(y, all(1.44269504f)));
     Floats r = fma(n, all(-0.693359375f), y);
     r = fma(n, all(2.12194440e-4f), r);
