@@ -10,8 +10,10 @@ from seekling import cli
 from seekling.engine import Engine
 from seekling.engine import measure as m
 from seekling.errors import MachineError
+from seekling.formats.adapters import Adapter, LowRank
+from seekling.formats.peft_write import write_adapter
 from seekling.kernels import available
-from seekling.lm import LM
+from seekling.lm import LM, load
 from seekling.model import Decoder
 from seekling.verbs import bench
 
@@ -106,6 +108,29 @@ def test_a_tied_table_is_read_as_the_head(tmp_path, runner):
     untied = Engine(saved(tmp_path / "untied"), runner=runner, dtype="float32", threads=1)
     assert heads == pytest.approx(m.bytes_a_token(untied, 1, 0), rel=1e-6)
     assert m.weight_bytes(untied) - m.weight_bytes(engine) >= 4 * shape.vocab_size * shape.hidden_size
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_tied_table_whose_head_has_a_bias_counts_once(runner):
+    small = dict(tie_word_embeddings=True, bos_token_id=TOKENIZER.bos_id, eos_token_id=TOKENIZER.eos_id)
+    plain, biased = (
+        Engine(LM(Decoder.build(config(head_bias=bias, **small)), TOKENIZER), runner=runner, threads=1)
+        for bias in (False, True)
+    )
+    size = config().vocab_size
+    for measured in (m.weight_bytes, lambda engine: m.bytes_a_token(engine, 1, 0)):
+        assert 0 <= measured(biased) - measured(plain) <= 4 * (size + 32)  # the bias
+
+
+def test_an_adapter_folder_has_the_shape_of_its_base(tmp_path):
+    base = saved(tmp_path / "base")
+    lm = load(base)
+    name = "model.layers.0.self_attn.o_proj.weight"
+    outputs, inputs = lm.model.state_dict()[name].shape
+    write_adapter(Adapter({name: LowRank(torch.ones(2, inputs), torch.ones(outputs, 2), 1.0)}), tmp_path / "lora", lm.model)
+    settings = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": str(base)}))
+    assert bench.config_of(tmp_path / "lora") == bench.config_of(base)
 
 
 def test_extra_memory_is_what_weights_and_cache_do_not_explain():

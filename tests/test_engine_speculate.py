@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from seekling import Engine, Sampling, SeeklingError
 from seekling.engine.draft_model import ModelDrafter
 from seekling.engine.draft_mtp import MTPDrafter
-from seekling.engine.native_burst import Drafts
+from seekling.engine.native_burst import Drafts, Outcome, Round
 from seekling.engine.runner import PAGE
 from seekling.engine.speculate import PLAIN_STEPS, Gate, Gated, NgramDrafter, RoundCost, StepCost
 from seekling.engine.torch_runner import TorchRunner
@@ -247,8 +247,8 @@ def test_a_round_is_as_long_as_yields_most_tokens_in_a_time(seconds, most, chanc
 def test_a_second_model_leaves_bursts_alone_while_its_drafts_do_not_pay():
     drafter, request = ModelDrafter(TorchRunner(tiny_lm().model, tiny_lm().config), 4), object()
     assert drafter.burst(request) == Drafts()  # what a token costs without drafts is not known yet
-    for _ in range(PLAIN_STEPS):
-        drafter.timed(1, 0, 0.001)
+    rounds = [Round(0, 0, 0.001)] * (1 + PLAIN_STEPS)  # the first is not counted
+    drafter.heard(request, Outcome([5] * len(rounds), None, rounds, False, None, None))
     assert drafter.burst(request) is None  # a step at a time, each with drafts
     drafter.gate(request).wait = 5
     assert drafter.burst(request) == Drafts()
