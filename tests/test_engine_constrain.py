@@ -5,7 +5,7 @@ import random
 import re
 
 import pytest
-from engine_tiny import END_THINK, TOKENIZER, one_thread, scripted_lm, tiny_lm  # noqa: F401
+from engine_tiny import END_THINK, EOS, THINK, TOKENIZER, one_thread, scripted_lm, tiny_lm  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -146,6 +146,14 @@ def test_reasoning_is_free_and_the_answer_after_it_is_bound():
     assert out.finish_reason == "stop"
 
 
+def test_reasoning_may_not_end_an_answer_that_would_lack_its_form():
+    engine, prompt = Engine(scripted_lm([20, 21])), [10, 11, THINK]  # ends in the midst of its reasoning
+    assert engine.generate([prompt], Sampling(max_tokens=9, temperature=0))[0].token_ids == [20, 21, EOS]
+    s = bound(Constraint.choice(["yes"]), temperature=0, max_tokens=40, thinking_budget=8)
+    out = engine.generate([prompt], s)[0]
+    assert out.finish_reason == "stop" and out.text.endswith("</think>yes") and EOS not in out.token_ids[:-1]
+
+
 # ---- refusals --------------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +170,7 @@ def test_reasoning_is_free_and_the_answer_after_it_is_bound():
         ({"type": "strin"}, "strin"),
         ({"anyOf": []}, "anyOf"),
         ({"$ref": "http://example.org/x"}, "example.org"),
+        ({"$ref": "#"}, "refers to nothing but itself"),
         ("{", "no JSON"),
         ([1], "is an object"),
     ],

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import random
+import sys
 import threading
 import time
 import weakref
@@ -349,6 +351,57 @@ def test_what_a_running_answer_computed_with_old_weights_is_not_found_by_the_nex
     other = engine._loop.submit(engine._intake.requests([[1, 2, 3]], GREEDY)[0])
     assert running.results() and other.results()
     assert engine.generate([prompt], GREEDY)[0].cached_tokens == 0
+
+
+@pytest.fixture
+def hasty_threads():
+    """Threads give way to each other after ten microseconds, not five thousand."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def test_whoever_comes_while_others_are_taken_in_or_a_step_fails_gets_an_answer_or_an_error(lm, hasty_threads):
+    engine, chance = Engine(lm), random.Random(0)
+    step, until = engine._loop.cache.runner.step, time.monotonic() + 3
+    told = []
+
+    def failing(chunks):
+        if chance.random() < 0.3:
+            raise ValueError("injected")
+        return step(chunks)
+
+    engine._loop.cache.runner.step = failing
+
+    def come():
+        while time.monotonic() < until:
+            handles = [engine.submit([10, 11], Sampling(max_tokens=1), priority=0) for _ in range(20)]
+            for handle in handles:
+                try:
+                    told.append(handle.results())
+                except RuntimeError as error:
+                    told.append(str(error))
+
+    callers = [threading.Thread(target=come, daemon=True) for _ in range(4)]  # whom nobody answers waits for ever
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(60)
+    assert told and not any(caller.is_alive() for caller in callers)
+    engine.close()
+
+
+def test_many_prompts_at_once_from_many_threads(lm, hasty_threads):
+    engine, until = Engine(lm), time.monotonic() + 2
+
+    def ask():
+        while time.monotonic() < until:
+            assert len(engine.generate([[10]] * 200, Sampling(max_tokens=1))) == 200
+
+    with ThreadPoolExecutor(4) as pool:
+        for one in [pool.submit(ask) for _ in range(4)]:
+            one.result(timeout=120)
 
 
 def test_explaining_waits_for_the_step_that_runs(lm):

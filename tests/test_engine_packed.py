@@ -8,9 +8,12 @@ import pytest
 import torch
 from gguf_tiny import RAW, model_of, random_blocks
 
+from seekling import Engine, Sampling
 from seekling.engine.packed import PackedWeights, StoreParts, _blocks
+from seekling.formats import gguf_write
 from seekling.formats.families import read_config
 from seekling.formats.gguf_file import open_gguf
+from seekling.formats.gguf_types import BY_NAME
 from seekling.formats.gguf_write import write_gguf
 from seekling.kernels import infer
 from seekling.lm import LM
@@ -70,3 +73,27 @@ def test_a_matrix_keeps_its_blocks_where_the_kernels_have_their_type(kind, forma
     assert packed is not None and packed.format == format
     exact = format in ("q4_k", "q6_k")
     torch.testing.assert_close(infer.dequantise(packed), floats, rtol=1e-6 if exact else 0.01, atol=1e-6 if exact else 0.1)
+
+
+# ---- what is multiplied by the same rows but is of another kind ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["ffn_gate.", "ffn_up.", "ffn_gate_shexp", "ffn_up_shexp", "ffn_gate_exps", "ffn_up_exps"])
+@pytest.mark.parametrize("to, kind", [("q8_0", "F16"), ("q4_0", "F32"), ("bf16", "Q8_0"), ("q4_1", "Q8_0")])
+def test_gate_and_up_of_different_types_are_each_computed_as_they_are(part, to, kind, tmp_path, monkeypatch):
+    usual = gguf_write.kind_for
+    monkeypatch.setattr(
+        gguf_write, "kind_for", lambda name, shape, wanted: BY_NAME[kind] if part in name else usual(name, shape, wanted)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_gguf(LM(model_of(dict(RAW["deepseek_v3"], qk_nope_head_dim=32))), tmp_path / "x.gguf", to)
+    file = open_gguf(tmp_path / "x.gguf")
+    assert any(part in name and tensor.kind.name == kind for name, tensor in file.tensors.items())
+    s = Sampling(max_tokens=1, temperature=0, prompt_logprobs=True)
+    prompt = list(range(10, 40))
+    natively, torchly = (
+        torch.tensor(Engine(tmp_path / "x.gguf", runner=runner).generate([prompt], s)[0].prompt_logprobs[1:])
+        for runner in ("native", "torch")
+    )
+    assert (natively - torchly).abs().mean() < 0.15

@@ -8,10 +8,11 @@ from engine_tiny import TOKENIZER, one_thread, tiny_lm  # noqa: F401
 
 from seekling import Engine, Sampling, SeeklingError
 from seekling.engine.constrain import Grammars
-from seekling.engine.toolgrammar import tool_constraint
+from seekling.engine.toolgrammar import _parameters, tool_constraint
 from seekling.text.deepseek.encode import _element_calls
 from seekling.text.grammar import HERMES, LLAMA3, MINIMAX_M2, QWEN_CODER, ElementCalls, ReplyGrammar, dsml
 from seekling.text.messages import Call
+from seekling.text.reply import ReplyParser
 
 pytest.importorskip("llguidance")
 
@@ -72,6 +73,65 @@ def test_calls_that_are_json_objects(engine, style):
         assert text.startswith(style.begin) and text.endswith(style.end)
         call = json.loads(text[len(style.begin) : len(text) - len(style.end)])
         check([(call["name"], call[style.arguments])])
+
+
+@pytest.mark.parametrize("style", [HERMES, LLAMA3])
+def test_definitions_of_a_tool_are_found_where_its_call_stands_in_an_object(style):
+    family = SimpleNamespace(special=TOKENIZER.special, chat=SimpleNamespace(grammar=ReplyGrammar("json", calls=(style,))))
+    tool = {"name": "move", "parameters": {
+        "type": "object", "properties": {"to": {"$ref": "#/$defs/Side"}}, "required": ["to"], "additionalProperties": False,
+        "$defs": {"Side": {"enum": ["left", "right"]}},
+    }}  # fmt: skip
+    matcher = Grammars(TOKENIZER, TOKENIZER.vocab_size, [1]).matcher(tool_constraint(family, [{"function": tool}], "required"))
+    call = style.begin + json.dumps({"name": "move", style.arguments: {"to": "left"}}, separators=(",", ":"))
+    for token in TOKENIZER.encode_pieces([call]):
+        assert matcher.allowed()[token]
+        matcher.push(token)
+    other = call.replace("left", "back")
+    matcher = Grammars(TOKENIZER, TOKENIZER.vocab_size, [1]).matcher(tool_constraint(family, [{"function": tool}], "required"))
+    with pytest.raises(AssertionError):
+        for token in TOKENIZER.encode_pieces([other]):
+            assert matcher.allowed()[token]
+            matcher.push(token)
+
+
+OBJECT = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    "parameters, style, said",
+    [
+        (True, HERMES, "parameters is True: give an object's schema"),
+        ({"properties": [1]}, HERMES, r"properties is \[1\]: give names with schemas"),
+        ({"required": None}, QWEN_CODER, "required is None: give a list of names"),
+        ({"type": "array"}, HERMES, "must be an object's schema"),
+        (OBJECT | {"properties": {"a": {"$ref": "#"}}}, HERMES, r"move it to \$defs"),
+        (OBJECT | {"minProperties": 1}, QWEN_CODER, "so minProperties cannot be enforced over all of them"),
+        (OBJECT | {"anyOf": [{"required": ["a"]}]}, dsml("tool_calls"), "so anyOf cannot be enforced"),
+        (OBJECT | {"required": ["a", "z"]}, MINIMAX_M2, "required names z, which properties does not describe"),
+        (OBJECT | {"properties": {"a": {"$ref": "#/$defs/none"}}}, HERMES, r"grammar: Pointer '/\$defs/none' does not exist$"),
+    ],
+)
+def test_parameters_that_cannot_be_enforced_are_refused_by_name(parameters, style, said):
+    family = SimpleNamespace(special=TOKENIZER.special, chat=SimpleNamespace(grammar=ReplyGrammar("x", calls=(style,))))
+    with pytest.raises(SeeklingError, match=said):
+        tool_constraint(family, [{"function": {"name": "f", "parameters": parameters}}], "required")
+
+
+@pytest.mark.parametrize("style", [QWEN_CODER, MINIMAX_M2])
+def test_a_listed_text_is_read_as_text_though_its_schema_names_no_type(style):
+    parameters = {"type": "object", "properties": {"a": {"enum": ["1", "true", "x"]}}, "required": ["a"]}
+    value = [style.parameter, "a", style.key_end, style.pad, "1", style.pad, style.parameter_end]
+    call = [style.begin, "\n", style.call, "f", style.name_end, "\n", *value, "\n", style.call_end, "\n", style.end]
+    parser = ReplyParser(ReplyGrammar("x", calls=(style,)), None, tools=[{"function": {"name": "f", "parameters": parameters}}])
+    parser.push("".join(call))
+    parser.finish()
+    assert json.loads(parser.message()["tool_calls"][0]["function"]["arguments"]) == {"a": "1"}
+
+
+def test_a_root_that_refers_to_a_definition_is_that_definition():
+    parameters = {"$ref": "#/$defs/A", "$defs": {"A": OBJECT | {"required": ["a"]}}}
+    assert _parameters({"parameters": parameters}) == OBJECT | {"required": ["a"], "$defs": parameters["$defs"]}
 
 
 RICH = {"name": "note", "parameters": {

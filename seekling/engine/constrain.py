@@ -24,7 +24,7 @@ _ENFORCED = frozenset(
     "maxProperties items prefixItems minItems maxItems minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minLength "
     "maxLength pattern format".split()
 )
-_NOTES = frozenset(
+NOTES = frozenset(
     "title description default example examples $comment $schema $id $anchor $defs definitions deprecated readOnly writeOnly "
     "discriminator".split()
 )
@@ -92,6 +92,8 @@ class Constraint:
         if wrong:
             found = re.match(r"Unimplemented keys: (\[.*\])", messages[0])
             why = f"cannot be enforced: {', '.join(json.loads(found[1]))}; leave them out" if found else messages[0].strip()
+            inside = re.search(r"failed to compile JSON schema: ([^\n]*)", why)  # of a tool: not the whole grammar around it
+            why = inside[1] if inside else why
             if "coerce_one_of" in why:
                 why = (
                     "oneOf cannot be enforced where nothing tells its alternatives apart; give a discriminator, or write anyOf"
@@ -221,13 +223,7 @@ def _told_apart(schema: Any, root: Mapping[str, Any]) -> Any:
 
 def _mark(schema: Any, name: Any, root: Mapping[str, Any]) -> str | None:
     """The one text that an alternative, an object, demands of a property; None where it leaves it open."""
-    seen = set()
-    while isinstance(schema, Mapping) and isinstance(schema.get("$ref"), str) and schema["$ref"] not in seen:
-        seen.add(schema["$ref"])
-        found: Any = root if schema["$ref"].startswith("#/") else None
-        for part in schema["$ref"].split("/")[1:]:
-            found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
-        schema = found
+    schema = resolved(schema, root)
     if not isinstance(schema, Mapping) or schema.get("type") != "object":
         return None  # what is no object would fit all of them
     required, properties = schema.get("required"), schema.get("properties")
@@ -238,17 +234,33 @@ def _mark(schema: Any, name: Any, root: Mapping[str, Any]) -> str | None:
     return values[0] if isinstance(values, list) and len(values) == 1 and isinstance(values[0], str) else None
 
 
+def resolved(schema: Any, root: Mapping[str, Any]) -> Any:
+    """What a chain of references into ``root`` leads to; None where it leads nowhere."""
+    seen = set()
+    while isinstance(schema, Mapping) and isinstance(schema.get("$ref"), str):
+        if schema["$ref"] in seen or not schema["$ref"].startswith("#/"):
+            return None
+        seen.add(schema["$ref"])
+        found: Any = root
+        for part in schema["$ref"].split("/")[1:]:
+            found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
+        schema = found
+    return schema
+
+
 def schema_problems(schema: Any, where: str = "") -> Iterator[str]:
     """Keywords of a JSON schema that the library would pass over in silence, one line each."""
     if not isinstance(schema, Mapping):
         return
+    if not where and schema.get("$ref") == "#":
+        yield "/: $ref refers to nothing but itself"
     for key, value in schema.items():
         if key in _MAPS and isinstance(value, Mapping):
             for name, inner in value.items():
                 yield from schema_problems(inner, f"{where}/{key}/{name}")
         elif key in ("enum", "const", "default", "example", "examples", "discriminator") or key.startswith("x-"):
             continue
-        elif key not in _ENFORCED and key not in _NOTES:
+        elif key not in _ENFORCED and key not in NOTES:
             yield f"{where or '/'}: the keyword {key} cannot be enforced; leave it out"
         elif key == "items" and isinstance(value, list):
             yield f"{where or '/'}: items is a list; write prefixItems"

@@ -165,8 +165,9 @@ class Engine:
             SeeklingError: lists every prompt that is empty of meaning, too long or not of this model.
         """
         groups = self._intake.requests(as_prompts(prompts), sampling, thinking=thinking, tenant=tenant, adapter=adapter)
-        handles = [self._submit(group, bounded=False) for group in groups]
+        handles: list[Handle] = []
         try:
+            handles.extend(self._submit(group, bounded=False) for group in groups)
             return [completion for handle in handles for completion in handle.results()]
         except BaseException:
             for handle in handles:

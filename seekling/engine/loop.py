@@ -94,7 +94,7 @@ class Loop:
                 raise SeeklingError("the engine is closed: make a new one")
             if bounded and len(requests) > self._max_queue:
                 raise SeeklingError(f"{len(requests)} answers were asked for at once, and the queue holds {self._max_queue}")
-            waiting = len(self.scheduler.waiting) + sum(len(handle.requests) for handle in self._inbox)
+            waiting = len(self.scheduler.waiting) + sum(len(handle.requests) for handle in tuple(self._inbox))
             if bounded and waiting + len(requests) > self._max_queue:
                 raise QueueFull(f"{waiting} requests wait and the queue holds {self._max_queue}: try again later")
             handle = Handle(self, requests)
@@ -405,8 +405,9 @@ class Loop:
 
     def _fail(self, error: Exception) -> None:
         """Hand the error to everyone who waits and begin anew with an empty cache."""
-        handles = list(dict.fromkeys([*self._handles.values(), *self._inbox]))
-        self._inbox.clear()
+        with self._wake:  # nobody comes in between, or nobody would answer him
+            handles = list(dict.fromkeys([*self._handles.values(), *self._inbox]))
+            self._inbox.clear()
         if self.drafter is not None:
             for request in self._handles:
                 self.drafter.forget(request)

@@ -12,7 +12,7 @@ Shapes: O outputs, I inputs, E experts, H heads, N nope dim, V value dim, L kv l
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -189,20 +189,27 @@ class PackedWeights:
         if not self.parts.has(gate):
             return None, None
         first, second = self._content(gate), self._content(up)
-        if first[1] != second[1]:
-            return self.matrix(gate), self.matrix(up)
-        both = infer.empty_pair(first[1], _shape(first[0]), self._memory, (self._bias(gate), self._bias(up)))
+        both = self._pair([first[1], second[1]], _shape(first[0]), (self._bias(gate), self._bias(up)))
         self._keep_putting(both[0], first[0], gate)
         self._keep_putting(both[1], second[0], up)
         return both
 
+    def _pair(
+        self, formats: Sequence[str], shape: tuple[int, ...], biases: tuple[Tensor | None, Tensor | None]
+    ) -> tuple[Packed, Packed]:
+        if formats[0] == formats[1]:
+            return infer.empty_pair(formats[0], shape, self._memory, biases)
+        first, second = (infer.empty(format, shape, self._memory, bias) for format, bias in zip(formats, biases, strict=True))
+        return first, second
+
     def experts(self, gate_up: str, down: str) -> tuple[Packed, Packed, Packed]:
-        """The gates, ups (E, M, D) and downs (E, D, M) of all experts of a layer; gates and ups are interleaved."""
+        """The gates, ups (E, M, D) and downs (E, D, M) of all experts of a layer; gates and ups are interleaved where they have
+        one format."""
         E, M, D = self.config.n_routed_experts, self.config.moe_intermediate_size, self.config.hidden_size
         halves = ((0, M), (M, 2 * M))
         bias = self.parts.tensor(gate_up + "_bias") if self.parts.has(gate_up + "_bias") else None
         biases = (None, None) if bias is None else (bias[:, :M], bias[:, M:])
-        gates, ups = infer.empty_pair(self._content(gate_up, 0, halves[0])[1], (E, M, D), self._memory, biases)
+        gates, ups = self._pair([self._content(gate_up, 0, rows)[1] for rows in halves], (E, M, D), biases)
         down_bias = self.parts.tensor(down + "_bias") if self.parts.has(down + "_bias") else None
         downs = infer.empty(self._content(down, 0)[1], (E, D, M), self._memory, down_bias)
 

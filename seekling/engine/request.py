@@ -111,6 +111,10 @@ class Request:
         self.epoch = -1
         # text
         self.stop_ids = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else end_ids)}
+        self._reasoning_V: Tensor | None = None
+        if matcher is not None and guard is not None:
+            self._reasoning_V = torch.ones(vocab_size, dtype=torch.bool)
+            self._reasoning_V[[token for token in end_ids if token < vocab_size]] = False
         self._seed = secrets.randbits(62) if sampling.seed is None else int(sampling.seed) + index
         self._decoder = decoder
         self._filter = StopFilter(sampling.stop)
@@ -146,8 +150,11 @@ class Request:
         return None if self.guard is None else self.guard.forced()
 
     def allowed_V(self) -> Tensor | None:
-        """Which tokens the constraint allows next (bool); None where it does not bind: none, or still reasoning."""
-        return None if self.matcher is None or (self.guard is not None and self.guard.active) else self.matcher.allowed()
+        """Which tokens the constraint allows next (bool); None where it does not bind. Reasoning before it is free, but may not
+        end the answer, which would lack its form."""
+        if self.matcher is None:
+            return None
+        return self._reasoning_V if self.guard is not None and self.guard.active else self.matcher.allowed()
 
     def forced_ids(self) -> list[int]:
         """What the constraint leaves no choice about."""

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from seekling.engine.constrain import SPACING, Constraint, schema_problems
+from seekling.engine.constrain import NOTES, SPACING, Constraint, resolved, schema_problems
 from seekling.errors import SeeklingError, raise_all
-from seekling.text.grammar import ElementCalls, JsonCalls, MarkedCalls
+from seekling.text.grammar import ElementCalls, JsonCalls, MarkedCalls, listed_texts
 
 NEWLINE = json.dumps("\n")
 
@@ -55,27 +55,50 @@ def _problems(functions: Mapping[Any, Mapping[str, Any]], choice: str, style: An
     for name, function in functions.items():
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
             yield f"{name!r} is no name of a function: use 1 to 64 letters, digits, _, . and -"
-        parameters = function.get("parameters") or {}
-        yield from (f"{name}: {line}" for line in schema_problems(parameters))
-        if isinstance(style, ElementCalls) and not style.typed and isinstance(parameters, Mapping):
-            yield from (
-                f"{name}: {family} writes texts bare, so {key} cannot be held to {', '.join(sorted(set(value) - _BARE))}"
-                for key, value in (parameters.get("properties") or {}).items()
-                if isinstance(value, Mapping) and value.get("type") == "string" and not _choices(value) and set(value) - _BARE
-            )
-        if isinstance(parameters, Mapping) and parameters.get("type", "object") != "object":
-            yield f"{name}: parameters must be an object's schema"
+        yield from (f"{name}: {line}" for line in _parameter_problems(function, style, family))
     if choice not in ("auto", "required", *functions):
         yield f"choice is {choice!r}: give 'auto', 'required' or one of {', '.join(map(str, functions))}"
 
 
+def _parameter_problems(function: Mapping[str, Any], style: Any, family: str) -> Iterator[str]:
+    given = function.get("parameters")
+    if given is not None and not isinstance(given, Mapping):
+        yield f"parameters is {given!r}: give an object's schema"
+        return
+    yield from schema_problems(given)
+    if _whole_again(given):
+        yield "$ref '#' means the whole schema, which stands inside a call here: move it to $defs and refer to it there"
+    schema = _parameters(function)
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    if schema["type"] != "object":
+        yield "parameters must be an object's schema"
+    if not isinstance(properties, Mapping):
+        yield f"properties is {properties!r}: give names with schemas"
+    elif not isinstance(required, list) or not all(isinstance(key, str) for key in required):
+        yield f"required is {required!r}: give a list of names"
+    elif isinstance(style, ElementCalls):
+        beyond = sorted(set(schema) - _OBJECT - NOTES)
+        if beyond:
+            yield f"{family} writes parameters one by one, so {', '.join(beyond)} cannot be enforced over all of them"
+        unknown = [key for key in required if key not in properties]
+        if unknown:
+            yield f"required names {', '.join(unknown)}, which properties does not describe"
+        for key, value in properties.items():
+            rest = set(value) - _BARE if isinstance(value, Mapping) and value.get("type") == "string" else set()
+            if rest and not style.typed and not listed_texts(value):
+                yield f"{family} writes texts bare, so {key} cannot be held to {', '.join(sorted(rest))}"
+
+
+def _whole_again(schema: Any) -> bool:
+    """Whether it refers to its own root somewhere."""
+    if isinstance(schema, Mapping):
+        return schema.get("$ref") == "#" or any(map(_whole_again, schema.values()))
+    return isinstance(schema, list) and any(map(_whole_again, schema))
+
+
+_OBJECT = {"type", "properties", "required", "additionalProperties"}
+_SHARED = ("$defs", "definitions")
 _BARE = {"type", "title", "description", "default", "examples", "example"}  # keywords that bare text fulfils
-
-
-def _choices(schema: Mapping[str, Any]) -> list[str]:
-    """The texts a schema lists; empty where it lists none."""
-    found = schema.get("enum", [schema["const"]] if "const" in schema else [])
-    return found if found and all(isinstance(value, str) and value for value in found) else []
 
 
 class _Writer:
@@ -101,7 +124,7 @@ class _Writer:
         each = []
         for name, function in functions.items():
             schema = _parameters(function)
-            shared: dict[str, Any] = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+            shared: dict[str, Any] = {key: schema[key] for key in _SHARED if key in schema}
             lines = []
             for key, value in (schema.get("properties") or {}).items():
                 line = self._rule(
@@ -115,7 +138,7 @@ class _Writer:
 
     def _parameter(self, style: ElementCalls, key: str, schema: Mapping[str, Any], shared: Mapping[str, Any]) -> str:
         """One element; a text stands bare up to the element's end, all else as JSON."""
-        choices, end = _choices(schema), style.pad + style.parameter_end
+        choices, end = listed_texts(schema), style.pad + style.parameter_end
         bare = bool(choices) or (schema.get("type") == "string" and not set(schema) - _BARE)
         kind = style.middle + ("true" if bare else "false") if style.typed else ""
         head = self._text(style.parameter + key + kind + style.key_end + style.pad)
@@ -153,17 +176,17 @@ class _Writer:
 
     def json(self, style: Any, functions: Mapping[str, Any], parallel: bool) -> str:
         """begin {"name": …, "arguments": …} end, several one after another."""
-        each = [
-            self._json(
-                {
-                    "type": "object",
-                    "properties": {"name": {"const": name}, style.arguments: _parameters(function)},
-                    "required": ["name", style.arguments],
-                    "additionalProperties": False,
-                }
-            )
-            for name, function in functions.items()
-        ]
+        each = []
+        for name, function in functions.items():
+            schema = _parameters(function)
+            call = {
+                "type": "object",
+                "properties": {"name": {"const": name}, style.arguments: schema},
+                "required": ["name", style.arguments],
+                "additionalProperties": False,
+            }
+            call |= {key: schema.pop(key) for key in _SHARED if key in schema}  # where references look for them
+            each.append(self._json(call))
         one = self._rule(" ".join(p for p in (self._text(style.begin), f"({' | '.join(each)})", self._text(style.end)) if p))
         more = f" ({self._text(style.between)} {one})*" if parallel and style.begin else ""
         return one + more
@@ -188,5 +211,10 @@ class _Writer:
 
 
 def _parameters(function: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = function.get("parameters")
-    return {"type": "object", **parameters} if parameters else {"type": "object", "additionalProperties": False}
+    """The schema of a function's arguments; one that only refers to a definition is that definition."""
+    given = function.get("parameters")
+    if not given:
+        return {"type": "object", "additionalProperties": False}
+    found = resolved(given, given) if "$ref" in given else given
+    shared = {key: given[key] for key in _SHARED if key in given}
+    return {"type": "object", **(found if isinstance(found, Mapping) else given), **shared}

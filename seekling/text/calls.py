@@ -2,11 +2,11 @@
 
 import json
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from seekling.text.events import CallArguments, CallEnd, CallStart, Event, Note
-from seekling.text.grammar import Calls, ElementCalls, JsonCalls, MarkedCalls
+from seekling.text.grammar import Calls, ElementCalls, JsonCalls, MarkedCalls, listed_texts
 from seekling.text.messages import is_tool_name, to_json
 from seekling.text.reading import Malformed
 
@@ -166,8 +166,14 @@ class CallReader:
         """What the tool's schema says of a parameter: text, something else, or nothing."""
         for function in self.parser.tools:
             if function.get("name") == name:
-                kind: Any = ((function.get("parameters") or {}).get("properties") or {}).get(key, {}).get("type")
-                return None if kind is None else kind == "string"
+                schema: Any = function.get("parameters")
+                for step in ("properties", key):
+                    schema = schema.get(step) if isinstance(schema, Mapping) else None
+                if not isinstance(schema, Mapping):
+                    return None
+                if listed_texts(schema):
+                    return True
+                return None if schema.get("type") is None else schema["type"] == "string"
         return None
 
     def _object(self, style: JsonCalls) -> Wait:

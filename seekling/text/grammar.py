@@ -5,7 +5,9 @@ new one apart, and constrained generation. A string here is what the model write
 vocabulary become one token, the others ordinary text.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from seekling.text.special import (
     CALL_BEGIN,
@@ -45,6 +47,12 @@ class MarkedCalls:
     lead: str = ""
     begin: str = CALLS_BEGIN
     end: str = CALLS_END
+
+
+def listed_texts(schema: Mapping[str, Any]) -> list[str]:
+    """The texts a JSON schema lists; empty where it lists none, or anything else. Element calls write such texts bare."""
+    found = schema.get("enum", [schema["const"]] if "const" in schema else [])
+    return found if isinstance(found, list) and all(isinstance(value, str) and value for value in found) else []
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ void Worker::add_attended(const Layer& layer, const Prepared& rows) {
 }
 
 void Worker::mlp(const Layer& layer) {
-    Prepared rows = normed(layer.mlp_norm, 1u << kind_of(layer.gate));
+    Prepared rows = normed(layer.mlp_norm, 1u << kind_of(layer.gate) | 1u << kind_of(layer.up));
     const Matrix* both[2] = {&layer.gate, &layer.up};
     low_rank(both, 2, rows);
     int kind = kind_of(layer.down);
@@ -80,7 +80,7 @@ void Worker::mlp(const Layer& layer) {
     rows.of(layer.gate).gather(M);
     share((M + ROW_BLOCK - 1) / ROW_BLOCK * blocks, [&](int item) {
         int first = item / blocks * ROW_BLOCK, n = std::min(ROW_BLOCK, M - first);
-        glu(layer.gate, layer.up, 0, item % blocks, rows.of(layer.gate), nullptr, first, n, kind, run.hidden, stride, false);
+        glu(layer.gate, layer.up, 0, item % blocks, rows, nullptr, first, n, kind, run.hidden, stride, false);
     });
     meet_before(layer.down);
     Prepared hidden;
@@ -90,12 +90,16 @@ void Worker::mlp(const Layer& layer) {
 }
 
 // 32 channels of silu(gate) · up for a run of rows, quantised at once: a group of activations never leaves this thread.
-void Worker::glu(const Matrix& gate, const Matrix& up, int index, int block, const Rows& rows, const Choice* choices, int first, int count,
-                 int kind, Buffer& out, int64_t stride, bool clamped, const uint8_t* next) {
+void Worker::glu(const Matrix& gate, const Matrix& up, int index, int block, const Prepared& prepared, const Choice* choices, int first,
+                 int count, int kind, Buffer& out, int64_t stride, bool clamped, const uint8_t* next) {
     const void* from[ROW_BLOCK];
-    for (int r = 0; r < count; r++) from[r] = rows[choices ? choices[first + r].row : first + r];
+    auto take = [&](const Rows& rows) {
+        for (int r = 0; r < count; r++) from[r] = rows[choices ? choices[first + r].row : first + r];
+    };
     float* other = tile + ROW_BLOCK * BLOCK;
+    take(prepared.of(gate));
     multiply(gate, index, block, from, count, tile, BLOCK);
+    if (kind_of(up) != kind_of(gate)) take(prepared.of(up));  // one of them in floats
     multiply(up, index, block, from, count, other, BLOCK, next);
     if (choices) {
         add_low_rank_of_expert(gate, index, first, count, block * BLOCK, tile);
@@ -107,8 +111,8 @@ void Worker::glu(const Matrix& gate, const Matrix& up, int index, int block, con
     auto activation = [&](Floats g, Floats u) {
         if (!clamped) return mul(silu16(g), u);
         Floats limit = all(m.swiglu_limit);
-        g = smaller(g, limit);
-        u = larger(smaller(u, limit), sub(zeros(), limit));
+        g = smaller(limit, g);  // in this order NaN stays NaN
+        u = larger(sub(zeros(), limit), smaller(limit, u));
         return mul(mul(add(u, all(1.0f)), g), div(all(1.0f), add(all(1.0f), exp16(mul(g, all(-m.swiglu_alpha))))));
     };
     for (int r = 0; r < count; r++) {
@@ -166,8 +170,8 @@ void Runner::ensure_layers(int M, int rows) {
     if (model.draft.join.outputs) input_of(model.draft.join);
     for (int l = 0; l < model.layer_count + (model.draft.join.outputs > 0); l++) {
         const Layer& layer = model.layers[l];
-        for (const Matrix* w : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.q_a, &layer.q_b, &layer.kv_a, &layer.gate, &layer.router,
-                                &layer.shared_gate, &layer.expert_gate})
+        for (const Matrix* w : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.q_a, &layer.q_b, &layer.kv_a, &layer.gate, &layer.up,
+                                &layer.router, &layer.shared_gate, &layer.expert_gate, &layer.expert_up})
             if (w->outputs) input_of(*w);
         for (const Matrix* w : {&layer.k_b, &layer.v_b})
             if (w->outputs) head_rows.ensure((int64_t)M * model.heads * row_bytes(w->format, w->inputs));

@@ -141,7 +141,7 @@ class Worker {
     Partial partial(int row, int head, int part) const;
 
     void mlp(const Layer& layer);
-    void glu(const Matrix& gate, const Matrix& up, int index, int block, const Rows& rows, const Choice* choices, int first, int count,
+    void glu(const Matrix& gate, const Matrix& up, int index, int block, const Prepared& prepared, const Choice* choices, int first, int count,
              int kind, Buffer& out, int64_t stride, bool clamped, const uint8_t* next = nullptr);
     void moe(const Layer& layer);
     void route(const Layer& layer, const Prepared& rows);

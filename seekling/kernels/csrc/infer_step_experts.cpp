@@ -4,8 +4,8 @@
 namespace sk {
 
 void Worker::moe(const Layer& layer) {
-    unsigned kinds = 1u << kind_of(layer.router) | 1u << kind_of(layer.expert_gate);
-    if (layer.gate.outputs) kinds |= 1u << kind_of(layer.gate);
+    unsigned kinds = 1u << kind_of(layer.router) | 1u << kind_of(layer.expert_gate) | 1u << kind_of(layer.expert_up);
+    if (layer.gate.outputs) kinds |= 1u << kind_of(layer.gate) | 1u << kind_of(layer.up);
     if (layer.shared_gate.outputs) kinds |= 1u << kind_of(layer.shared_gate);
     Prepared rows = normed(layer.mlp_norm, kinds);
     route(layer, rows);
@@ -66,7 +66,7 @@ void Worker::expert_hidden(const Layer& layer, const Prepared& rows) {
         int64_t stride = row_bytes(format_of(kind), gate.outputs);
         for (int first = begin; first < end; first += ROW_BLOCK)
             for (int block = job * RUN; block < stop; block++)
-                glu(gate, up, expert, block, rows.of(gate), choices, first, std::min(ROW_BLOCK, end - first), kind, out, stride,
+                glu(gate, up, expert, block, rows, choices, first, std::min(ROW_BLOCK, end - first), kind, out, stride,
                     choices && m.clamped, block + 1 == blocks_of(gate.outputs) ? block_at(layer.expert_gate, then, 0) : nullptr);
     };
     share(shared_jobs + (int)active.size() * jobs, [&](int i) {
