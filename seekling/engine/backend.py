@@ -164,9 +164,10 @@ def _check(adapters: Mapping[str, Adapter], config: ModelConfig, weights: Callab
     """Refuse adapters that are for another model; ``weights`` gives the fingerprint of this one's."""
     if not adapters:
         return
+    shapes = shapes_of(config)
     for adapter in adapters.values():
         own = weights() if adapter.base_fingerprint is not None else None
-        adapter.check(shapes_of(config), "the model", own, tied=config.tie_word_embeddings)
+        adapter.check(shapes, "the model", own, tied=config.tie_word_embeddings)
 
 
 def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:

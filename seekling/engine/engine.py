@@ -11,6 +11,7 @@ import ctypes
 import sys
 import weakref
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import cached_property
 from os import PathLike
 from typing import Any, cast
 
@@ -341,7 +342,7 @@ class Engine:
         runner = self._backend.runner
         if not isinstance(runner, NativeRunner):
             raise SeeklingError("adapters of an engine in torch are given when it is made")
-        adapter.check(shapes_of(self.config), "the model", tied=self.config.tie_word_embeddings)
+        adapter.check(self._shapes, "the model", tied=self.config.tie_word_embeddings)
         with self._loop.paused():  # no step may see the new numbers beside the old pages
             runner.add_adapter(name, adapter)
             self._backend.adapters[name] = adapter.digest()
@@ -358,6 +359,11 @@ class Engine:
         self.close()
 
     # ---- inside ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the model's tensors: practice sets an adapter anew at every step."""
+        return shapes_of(self.config)
 
     def _pages(self, cache_tokens: int | None, cache_bytes: int) -> int:
         context = self.config.max_position_embeddings

@@ -2,13 +2,12 @@
 
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from functools import cached_property
-from numbers import Integral
 from typing import Any
 
 from seekling.engine.constrain import Grammars
 from seekling.engine.prompt import Prompt, encode_prompts
 from seekling.engine.request import Request
-from seekling.engine.sampling import Sampling
+from seekling.engine.sampling import Sampling, whole
 from seekling.engine.thinking import ThinkingGuard
 from seekling.errors import SeeklingError, raise_all
 from seekling.text.special import THINK, THINK_END
@@ -79,7 +78,7 @@ class Intake:
             yield "sampling is not a seekling.Sampling: write seekling.Sampling(max_tokens=…)"
         else:
             yield from dict.fromkeys(line for s in settings for line in self._sampling_problems(s))
-        if not isinstance(priority, Integral) or isinstance(priority, bool):
+        if not whole(priority):
             yield f"priority is {priority!r}: give a whole number"
         try:
             hash(tenant)

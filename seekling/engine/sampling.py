@@ -100,13 +100,13 @@ class Sampling:
         return cast(tuple[tuple[int, float], ...], self.logit_bias)
 
     def _problems(self) -> Iterable[str]:
-        if not _whole(self.max_tokens, 1):
+        if not whole(self.max_tokens, 1):
             yield f"max_tokens is {self.max_tokens!r}: give a whole number of at least 1"
         if not _real(self.temperature, 0):
             yield f"temperature is {self.temperature!r}: give a number of at least 0 (0 is greedy)"
         if not _real(self.top_p, 0, 1) or self.top_p == 0:
             yield f"top_p is {self.top_p!r}: give a number above 0 and at most 1 (for greedy use temperature=0)"
-        if not _whole(self.top_k, 0):
+        if not whole(self.top_k, 0):
             yield f"top_k is {self.top_k!r}: give a whole number of at least 0 (0 keeps every token)"
         if not _real(self.min_p, 0, 1):
             yield f"min_p is {self.min_p!r}: give a number from 0 to 1"
@@ -117,17 +117,17 @@ class Sampling:
                 yield f"{name} is {getattr(self, name)!r}: give a number from -2 to 2 (0 is off)"
         if not isinstance(self.logit_bias, tuple) or not all(_bias(pair) for pair in self.logit_bias):
             yield f"logit_bias is {self.logit_bias!r}: give a mapping from token ids to numbers from -100 to 100"
-        if self.seed is not None and not _whole(self.seed, 0):
+        if self.seed is not None and not whole(self.seed, 0):
             yield f"seed is {self.seed!r}: give a whole number of at least 0, or None"
-        if not _whole(self.n, 1) or self.n > MAX_CHOICES:
+        if not whole(self.n, 1) or self.n > MAX_CHOICES:
             yield f"n is {self.n!r}: give a whole number from 1 to {MAX_CHOICES}"
         if not isinstance(self.stop, tuple) or not all(isinstance(text, str) and text for text in self.stop):
             yield f"stop is {self.stop!r}: give a string or a list of strings, none of them empty"
-        if not isinstance(self.stop_token_ids, tuple) or not all(_whole(i, 0) for i in self.stop_token_ids):
+        if not isinstance(self.stop_token_ids, tuple) or not all(whole(i, 0) for i in self.stop_token_ids):
             yield f"stop_token_ids is {self.stop_token_ids!r}: give a list of token ids"
-        if not _whole(self.top_logprobs, 0) or self.top_logprobs > MAX_TOP:
+        if not whole(self.top_logprobs, 0) or self.top_logprobs > MAX_TOP:
             yield f"top_logprobs is {self.top_logprobs!r}: give a whole number from 0 to {MAX_TOP}"
-        if self.thinking_budget is not None and not _whole(self.thinking_budget, 0):
+        if self.thinking_budget is not None and not whole(self.thinking_budget, 0):
             yield f"thinking_budget is {self.thinking_budget!r}: give a whole number of at least 0, or None"
         for name in ("ignore_eos", "logprobs", "prompt_logprobs", "stop_loops", "experts"):
             if not isinstance(getattr(self, name), bool):
@@ -200,7 +200,8 @@ class Delta:
     experts: "list[Experts] | None" = None
 
 
-def _whole(value: object, low: int) -> bool:
+def whole(value: object, low: float = -math.inf) -> bool:
+    """Whether it is a whole number, Python's or NumPy's but no bool, of at least ``low``."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= low
 
 
@@ -211,4 +212,4 @@ def _real(value: object, low: float, high: float = math.inf) -> bool:
 
 
 def _bias(pair: object) -> bool:
-    return isinstance(pair, tuple) and len(pair) == 2 and _whole(pair[0], 0) and _real(pair[1], -100, 100)
+    return isinstance(pair, tuple) and len(pair) == 2 and whole(pair[0], 0) and _real(pair[1], -100, 100)

@@ -1,11 +1,11 @@
 """What is wrong with the settings of an `Engine`, all of it, before anything is opened."""
 
 from collections.abc import Mapping
-from numbers import Integral
 from os import PathLike
 from typing import Any
 
 from seekling.engine.backend import Backend
+from seekling.engine.sampling import whole
 from seekling.engine.speculate import MOST_DRAFTS
 
 _COUNTS = (
@@ -37,14 +37,14 @@ def problems(path_or_lm: Any, given: Mapping[str, Any]) -> list[str]:
         value = given[name]
         if value is None and name in _MAY_BE_NONE:
             continue
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        if not whole(value, 1):
             bad.append(f"{name} is {value!r}: give a whole number of at least 1")
     speculate, drafts, adapters = given["speculate"], given["draft_tokens"], given["adapters"]
     if not (speculate is None or isinstance(speculate, (str, PathLike)) or hasattr(speculate, "model")):
         bad.append(f"speculate is {speculate!r}: give 'ngram', 'mtp', a folder or a loaded model")
     if drafts is not None and speculate is None:
         bad.append("draft_tokens is for speculate: give that too, or leave it")
-    elif isinstance(drafts, Integral) and int(drafts) > MOST_DRAFTS:
+    elif whole(drafts, MOST_DRAFTS + 1):
         bad.append(f"draft_tokens is {drafts}: give at most {MOST_DRAFTS}")
     if not isinstance(given["prefix_cache"], bool):
         bad.append(f"prefix_cache is {given['prefix_cache']!r}: give True or False")
