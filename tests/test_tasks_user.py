@@ -77,6 +77,13 @@ def problems(tmp_path, rows=None, name="p.jsonl"):
     return path
 
 
+def test_the_same_problems_are_drawn_wherever_their_file_lies(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    here, there = (user_task(str(problems(tmp_path / folder))) for folder in "ab")
+    assert [here.problem(0, i).question for i in range(40)] == [there.problem(0, i).question for i in range(40)]
+
+
 def test_a_file_of_questions_is_a_task_with_a_part_kept_for_evaluation(tmp_path):
     task = get_task(str(problems(tmp_path)))
     seen = {task.problem(0, i, unseen=False).question for i in range(800)}
@@ -195,7 +202,7 @@ def test_the_program_is_what_the_last_fence_holds():
 
 @needs_sandbox
 def test_a_users_problem_with_tests_is_judged_by_its_results(tmp_path):
-    rows = [{"question": f"f(n) = n + {i}", "function": "f", "tests": [[[1], 1 + i], [[5], 5 + i]]} for i in range(12)]
+    rows = [{"question": f"f(n) = n + {i}", "function": "f", "tests": [[[1], 1 + i], [[5], 5 + i]]} for i in range(1, 13)]
     task = user_task(str(problems(tmp_path, rows)))
     problem = task.problem(0, 0)
     i = problem.question.rsplit(" ", 1)[1]

@@ -40,6 +40,7 @@ class Task:
         levels: the hardest level.
         hint: how the answer must look, added to the question.
         failures: what went wrong while judging (a reward that raised, was no number, hung), counted.
+        key: what the draws follow in place of the name; the problems themselves where the name says where a file lies.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Task:
     levels: int = 3
     hint: str = ""
     failures: Counter[str] = field(default_factory=Counter, compare=False)
+    key: str = ""
 
     def problem(self, seed: int, index: int, level: int = 1, unseen: bool | None = None) -> Problem:
         """The problem of that number: equal numbers give equal problems, whatever was made before.
@@ -62,7 +64,7 @@ class Task:
         self.check_level(level)
         for draw in range(DRAWS):
             again = f"/{draw}" if draw else ""
-            digest = hashlib.sha256(f"{self.name}/{seed}/{index}/{level}{again}".encode()).digest()
+            digest = hashlib.sha256(f"{self.key or self.name}/{seed}/{index}/{level}{again}".encode()).digest()
             question, answer, *more = self.make(random.Random(int.from_bytes(digest[:8], "little")), level)
             if unseen is None or is_unseen(question) is unseen:
                 return Problem(question, answer, self.name, level, *more)

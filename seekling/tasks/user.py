@@ -8,6 +8,7 @@ A reward file runs in a process of its own with bounded memory.  What raises, is
 ``SECONDS`` is worth 0 and counted; the process that hung is killed and another takes its place.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -16,6 +17,7 @@ import selectors
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +51,12 @@ def user_task(name: str) -> Task:
         return row["question"], row.get("answer", ""), row.get("steps", ""), {**row.get("metadata", {}), **extra}
 
     failures: Counter[str] = Counter()
-    if not reward:
-        code = "tests" in rows[0]
-        return Task(name, make, judge_code if code else None, levels=1, failures=failures)
-    judge = RewardFile(Path(reward), failures)
-    judge.probe(rows[0])
-    return Task(name, make, judge, levels=1, failures=failures)
+    judge: Callable[[str, Problem], float] | None = judge_code if "tests" in rows[0] else None
+    if reward:
+        judge = RewardFile(Path(reward), failures)
+        judge.probe(rows[0])
+    key = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+    return Task(name, make, judge, levels=1, failures=failures, key=key)
 
 
 def read_problems(path: Path, with_reward: bool = False) -> list[dict[str, Any]]:
