@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from seekling.errors import RecipeError
+from seekling.quants import QUANTS
 
 if TYPE_CHECKING:
     from seekling.tree import Tree
@@ -90,7 +91,7 @@ def _sampling_arguments(parser: Parser, max_tokens: int) -> None:
     parser.add_argument("--seed", type=int, default=None, metavar="N", help="seed of the draws [a fresh one]")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the answer before this text")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float64"), default=None, help="compute type [float32]")
-    parser.add_argument("--quant", choices=("int8", "int4"), default=None, help="quantise the weights")
+    parser.add_argument("--quant", choices=QUANTS, default=None, help="quantise the weights; -64: groups of 64")
     parser.add_argument("--threads", type=int, default=None, metavar="N", help="worker threads [usable cores]")
 
 
@@ -150,13 +151,13 @@ def serve(parser: Parser) -> None:
     parser.add_argument("--cache-spill", default=None, metavar="DIR", help=spill)
     parser.add_argument("--cache-spill-gb", type=float, default=4.0, metavar="X", help="most gigabytes of that folder [4]")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=None, help="compute type [as stored]")
-    parser.add_argument("--quant", choices=("int8", "int4"), default=None, help="quantise the weights")
+    parser.add_argument("--quant", choices=QUANTS, default=None, help="quantise the weights; -64: groups of 64")
     parser.add_argument("--threads", type=int, default=None, metavar="N", help="worker threads [usable cores]")
 
 
 def bench(parser: Parser) -> None:
     _path_argument(parser, "run, checkpoint, .gguf file or pulled model")
-    parser.add_argument("--quant", choices=("int8", "int4"), default=None, help="quantise the weights")
+    parser.add_argument("--quant", choices=QUANTS, default=None, help="quantise the weights; -64: groups of 64")
     parser.add_argument("--runner", choices=("auto", "native", "torch"), default="auto", help="what computes [auto]")
     parser.add_argument("--threads", type=int, default=None, metavar="N", help="worker threads [usable cores]")
     parser.add_argument("--prompt", type=int, default=None, metavar="N", help="tokens of the prefill [512, or the context]")

@@ -20,6 +20,7 @@ from seekling.engine.constrain import Constraint
 from seekling.engine.runner import PAGE
 from seekling.engine.watermark import Watermark
 from seekling.kernels import infer
+from seekling.quants import QUANTS
 
 pytest.importorskip("llguidance")
 pytestmark = pytest.mark.skipif(not infer.available(), reason="the native kernels are not built")
@@ -131,7 +132,7 @@ def check(kind, ids, s, which, handle):
 
 def case(seed):
     r = random.Random(seed)
-    name, quant, cache = kind = r.choice(["mla", "gqa"]), r.choice([None, "int8", "int4"]), r.choice([None, "int8"])
+    name, quant, cache = kind = r.choice(["mla", "gqa"]), r.choice([None, *QUANTS]), r.choice([None, "int8"])
     speculate = r.choice([None, None, "ngram", MODELS[name], *["mtp", "mtp"] * (name == "mla")])
     prefix, files = r.random() < 0.8, r.random() < 0.3
     with contextlib.ExitStack() as stack:

@@ -8,8 +8,9 @@ from engine_tiny import config, one_thread, tiny_lm  # noqa: F401
 from torch import nn
 
 from seekling import Engine, Sampling
-from seekling.engine.quant import GROUP, Packed, QuantExperts, QuantLinear, quantised, weight_bytes
+from seekling.engine.quant import GROUPS, Packed, QuantExperts, QuantLinear, quantised, weight_bytes
 from seekling.model.decoder import Decoder
+from seekling.quants import QUANTS
 
 GREEDY = Sampling(max_tokens=12, temperature=0, ignore_eos=True)
 
@@ -25,18 +26,20 @@ def test_int8_is_off_by_at_most_half_a_step_of_its_channel(shape):
     assert ((Packed(w, "int8").dequantise() - w).abs() <= 0.5001 * step).all()
 
 
+@pytest.mark.parametrize("quant", ["int4", "int4-64"])
 @pytest.mark.parametrize("shape", [(5, 32), (3, 7, 33), (4, 1), (2, 100)])
-def test_int4_is_off_by_little_more_than_half_a_step_of_its_group(shape):
+def test_int4_is_off_by_little_more_than_half_a_step_of_its_group(shape, quant):
     w = weight(*shape)
-    back = Packed(w, "int4").dequantise()
+    back = Packed(w, quant).dequantise()
     assert back.shape == w.shape
-    padded = nn.functional.pad(w, (0, -shape[-1] % GROUP)).unflatten(-1, (-1, GROUP))
+    group = GROUPS[quant]
+    padded = nn.functional.pad(w, (0, -shape[-1] % group)).unflatten(-1, (-1, group))
     step = (padded.amax(-1, keepdim=True) - padded.amin(-1, keepdim=True)) / 15
-    error = nn.functional.pad(back - w, (0, -shape[-1] % GROUP)).unflatten(-1, (-1, GROUP)).abs()
+    error = nn.functional.pad(back - w, (0, -shape[-1] % group)).unflatten(-1, (-1, group)).abs()
     assert (error <= 0.6 * step).all()  # half a step, and the bfloat16 rounding of scale and minimum
 
 
-@pytest.mark.parametrize("quant", ["int8", "int4"])
+@pytest.mark.parametrize("quant", QUANTS)
 @pytest.mark.parametrize("value", [0.0, 3.0, -1e-4])
 def test_a_constant_weight_survives(quant, value):
     w = torch.full((3, 64), value)
@@ -48,13 +51,14 @@ def test_int4_keeps_the_order_of_its_nibbles():
     assert torch.allclose(Packed(w, "int4").dequantise(), w)
 
 
-def test_int8_takes_8_bits_and_int4_takes_5_bits_a_weight():
+def test_int8_takes_8_bits_and_int4_takes_5_or_4_and_a_half_bits_a_weight():
     w = weight(64, 1024)
     assert Packed(w, "int8").nbytes() == w.numel() + 4 * 64
     assert Packed(w, "int4").nbytes() * 8 == 5 * w.numel()
+    assert Packed(w, "int4-64").nbytes() * 8 == 4.5 * w.numel()
 
 
-@pytest.mark.parametrize("quant", ["int8", "int4"])
+@pytest.mark.parametrize("quant", QUANTS)
 def test_some_of_a_stack_dequantises_to_the_same_as_all_of_it(quant):
     packed = Packed(weight(6, 8, 40), quant)
     index = torch.tensor([4, 1])
@@ -75,7 +79,7 @@ def quant_twin(model, quant):
     return twin
 
 
-@pytest.mark.parametrize("quant", ["int8", "int4"])
+@pytest.mark.parametrize("quant", QUANTS)
 @pytest.mark.parametrize(
     "changes", [{}, {"tie_word_embeddings": True}, {"attention_bias": True, "mlp_bias": True}, {"num_nextn_predict_layers": 1}]
 )
@@ -125,7 +129,7 @@ def test_every_linear_layer_and_every_expert_is_replaced_and_the_rest_is_not():
     assert type(out.model.embed_tokens) is nn.Embedding
 
 
-@pytest.mark.parametrize(("quant", "bits"), [("int8", 8), ("int4", 5)])
+@pytest.mark.parametrize(("quant", "bits"), [("int8", 8), ("int4", 5), ("int4-64", 4.5)])
 def test_memory_falls_to_the_promised_bits(quant, bits):
     sizes = dict(vocab_size=300, hidden_size=256, intermediate_size=512, moe_intermediate_size=256, kv_lora_rank=64)
     model = Decoder.build(config(**sizes), dtype=torch.float32)

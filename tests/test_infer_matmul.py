@@ -15,10 +15,19 @@ from seekling.kernels import infer, native
 
 pytestmark = pytest.mark.skipif(not infer.available(), reason="no native library is built here")
 
-FLOATS = ("int8", "q4_1", "q4_k", "q8_0", "q6_k", "bf16", "f32")
+FLOATS = ("int8", "q4_1", "q4_k", "q4_64", "q8_0", "q6_k", "bf16", "f32")
 SHAPES = [(1, 1), (5, 7), (16, 32), (33, 64), (48, 100), (95, 257), (33, 576)]
 # Of the weights' own size.
-WEIGHT_ERROR = {"int8": 0.012, "q4_1": 0.11, "q4_k": 0.11, "q8_0": 0.01, "q6_k": 0.025, "bf16": 0.004, "f32": 0.0}
+WEIGHT_ERROR = {
+    "int8": 0.012,
+    "q4_1": 0.11,
+    "q4_k": 0.11,
+    "q4_64": 0.12,
+    "q8_0": 0.01,
+    "q6_k": 0.025,
+    "bf16": 0.004,
+    "f32": 0.0,
+}
 
 
 def matrix(outputs: int, inputs: int, seed: int = 0) -> torch.Tensor:
@@ -71,11 +80,18 @@ def test_a_row_is_bit_identical_whatever_rows_are_beside_it(outputs, inputs, row
     assert torch.equal(infer.multiply(w, x), alone)
 
 
-@pytest.mark.parametrize(("format", "share"), [("q4_1", 0.8), ("q4_k", 0.8), ("q6_k", 0.95)])
+@pytest.mark.parametrize(("format", "share"), [("q4_1", 0.8), ("q4_k", 0.8), ("q4_64", 0.8), ("q6_k", 0.95)])
 def test_a_format_that_searches_errs_less_where_it_counts(format, share):
     w, importance = matrix(16, 64), torch.tensor([100.0] * 8 + [0.01] * 56)
     plain, weighed = (infer.dequantise(infer.pack(w, format, importance=i)) for i in (None, importance))
     assert ((weighed - w)[:, :8] ** 2).sum() < share * ((plain - w)[:, :8] ** 2).sum()
+
+
+@pytest.mark.parametrize("inputs", [64, 100, 256])
+def test_groups_of_64_take_four_and_a_half_bits_and_have_at_most_16_values(inputs):
+    w = infer.pack(matrix(32, inputs), "q4_64")
+    assert w.nbytes() * 8 == 4.5 * 32 * -(-inputs // 64) * 64
+    assert max(len(group.unique()) for row in infer.dequantise(w) for group in row.split(64)) <= 16
 
 
 def test_q6_k_errs_no_more_than_its_scales_chosen_by_the_largest_number_alone():
@@ -86,7 +102,7 @@ def test_q6_k_errs_no_more_than_its_scales_chosen_by_the_largest_number_alone():
     assert relative(infer.dequantise(infer.pack(w, "q6_k")), w) < relative(simple, w)
 
 
-@pytest.mark.parametrize("format", ["int8", "q8_0", "q4_1", "q4_k", "q6_k"])
+@pytest.mark.parametrize("format", ["int8", "q8_0", "q4_1", "q4_k", "q4_64", "q6_k"])
 def test_rows_with_something_the_format_cannot_hold_are_counted(format):
     w = matrix(40, 70)
     w[3, 69], w[3, 1], w[33, 0], w[34, 5] = float("nan"), float("inf"), -float("inf"), 1e6

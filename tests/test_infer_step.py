@@ -92,7 +92,7 @@ def test_mla_computes_what_the_decoder_computes(name):
 @pytest.mark.parametrize(
     "make", [lambda: family_model("llama", 0), lambda: mla_model("dense, tied, biased")], ids=["gqa", "mla"]
 )
-@pytest.mark.parametrize(("quant", "most"), [("bf16", 0.05), ("int8", 0.08), ("int4", 0.45)])
+@pytest.mark.parametrize(("quant", "most"), [("bf16", 0.05), ("int8", 0.08), ("int4", 0.45), ("int4-64", 0.45)])
 def test_quantised_weights_stay_close(make, quant, most):
     model = make()
     ids = tokens(model, 30)
@@ -131,7 +131,7 @@ def alone(name: str, quant: str) -> tuple[NativeRunner, list[list[int]], list[to
     return _alone[name, quant]
 
 
-@given(st.sampled_from(list(MODELS)), st.sampled_from(["int8", "int4", "bf16"]), st.integers(0, 10**6))
+@given(st.sampled_from(list(MODELS)), st.sampled_from(["int8", "int4", "int4-64", "bf16"]), st.integers(0, 10**6))
 @settings(max_examples=25)
 def test_logits_are_bit_identical_alone_in_any_batch_chunking_and_thread_count(name, quant, seed):
     random = Random(seed)

@@ -77,7 +77,7 @@ def dequantised(model):
 # ---- the matrix ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", ["q4_1", "q4_k", "q8_0", "int8", "bf16"])
+@pytest.mark.parametrize("format", ["q4_1", "q4_k", "q4_64", "q8_0", "int8", "bf16"])
 def test_rows_of_a_packed_matrix_are_those_of_the_whole(format):
     w = torch.randn(3, 70, 48, generator=torch.Generator().manual_seed(0))
     packed = infer.pack(w, format)
@@ -111,7 +111,9 @@ def test_a_weight_of_parts_multiplies_like_the_matrix_it_stands_for(monkeypatch)
 # ---- the model -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, quant", [("mla", "int4"), ("mla", "int8"), ("llama", "int4"), ("llama.gguf", "gguf")])
+@pytest.mark.parametrize(
+    "name, quant", [("mla", "int4"), ("mla", "int4-64"), ("mla", "int8"), ("llama", "int4"), ("llama.gguf", "gguf")]
+)
 def test_training_over_packed_weights_equals_training_over_what_they_stand_for(bases, name, quant):
     lm = open_packed(str(bases[name]), quant, torch.float32)
     oracle = dequantised(lm.model)

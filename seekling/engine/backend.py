@@ -23,7 +23,7 @@ from seekling.model.config import ModelConfig
 from seekling.model.decoder import Decoder
 from seekling.startup import without_collecting
 
-Quant = Literal["int8", "int4"]
+Quant = Literal["int8", "int4", "int4-64"]  # seekling.quants.QUANTS
 Choice = Literal["auto", "native", "torch"]
 _FLOATS = {"float32": "f32", "bfloat16": "bf16"}
 _told: set[str] = set()

@@ -48,7 +48,7 @@ class Engine:
     Args:
         path_or_lm: a run or checkpoint folder, or what `seekling.load` returned (then its weights are shared, not copied,
             and an engine over a model in training always uses the current weights), or a `Backend` made ready elsewhere.
-        quant: None keeps the weights; "int8" / "int4" make a smaller quantised copy.
+        quant: None keeps the weights; "int8", "int4" and "int4-64" (groups of 64) make a smaller quantised copy.
         dtype: of a model loaded from a path; default as stored for the native runner, "float32" for torch.
         runner: "native" (packed weights, CPU), "torch", or "auto": native for paths and quantised copies where it can.
         threads: of the native runner; default torch's, at most the cores this process may use.

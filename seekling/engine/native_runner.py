@@ -67,7 +67,7 @@ class NativeRunner:
 
     Args:
         model: a `Decoder`, whose weights are copied into packed form (the model itself is not kept), or `PackedWeights`.
-        quant: "int8", "int4", "bf16" or "f32".
+        quant: "int8", "int4", "int4-64", "bf16" or "f32".
         threads: default torch's number at each step, but no more than the cores this process may use (affinity, cgroup quota).
         cache: "bf16", or "int8" for half the memory: a scale for each token's key and value of a head, or latent and key.
         drafts: pack the first MTP layer too (`seekling.engine.native_draft` runs it); steps keep their `raw_states`.

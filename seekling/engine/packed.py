@@ -27,10 +27,10 @@ from seekling.kernels.infer import Packed
 from seekling.model.config import ModelConfig
 from seekling.model.decoder import Decoder
 
-PackedQuant = Literal["f32", "bf16", "int8", "int4", "gguf"]
+PackedQuant = Literal["f32", "bf16", "int8", "int4", "int4-64", "gguf"]
 # What GGUF types become that are not kept as they are: floats stay floats, others take 8 bits.
 _FLOATS = ("F32", "F16", "BF16", "F64")
-# Vocabulary tables keep 6 or 8 bits under "int4": with 4, SmolLM2's perplexity rises by 6 %, with 8 by next to nothing.
+# Vocabulary tables keep 6 or 8 bits where others take 4: with 4, SmolLM2's perplexity rises by 6 %, with 8 by next to nothing.
 _TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 
 Blocks = tuple[str, Tensor, tuple[int, ...]]  # format of infer.BLOCKS, uint8 rows, shape
@@ -134,8 +134,8 @@ class PackedWeights:
 
     Args:
         parts: where they come from.
-        quant: "int8" and "int4" quantise, see `_format`; "gguf" keeps the blocks of a GGUF file, and takes 8 bits for types
-            the kernels do not have; "bf16" and "f32" keep floats.
+        quant: "int8", "int4" and "int4-64" quantise, see `_format`; "gguf" keeps the blocks of a GGUF file, and takes 8 bits
+            for types the kernels do not have; "bf16" and "f32" keep floats.
     """
 
     def __init__(self, parts: Parts, quant: PackedQuant):
@@ -280,12 +280,15 @@ class PackedWeights:
         return self.parts.tensor(target, expert, rows), "bf16" if blocks is None else "q8_0"
 
     def _format(self, target: str, width: int) -> str:
-        """Of a matrix quantised here, with rows of ``width``: "int4" stands for GGUF's smallest formats that hold such rows."""
-        if self.quant != "int4":
+        """Of a matrix quantised here, with rows of ``width``: "int4" stands for GGUF's smallest formats that hold such rows,
+        "int4-64" for groups of 64, fewer bytes and a larger loss."""
+        if self.quant not in ("int4", "int4-64"):
             return self.quant
         whole = width % infer.BLOCKS["q4_k"][0] == 0
         if target in _TABLES:
             return "q6_k" if whole else "q8_0"
+        if self.quant == "int4-64":
+            return "q4_64"
         return "q4_k" if whole else "q4_1"
 
     def _bias(self, target: str) -> Tensor | None:

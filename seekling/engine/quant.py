@@ -1,7 +1,7 @@
 """Weight-only quantisation in plain torch: small in memory, dequantised on the fly, not fast.
 
 int8: one scale per output channel, symmetric, 8 bits a weight and 4 bytes a channel.
-int4: groups of 32 inputs with a bfloat16 scale and minimum each, 5 bits a weight in all.
+int4: groups of 32 inputs with a bfloat16 scale and minimum each, 5 bits a weight in all. int4-64: groups of 64, 4.5 bits.
 
 Every linear layer, the head and the stacked experts are quantised. Left as they are: the embedding (and a head tied to
 it), norms, biases, routers, the head weights of an indexer. Only the matrix in use is dequantised, and of the experts only
@@ -21,7 +21,7 @@ from seekling.model.decoder import Decoder
 from seekling.model.moe import Experts, Routing, gptoss_experts
 from seekling.model.v4.moe import V4Experts, clamped_experts
 
-GROUP = 32
+GROUPS = {"int4": 32, "int4-64": 64}  # inputs that share a scale
 
 
 class Packed(nn.Module):
@@ -29,7 +29,7 @@ class Packed(nn.Module):
 
     Args:
         weight: the matrix or stack of matrices; not kept.
-        quant: "int8" or "int4".
+        quant: "int8", "int4" or "int4-64".
     """
 
     q: Tensor
@@ -45,13 +45,14 @@ class Packed(nn.Module):
             self.register_buffer("q", (w / scale.clamp_min(1e-38)).round().clamp(-127, 127).to(torch.int8))
             self.register_buffer("scale", scale)
             return
-        w = nn.functional.pad(w, (0, -self.inputs % GROUP), mode="constant")
-        w = w.unflatten(-1, (-1, GROUP))
+        group = GROUPS[quant]
+        w = nn.functional.pad(w, (0, -self.inputs % group), mode="constant")
+        w = w.unflatten(-1, (-1, group))
         low, high = w.amin(-1, keepdim=True), w.amax(-1, keepdim=True)
         scale, low = ((high - low) / 15).bfloat16(), low.bfloat16()
         # Rounded with the stored, already rounded scale and minimum, so that their rounding is partly made good.
         q = ((w - low) / scale.to(w.dtype).clamp_min(1e-38)).round().clamp(0, 15).to(torch.uint8)
-        half = GROUP // 2
+        half = group // 2
         self.register_buffer("q", q[..., :half] | q[..., half:] << 4)
         self.register_buffer("scale", scale)
         self.register_buffer("low", low)

@@ -7,6 +7,7 @@ from typing import Any
 from seekling.engine.backend import Backend
 from seekling.engine.sampling import whole
 from seekling.engine.speculate import MOST_DRAFTS
+from seekling.quants import QUANTS
 
 _COUNTS = (
     "cache_spill_bytes",
@@ -20,7 +21,7 @@ _COUNTS = (
 )
 _MAY_BE_NONE = ("cache_tokens", "threads", "draft_tokens")
 _CHOICES: dict[str, tuple[Any, ...]] = {
-    "quant": (None, "int8", "int4"),
+    "quant": (None, *QUANTS),
     "runner": ("auto", "native", "torch"),
     "cache_dtype": (None, "bf16", "int8"),
 }

@@ -24,11 +24,11 @@ BLOCK, GROUP = 32, 32
 _ROWS_AT_ONCE = 4096  # rows turned to float32 together while packing: bounds the extra memory
 
 # Numbers of csrc/infer_matmul.h's enum Format.
-FORMATS = {"q8_0": 0, "q4_0": 1, "q4_1": 2, "int8": 3, "bf16": 4, "f32": 5, "q4_k": 6, "q6_k": 7}
+FORMATS = {"q8_0": 0, "q4_0": 1, "q4_1": 2, "int8": 3, "bf16": 4, "f32": 5, "q4_k": 6, "q6_k": 7, "q4_64": 8}
 # GGUF block types that are kept bit for bit: inputs and bytes of a block.
 BLOCKS = {"q8_0": (32, 34), "q4_0": (32, 18), "q4_1": (32, 20), "q4_k": (256, 144), "q6_k": (256, 210)}
 
-# Those whose scales are searched for.
+# Those of them whose scales are searched for.
 ENCODED = ("q4_1", "q4_k", "q6_k")
 
 
@@ -193,8 +193,8 @@ def empty_pair(
 def fill(w: Packed, weight: Tensor, index: int = 0, importance: Tensor | None = None) -> int:
     """Quantise and pack one floating matrix (O, I), which is read in pieces and not kept.
 
-    ``importance`` (I,), for `ENCODED` formats: how much an error of each input's weights counts (mean square of the
-    activations).
+    ``importance`` (I,), for q4_64 and the formats of `ENCODED`: how much an error of each input's weights counts (mean square
+    of the activations).
 
     Returns:
         How many rows hold NaN, an infinite number or (but int8) one beyond 65504, which the format would turn into another: 0

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 from seekling.knobs import knob
+from seekling.quants import QUANTS
 from seekling.train.recipe_parts import LoraPart, OptimPart, StartPart, contradictions
 from seekling.tree import Tree
 
@@ -52,9 +53,7 @@ class RolloutPart:
         0, "most further draws of a step while fewer groups than --problems differ in reward (DAPO's dynamic sampling)", low=0
     )
     replay: bool = knob(False, "MoE: the trainer uses the experts that the sampler chose (router replay)")
-    rollout_quant: str = knob(
-        "", "draw with quantised weights, which the importance weight corrects", choices=("", "int8", "int4")
-    )
+    rollout_quant: str = knob("", "draw with quantised weights, which the importance weight corrects", choices=("", *QUANTS))
 
 
 @dataclass(frozen=True)

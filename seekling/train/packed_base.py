@@ -30,6 +30,7 @@ from seekling.lm import GGUF, LM, is_adapter, load, resolve
 from seekling.model import Decoder
 from seekling.model.config import ModelConfig
 from seekling.model.moe import Routing, activated, by_expert
+from seekling.quants import QUANTS
 
 
 class PackedLinear(nn.Module):
@@ -154,7 +155,7 @@ def open_packed(path_or_name: str, quant: str, compute: torch.dtype) -> PackedLM
     """What ``seekling.load`` opens, its matrices packed and frozen.
 
     Args:
-        quant: int8, int4, or gguf for the blocks of a GGUF file as they are.
+        quant: int8, int4, int4-64, or gguf for the blocks of a GGUF file as they are.
         compute: float32 or bfloat16.
 
     Raises:
@@ -162,7 +163,7 @@ def open_packed(path_or_name: str, quant: str, compute: torch.dtype) -> PackedLM
     """
     path = resolve(path_or_name)
     if quant == "gguf" and path.suffix != GGUF:
-        raise RecipeError(f"--base-quant gguf keeps the blocks of a GGUF file, which {path} is not: give int8 or int4")
+        raise RecipeError(f"--base-quant gguf keeps the blocks of a GGUF file, which {path} is not: give {' or '.join(QUANTS)}")
     if is_adapter(path):  # merged first, so in floats while it is packed
         lm = load(path, torch.bfloat16)
         config, tokenizer, mark = lm.config, lm.tokenizer, model_fingerprint(lm.model)

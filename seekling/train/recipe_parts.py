@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seekling.knobs import knob
+from seekling.quants import QUANTS
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class LoraPart:
     rslora: bool = knob(False, "rank-stabilised scale: alpha / √rank")
     lora_shared_a: bool = knob(False, "one A for all experts of a layer")
     base_quant: str = knob(
-        "", "pack the frozen base: 8 or 4 bits, or a GGUF file's blocks as they are", choices=("", "int8", "int4", "gguf")
+        "", "pack the frozen base: 8 or 4 bits, or a GGUF file's blocks as they are", choices=("", *QUANTS, "gguf")
     )
 
 

@@ -31,7 +31,7 @@ from engine_tiny import tiny_lm
 from test_engine_mtp import GQA
 
 SOURCES = Path(infer.__file__).parent / "csrc"
-FORMATS = ("int8", "q4_1", "q4_k", "q8_0", "q6_k", "bf16", "f32")
+FORMATS = ("int8", "q4_1", "q4_k", "q4_64", "q8_0", "q6_k", "bf16", "f32")
 SHAPES = [(1, 1, 1), (5, 7, 3), (33, 70, 8), (64, 96, 13)]
 
 

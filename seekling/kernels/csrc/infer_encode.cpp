@@ -19,6 +19,7 @@ int64_t gguf_row_bytes(int format, int inputs) {
         case Q8: return groups * 34;
         case Q4: return groups * 18;
         case Q4M: return groups * 20;
+        case Q4W: return (groups + 1) / 2 * 40;
         case Q4K: return supers * 144;
         case Q6K: return supers * 210;
         default: return 0;
@@ -32,15 +33,15 @@ void put_half(uint8_t* p, uint16_t v) { std::memcpy(p, &v, 2); }
 
 // ---- four bits: scale · q + minimum ---------------------------------------------------------------------------------------
 
-struct Fit {
+template <int N> struct Fit {  // of N numbers
     float scale = 0, minimum = 0, error = INFINITY;
-    uint8_t q[GROUP] = {};
+    uint8_t q[N] = {};
 };
 
 // Numbers 0..15 for a given scale and minimum, and the squared error weighted by `importance`.
-float code4(const float* x, float scale, float minimum, const float* importance, uint8_t* q) {
+template <int N> float code4(const float* x, float scale, float minimum, const float* importance, uint8_t* q) {
     float inverse = scale > 0 ? 1.0f / scale : 0.0f, error = 0;
-    for (int i = 0; i < GROUP; i++) {
+    for (int i = 0; i < N; i++) {
         float n = std::min(15.0f, std::max(0.0f, std::nearbyint((x[i] - minimum) * inverse)));
         float d = x[i] - (n * scale + minimum);
         q[i] = (uint8_t)n;
@@ -49,17 +50,17 @@ float code4(const float* x, float scale, float minimum, const float* importance,
     return error;
 }
 
-void consider(const float* x, const float* importance, float scale, float minimum, Fit& now, Fit& best) {
+template <int N> void consider(const float* x, const float* importance, float scale, float minimum, Fit<N>& now, Fit<N>& best) {
     now.scale = scale;
     now.minimum = minimum;
-    now.error = code4(x, scale, minimum, importance, now.q);
+    now.error = code4<N>(x, scale, minimum, importance, now.q);
     if (now.error < best.error) best = now;
 }
 
 // Scale and minimum that fit given numbers best (weighted least squares); false where the numbers are all equal.
-bool refit(const float* x, const uint8_t* q, const float* importance, float* scale, float* minimum) {
+template <int N> bool refit(const float* x, const uint8_t* q, const float* importance, float* scale, float* minimum) {
     double w = 0, wq = 0, wqq = 0, wx = 0, wqx = 0;
-    for (int i = 0; i < GROUP; i++) {
+    for (int i = 0; i < N; i++) {
         double u = importance ? importance[i] : 1.0;
         w += u; wq += u * q[i]; wqq += u * q[i] * q[i]; wx += u * x[i]; wqx += u * q[i] * x[i];
     }
@@ -72,32 +73,35 @@ bool refit(const float* x, const uint8_t* q, const float* importance, float* sca
 
 // The least error over a few shrunken ranges, each refitted once.  `kept` gives what of a number the format keeps, `most` is the
 // largest minimum it has.
-template <class Kept> Fit fit_minimum(const float* x, const float* importance, float most, Kept kept) {
-    Fit best, now;
+template <int N, class Kept> Fit<N> fit_minimum(const float* x, const float* importance, float most, Kept kept) {
+    Fit<N> best, now;
     float low = x[0], high = x[0];
-    for (int i = 1; i < GROUP; i++) { low = std::min(low, x[i]); high = std::max(high, x[i]); }
+    for (int i = 1; i < N; i++) { low = std::min(low, x[i]); high = std::max(high, x[i]); }
     low = std::min(low, most);
     for (int shrink = 0; shrink < 5; shrink++) {
         float share = 0.03f * (float)shrink, range = high - low;
         float scale = range * (1 - 2 * share) / 15, minimum = low + range * share;
         consider(x, importance, kept(scale), kept(std::min(minimum, most)), now, best);
-        if (refit(x, now.q, importance, &scale, &minimum)) consider(x, importance, kept(scale), kept(std::min(minimum, most)), now, best);
+        if (refit<N>(x, now.q, importance, &scale, &minimum)) consider(x, importance, kept(scale), kept(std::min(minimum, most)), now, best);
     }
     return best;
 }
 
-void encode_q4_1(const float* x, const float* importance, uint8_t* block) {
-    Fit fit = fit_minimum(x, importance, INFINITY, through_half);
-    put_half(block, to_half(fit.scale));
-    put_half(block + 2, to_half(fit.minimum));
-    for (int i = 0; i < 16; i++) block[4 + i] = (uint8_t)(fit.q[i] | fit.q[16 + i] << 4);
+// As many blocks of Q4_1 as N numbers fill, with one scale and minimum.
+template <int N> void encode_q4_1(const float* x, const float* importance, uint8_t* block) {
+    Fit<N> fit = fit_minimum<N>(x, importance, INFINITY, through_half);
+    for (const uint8_t* q = fit.q; q < fit.q + N; q += GROUP, block += 20) {
+        put_half(block, to_half(fit.scale));
+        put_half(block + 2, to_half(fit.minimum));
+        for (int i = 0; i < 16; i++) block[4 + i] = (uint8_t)(q[i] | q[16 + i] << 4);
+    }
 }
 
 // Eight groups under a half-precision pair: each group's two numbers of six bits are those, among the nearest, that err least.
 void encode_q4_k(const float* x, const float* importance, uint8_t* super) {
     float scales[8], lows[8], most_scale = 0, most_low = 0;
     for (int g = 0; g < 8; g++) {
-        Fit fit = fit_minimum(x + g * GROUP, importance ? importance + g * GROUP : nullptr, 0.0f, [](float v) { return v; });
+        Fit<GROUP> fit = fit_minimum<GROUP>(x + g * GROUP, importance ? importance + g * GROUP : nullptr, 0.0f, [](float v) { return v; });
         scales[g] = fit.scale;
         lows[g] = -fit.minimum;
         most_scale = std::max(most_scale, scales[g]);
@@ -111,7 +115,7 @@ void encode_q4_k(const float* x, const float* importance, uint8_t* super) {
     std::memset(six, 0, 12);
     auto nearest = [](float v, float of) { return of > 0 ? (int)std::min(63.0f, std::nearbyint(v / of)) : 0; };
     for (int g = 0; g < 8; g++) {
-        Fit best, now;
+        Fit<GROUP> best, now;
         int scale = nearest(scales[g], unit), low = nearest(lows[g], low_unit), found[2] = {scale, low};
         for (int s = std::max(0, scale - 1); s <= std::min(63, scale + 1); s++)
             for (int m = std::max(0, low - 1); m <= std::min(63, low + 1); m++) {
@@ -186,13 +190,14 @@ void encode_q6_k(const float* x, const float* importance, uint8_t* super) {
 }  // namespace
 
 void encode_row(int format, const float* x, const float* importance, int inputs, uint8_t* row) {
-    int values = format == Q4M ? GROUP : 8 * GROUP, blocks = (inputs + values - 1) / values;
+    int values = format == Q4M ? GROUP : format == Q4W ? 2 * GROUP : 8 * GROUP, blocks = (inputs + values - 1) / values;
     std::vector<float> filled((size_t)blocks * values, 0.0f), weight(importance ? filled.size() : 0, 0.0f);
     std::copy(x, x + inputs, filled.begin());
     if (importance) std::copy(importance, importance + inputs, weight.begin());
     for (int b = 0; b < blocks; b++) {
         const float *part = filled.data() + b * values, *counts = importance ? weight.data() + b * values : nullptr;
-        if (format == Q4M) encode_q4_1(part, counts, row + b * 20);
+        if (format == Q4M) encode_q4_1<GROUP>(part, counts, row + b * 20);
+        else if (format == Q4W) encode_q4_1<2 * GROUP>(part, counts, row + b * 40);
         else if (format == Q4K) encode_q4_k(part, counts, row + b * 144);
         else encode_q6_k(part, counts, row + b * 210);
     }

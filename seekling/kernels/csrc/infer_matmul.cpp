@@ -20,9 +20,9 @@ constexpr int FAR = 8192;    // bytes between what a single pass reads and what 
 struct Scales { Floats scale, minimum; };
 
 template <int F> SK_INLINE Scales load_scales(const uint8_t* block, int g, int half) {
-    const uint8_t* at = block + Layout<F>::at(g) + Layout<F>::numbers;
+    const uint8_t* at = block + Layout<F>::scales_at(g);
     if constexpr (F == Q8 || F == Q4) return {load_half((const uint16_t*)at + half * 16), zeros()};
-    else if constexpr (F == Q4M) return {load_half((const uint16_t*)at + half * 16), load_half((const uint16_t*)at + 32 + half * 16)};
+    else if constexpr (Layout<F>::halves) return {load_half((const uint16_t*)at + half * 16), load_half((const uint16_t*)at + 32 + half * 16)};
     else if constexpr (F == Q4K) {  // 32 scales and 32 minima of 6 bits, under the half-precision pair of the superblock
         const uint16_t* super = (const uint16_t*)(block + Layout<F>::super_at(g));
         Floats scale = mul(load_half(super + half * 16), load_u8(at + half * 16));
@@ -196,7 +196,7 @@ template <int F> SK_INLINE void group_at(const uint8_t* block, int groups, int l
                     q[line * 8 + 4 + j] = at[line * 128 + j] >> 4;
                 }
             else std::memcpy(q + line * 4, at + line * 128, 4);
-        const uint8_t* scales = start + Layout<F>::numbers;
+        const uint8_t* scales = block + Layout<F>::scales_at(g);
         const uint16_t* half = (const uint16_t*)scales;
         float scale, minimum = 0;
         if constexpr (F == I8) scale = ((const float*)(block + Layout<F>::at(groups)))[lane];
@@ -205,7 +205,7 @@ template <int F> SK_INLINE void group_at(const uint8_t* block, int groups, int l
             scale = half_to_float(super[lane]) * (float)scales[lane];
             minimum = -(half_to_float(super[BLOCK + lane]) * (float)scales[BLOCK + lane]);
         } else scale = half_to_float(half[lane]);
-        if constexpr (F == Q4M) minimum = half_to_float(half[BLOCK + lane]);
+        if constexpr (Layout<F>::halves) minimum = half_to_float(half[BLOCK + lane]);
         constexpr int zero = F == Q8 || F == I8 ? 128 : F == Q4 ? 8 : 0;
         for (int i = 0; i < GROUP; i++) out[i] = (float)((int)q[i] - zero) * scale + minimum;
     }
@@ -247,7 +247,7 @@ void quantise_groups(const float* x, int groups, Group* out) {
 
 }  // namespace
 
-#define SK_FORMATS(CASE) CASE(Q8) CASE(Q4) CASE(Q4M) CASE(I8) CASE(BF16) CASE(F32) CASE(Q4K) CASE(Q6K)
+#define SK_FORMATS(CASE) CASE(Q8) CASE(Q4) CASE(Q4M) CASE(I8) CASE(BF16) CASE(F32) CASE(Q4K) CASE(Q6K) CASE(Q4W)
 
 int64_t block_bytes(int format, int inputs) {
     switch (format) {

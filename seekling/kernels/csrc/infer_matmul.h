@@ -25,6 +25,7 @@ enum Format : int32_t {
     F32 = 5,
     Q4K = 6,   // 4 bits, groups of 32 with 6-bit scale and minimum under a half-precision pair every 256: GGUF Q4_K
     Q6K = 7,   // 6 bits − 32, groups of 16 with an 8-bit scale under a half-precision one every 256: GGUF Q6_K
+    Q4W = 8,   // 4 bits, half-precision scale and minimum every 64: no GGUF type has that
 };
 
 struct Matrix {  // mirrored in seekling/kernels/infer.py
@@ -51,21 +52,28 @@ SK_INLINE int padded(int n) { return groups_of(n) * GROUP; }
 
 // How a block of a format lies in memory.
 template <int F> struct Layout {
-    static constexpr bool nibbles = F == Q4 || F == Q4M || F == Q4K;
+    static constexpr bool nibbles = F == Q4 || F == Q4M || F == Q4K || F == Q4W;
     static constexpr bool supers = F == Q4K || F == Q6K;
-    static constexpr bool minimum = F == Q4M || F == Q4K;
+    static constexpr bool minimum = F == Q4M || F == Q4K || F == Q4W;
+    static constexpr bool halves = F == Q4M || F == Q4W;  // scale and minimum in half precision, 32 of each side by side
     // Lines of each half block, a group.  Q6K: of 16 inputs three quads in the lower six bits of one each, the fourth in their upper
     // two; the three lie side by side.
     static constexpr int lines = F == F32 ? 32 : F == BF16 ? 16 : F == Q6K ? 6 : nibbles ? 4 : 8;
     static constexpr int numbers = lines * 128;  // bytes of a group
     SK_INLINE int64_t line(int i, int half) { return F == Q6K ? i / 3 * 384 + half * 192 + i % 3 * 64 : i * 128 + half * 64; }
-    static constexpr int scales = F == Q8 || F == Q4 || F == Q4K || F == Q6K ? 64 : F == Q4M ? 128 : 0;
+    static constexpr int scales = F == Q8 || F == Q4 || F == Q4K || F == Q6K ? 64 : halves ? 128 : 0;
     static constexpr int group = numbers + scales;
     static constexpr int header = F == Q4K ? 128 : 64;  // before every 8 groups 32 half scales, of Q4K 32 half minima too
     static constexpr int super = 8 * group + header;
     SK_INLINE int64_t super_at(int g) { return (int64_t)(g / 8) * super; }
-    SK_INLINE int64_t at(int g) { return supers ? super_at(g) + header + (g % 8) * group : (int64_t)g * group; }
+    static constexpr int both = 2 * numbers + scales;  // of Q4W two groups with the scales of both behind them
+    SK_INLINE int64_t at(int g) {
+        if (F == Q4W) return (int64_t)(g / 2) * both + (g % 2) * numbers;
+        return supers ? super_at(g) + header + (g % 8) * group : (int64_t)g * group;
+    }
+    SK_INLINE int64_t scales_at(int g) { return F == Q4W ? (int64_t)(g / 2) * both + 2 * numbers : at(g) + numbers; }
     SK_INLINE int64_t block(int groups) {
+        if (F == Q4W) return (int64_t)((groups + 1) / 2) * both;
         return supers ? (int64_t)((groups + 7) / 8) * super : (int64_t)groups * group + (F == I8 ? 128 : 0);
     }
 };

@@ -62,12 +62,12 @@ void pack_floats(int format, const float* x, int inputs, int lane, uint8_t* bloc
 
 uint16_t half_at(const uint8_t* p) { uint16_t v; std::memcpy(&v, p, 2); return v; }
 
-// Q8_0, Q4_0, Q4_1: four inputs at a time, for a model's start waits for this.
+// Q8_0, Q4_0, Q4_1 and rows of Q4W, which look like Q4_1: four inputs at a time, for a model's start waits for this.
 template <int F> void repack_small(const uint8_t* row, int groups, int lane, uint8_t* block) {
-    constexpr int header = F == Q4M ? 4 : 2, words = F == Q8 ? 8 : 4, size = header + words * 4;
+    constexpr int header = Layout<F>::halves ? 4 : 2, words = F == Q8 ? 8 : 4, size = header + words * 4;
     constexpr uint32_t low = 0x0f0f0f0fu;
-    uint8_t* at = block + lane / LANES * 64 + lane % LANES * 4;
-    for (int g = 0; g < groups; g++, row += size, at += Layout<F>::group) {
+    for (int g = 0; g < groups; g++, row += size) {
+        uint8_t* at = block + Layout<F>::at(g) + lane / LANES * 64 + lane % LANES * 4;
         uint32_t w[words], lines[words];
         std::memcpy(w, row + header, sizeof w);
         if constexpr (F == Q8) {
@@ -79,9 +79,9 @@ template <int F> void repack_small(const uint8_t* row, int groups, int lane, uin
             lines[3] = (w[2] >> 4 & low) | (w[3] & ~low);
         }
         for (int i = 0; i < words; i++) std::memcpy(at + i * 128, lines + i, 4);
-        uint16_t* scales = (uint16_t*)(block + Layout<F>::at(g) + Layout<F>::numbers);
+        uint16_t* scales = (uint16_t*)(block + Layout<F>::scales_at(g));
         scales[lane] = half_at(row);
-        if constexpr (F == Q4M) scales[BLOCK + lane] = half_at(row + 2);
+        if constexpr (Layout<F>::halves) scales[BLOCK + lane] = half_at(row + 2);
     }
 }
 
@@ -125,6 +125,7 @@ void repack_row(int format, const uint8_t* row, int groups, int lane, uint8_t* b
     if (format == Q8) repack_small<Q8>(row, groups, lane, block);
     else if (format == Q4) repack_small<Q4>(row, groups, lane, block);
     else if (format == Q4M) repack_small<Q4M>(row, groups, lane, block);
+    else if (format == Q4W) repack_small<Q4W>(row, groups, lane, block);
     else if (format == Q4K) repack_q4k(row, groups, lane, block);
     else if (format == Q6K) repack_q6k(row, groups, lane, block);
 }
