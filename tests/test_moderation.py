@@ -180,11 +180,13 @@ def test_users_and_tools_are_read_and_others_only_where_the_policy_says_so(tmp_p
 def test_what_the_policy_names_is_read_too(tmp_path):
     moderator = Moderator(policy(tmp_path, READ_ALL + CATS.replace('["input"]', '["input", "output"]')))
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"pet": "cat"}'}}
+    as_object = {**call, "function": {"name": "f", "arguments": {"pet": "cat"}}}
     for message, where in (
         ({"role": "system", "content": "a c\u200bat"}, "content"),
         ({"role": "assistant", "content": "cats"}, "content"),
         ({"role": "assistant", "content": "", "reasoning_content": "a cat?"}, "reasoning_content"),
         ({"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls.0"),
+        ({"role": "assistant", "content": None, "tool_calls": [as_object]}, "tool_calls.0"),
     ):
         with pytest.raises(ApiError, match=rf"messages\.0\.{where}.*no cats"):
             moderator.messages_in([message], [])

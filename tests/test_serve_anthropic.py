@@ -85,6 +85,39 @@ def test_max_tokens_ends_an_answer(told):
     assert told.client.messages.create(**ASK | {"max_tokens": 3}).stop_reason == "max_tokens"
 
 
+def test_a_call_that_was_cut_is_left_out_and_what_was_said_before_it_stays(told):
+    say(told, ["Let me see.", *CALL], tools=[FUNCTION])
+    told.engine.model.tokens = told.engine.model.tokens[:-4]
+    room = len(told.engine.model.tokens)
+    ask = ASK | {"max_tokens": room, "tools": [TOOL | {"strict": True}]}
+    message = told.client.messages.create(**ask)
+    assert message.stop_reason == "max_tokens" and [block.type for block in message.content] == ["text"]
+
+
+def test_a_strict_tool_binds_what_the_model_calls(told):
+    schema = {"type": "object", "properties": {"city": {"const": "Bern"}}, "required": ["city"], "additionalProperties": False}
+    declared = {"type": "function", "function": {**FUNCTION["function"], "parameters": schema, "strict": True}}
+    wrong = [Mark(CALLS_BEGIN), Mark(CALL_BEGIN), "weather", Mark(TOOL_SEP), '{"town": 3}', Mark(CALL_END), Mark(CALLS_END)]
+    say(told, wrong, tools=[declared])
+    tool = TOOL | {"strict": True, "input_schema": schema}
+    message = told.client.messages.create(**ASK, tools=[tool], extra_body={"temperature": 0})
+    assert message.content[0].input == {"city": "Bern"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"tools": [TOOL | {"defer_loading": True}]}, "tools.0.defer_loading"),
+        ({"tools": [TOOL], "tool_choice": {"type": "auto", "name": "weather"}}, "tool_choice.name"),
+        ({"messages": [{"role": "user", "content": "hi", "mood": "good"}]}, "messages.0.mood"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "hi", "loud": 1}]}]}, "messages.0.content.0.loud"),
+    ],
+)
+def test_what_would_not_be_obeyed_is_refused_by_name(told, changes, named):
+    answer = httpx.post(f"{told.url}/v1/messages", json=ASK | changes)
+    assert answer.status_code == 400 and named in answer.json()["error"]["message"]
+
+
 def test_errors_have_anthropics_form(told):
     with pytest.raises(anthropic.NotFoundError):
         told.client.messages.create(**ASK | {"model": "claude"})

@@ -9,7 +9,19 @@ from engine_tiny import TOKENIZER, one_thread, tiny_lm  # noqa: F401
 from serve_tiny import CONTEXT, scripted_engine, serving, until
 
 from seekling.engine import Engine
-from seekling.text.special import CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, THINK_END, TOOL_SEP, Mark
+from seekling.text.special import (
+    ASSISTANT,
+    BOS,
+    CALL_BEGIN,
+    CALL_END,
+    CALLS_BEGIN,
+    CALLS_END,
+    FIM_HOLE,
+    THINK_END,
+    TOOL_SEP,
+    USER,
+    Mark,
+)
 
 HI = [{"role": "user", "content": "hi"}]
 WEATHER = {
@@ -199,6 +211,18 @@ def test_a_json_schema_binds_the_answer(client):
     assert isinstance(json.loads(answer.choices[0].message.content)["ok"], bool)
 
 
+def test_a_schema_beside_json_object_binds_too(client):
+    form = {"type": "json_object", "schema": {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}}
+    answer = client.chat.completions.create(model="tiny", messages=HI, temperature=0, response_format=form)
+    assert json.loads(answer.choices[0].message.content)["a"] == 1
+
+
+def test_marks_of_structure_are_not_shown(told):
+    for mark in (USER, ASSISTANT, BOS, FIM_HOLE):
+        say(told, ["ab", Mark(mark), "cd"])
+        assert told.client.chat.completions.create(model="tiny", messages=HI).choices[0].message.content == "abcd"
+
+
 def test_several_answers_have_their_own_index_and_a_seed_repeats_them(client):
     ask = dict(model="tiny", messages=HI, n=3, seed=5, temperature=1.0, max_tokens=8)
     first, second = (client.chat.completions.create(**ask) for _ in range(2))
@@ -275,6 +299,7 @@ def test_marks_in_what_a_user_writes_stay_text(client):
         ({"n": 0}, "n is 0"),
         ({"n": 1000}, "n: 1000"),
         ({"max_tokens": 0}, "max_tokens"),
+        ({"max_completion_tokens": 0}, "max_tokens"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_completion_tokens"),
         ({"stop": [""]}, "stop"),
         ({"stop": ["a"] * 99}, "stop"),
@@ -289,6 +314,13 @@ def test_marks_in_what_a_user_writes_stay_text(client):
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}}, "not"),
         ({"response_format": {"type": "json_schema"}}, "json_schema"),
+        ({"response_format": {"json_schema": {"schema": {}}}}, "response_format.type"),
+        ({"response_format": {"type": "text", "schema": {"type": "object"}}}, "response_format.schema"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "x": 1}}}, "response_format.json_schema.x"),
+        ({"tools": [WEATHER | {"cache": True}]}, "tools.0.cache"),
+        ({"tools": [{"type": "function", "function": WEATHER["function"] | {"loud": 1}}]}, "tools.0.function.loud"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "loud": 1}]}]}, "messages.0.content.0.loud"),
+        ({"messages": [*HI, {"role": "assistant", "content": "x", "prefix": "yes"}]}, "messages.1.prefix"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "wizard"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "image_url"),

@@ -54,6 +54,34 @@ def test_echo_with_log_probabilities_scores_the_prompt(served):
     assert len(logs.tokens) == len(logs.text_offset) == len(ids)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_offsets_say_where_tokens_begin_in_the_text(served, stream):
+    ask = dict(model="tiny", prompt="grüße 🐋", max_tokens=12, temperature=0, logprobs=0)
+    if stream:
+        chunks = [chunk.choices[0] for chunk in served.client.completions.create(**ask, stream=True)]
+        text, logs = "".join(c.text for c in chunks), [c.logprobs for c in chunks if c.logprobs]
+        tokens, offsets = [t for log in logs for t in log.tokens], [o for log in logs for o in log.text_offset]
+    else:
+        choice = served.client.completions.create(**ask, echo=True).choices[0]
+        text, tokens, offsets = choice.text, choice.logprobs.tokens, choice.logprobs.text_offset
+        assert len(choice.logprobs.top_logprobs) == len(tokens) and offsets[:2] == [0, 0] and tokens[1] == text[0]
+    whole = [(t, o) for t, o in zip(tokens, offsets, strict=True) if not t.startswith("bytes:") and t not in TOKENIZER.special]
+    assert len(whole) > 2 and all(text.startswith(t, o) for t, o in whole)
+    assert offsets == sorted(offsets)
+
+
+def test_a_prompt_that_is_only_scored_ends_the_same_way_in_a_stream(served):
+    ask = dict(model="tiny", prompt=TEXT, echo=True, max_tokens=0)
+    *_, last = served.client.completions.create(**ask, stream=True)
+    assert last.choices[0].finish_reason == served.client.completions.create(**ask).choices[0].finish_reason == "length"
+
+
+def test_more_answers_than_the_queue_holds_are_no_matter_of_trying_again():
+    with serving(random_engine(max_queue=8)) as it:
+        response = httpx.post(f"{it.url}/v1/completions", json={"prompt": ["a"] * 5, "n": 2, "max_tokens": 2})
+    assert response.status_code == 400 and response.json()["error"]["param"] == "n"
+
+
 def test_a_suffix_fills_in_with_the_models_marks(served):
     answer = served.client.completions.create(model="tiny", prompt="def f(", suffix="return x", max_tokens=4, temperature=0)
     mark = TOKENIZER.special

@@ -11,6 +11,8 @@ from test_serve_anthropic import CALL, FUNCTION
 
 from seekling.engine import Engine
 from seekling.kernels import native
+from seekling.serve.failures import ApiError
+from seekling.serve.ollama import _turns
 from seekling.text.special import THINK_END, Mark
 
 HI = [{"role": "user", "content": "hi"}]
@@ -63,6 +65,23 @@ def test_a_tool_is_called_and_its_result_goes_back(told):
     say(told, "sunny!", turns, tools=[FUNCTION])
     back = [*HI, answer.message, {"role": "tool", "tool_name": "weather", "content": "sunny"}]
     assert told.client.chat(model="tiny", messages=back, tools=[FUNCTION]).message.content == "sunny!"
+
+
+def test_results_go_to_the_calls_of_their_names():
+    calls = [{"function": {"name": name, "arguments": {}}} for name in "fg"]
+    results = [{"role": "tool", "tool_name": name, "content": f"of {name}"} for name in "gf"]
+    _, _, *told = _turns([*HI, {"role": "assistant", "content": "", "tool_calls": calls}, *results])
+    assert [(turn["tool_call_id"], turn["content"]) for turn in told] == [("call_1_1", "of g"), ("call_1_0", "of f")]
+    with pytest.raises(ApiError, match=r"messages\.2\.tool_name: 'h'"):
+        _turns([*HI, {"role": "assistant", "content": "", "tool_calls": calls}, {**results[0], "tool_name": "h"}])
+
+
+def test_a_model_named_with_the_tag_is_found_by_it():
+    with serving(names=["tiny:latest"]) as it:
+        client = ollama.Client(it.url)
+        names = [model.model for model in client.list().models]
+        assert names == ["tiny:latest"] and client.show(names[0]).capabilities
+        assert client.generate(model=names[0], prompt="a", options={"num_predict": 2}).done
 
 
 def test_a_schema_binds_the_answer(told):
@@ -119,6 +138,8 @@ def test_what_is_loaded_is_told_and_texts_become_vectors():
 def test_errors_have_ollamas_form(told):
     with pytest.raises(ollama.ResponseError, match="mirostat"):
         told.client.chat(model="tiny", messages=HI, options={"mirostat": 1})
+    with pytest.raises(ollama.ResponseError, match=r"options\.num_predict"):
+        told.client.chat(model="tiny", messages=HI, options={"num_predict": 0})
     with pytest.raises(ollama.ResponseError) as caught:
         told.client.chat(model="llama3", messages=HI)
     assert caught.value.status_code == 404

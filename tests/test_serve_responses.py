@@ -111,6 +111,33 @@ def test_a_tool_is_called_and_its_result_goes_back(told):
     assert by_hand.usage.input_tokens == by_id.usage.input_tokens
 
 
+def test_text_behind_a_call_goes_back_with_it(told):
+    say(told, ["First.", *CALL, " Then."], tools=[FUNCTION])
+    response = told.client.responses.create(**ASK, tools=[TOOL])
+    assert [item.type for item in response.output] == ["message", "function_call", "message"]
+    result = {"type": "function_call_output", "call_id": response.output[1].call_id, "output": "sunny"}
+    items = [{"role": "user", "content": "hi"}, *(item.model_dump() for item in response.output), result]
+    assert [(turn["role"], turn["content"]) for turn in turns(items)] == [
+        ("user", "hi"), ("assistant", "First. Then."), ("tool", "sunny")
+    ]  # fmt: skip
+    told.client.responses.create(model="tiny", input=[result], previous_response_id=response.id, tools=[TOOL])
+
+
+def test_what_came_before_a_response_is_listed_in_full_and_page_by_page(told):
+    items = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "hi"}]
+    response = told.client.responses.create(model="tiny", input=items, max_output_tokens=2)
+    listed = told.client.responses.input_items.list(response.id).data
+    assert [(item.type, item.content[0].type, item.content[0].text) for item in listed] == [
+        ("message", "input_text", "hi"), ("message", "output_text", "b"), ("message", "input_text", "a")
+    ]  # fmt: skip
+    first = told.client.responses.input_items.list(response.id, limit=2, order="asc")
+    assert [item.content[0].text for item in first.data] == ["a", "b"] and first.has_more
+    rest = told.client.responses.input_items.list(response.id, limit=2, order="asc", after=first.data[-1].id)
+    assert [item.content[0].text for item in rest.data] == ["hi"] and not rest.has_more
+    with pytest.raises(openai.BadRequestError, match="limit"):
+        told.client.responses.input_items.list(response.id, limit=0)
+
+
 def test_what_was_cut_off_is_incomplete(told):
     say(told, "one two three")
     response = told.client.responses.create(**ASK, max_output_tokens=3)
@@ -141,6 +168,12 @@ def test_log_probabilities_come_when_they_are_asked_for(told):
     asked = dict(include=["message.output_text.logprobs"], top_logprobs=2)
     part = told.client.responses.create(**ASK, **asked).output[0].content[0]
     assert [(log.token, len(log.top_logprobs)) for log in part.logprobs] == [("a", 2), ("b", 2)]
+
+
+def test_log_probabilities_of_the_answer_hold_none_of_the_reasoning(told):
+    say(told, ["so", Mark(THINK_END), "yes"], thinking=True)
+    output = told.client.responses.create(**ASK, **THINKING, include=["message.output_text.logprobs"]).output
+    assert "".join(log.token for log in output[-1].content[0].logprobs) == "yes"
 
 
 def test_a_kept_response_is_its_keys_alone_and_can_be_forgotten(tmp_path):

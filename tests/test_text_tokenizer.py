@@ -111,7 +111,7 @@ def test_a_stream_says_what_decode_says_and_never_half_a_character(tokenizer, da
     skip = data.draw(st.booleans())
     stream = tokenizer.stream(skip_special=skip)
     parts = [stream.push(i) for i in ids]
-    joined = b"".join(tokenizer.token_bytes(i) for i in ids if not (skip and i in tokenizer._hidden))
+    joined = b"".join(tokenizer.token_bytes(i) for i in ids if not (skip and i in tokenizer.hidden))
     assert "".join(parts) + stream.flush() == tokenizer.decode(ids, skip_special=skip) == joined.decode("utf-8", "replace")
 
 

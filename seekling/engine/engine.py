@@ -116,7 +116,7 @@ class Engine:
             cache=cache_dtype,
         )
         self.config, self.tokenizer, self.model = backend.config, backend.tokenizer, backend.model
-        self.quant, self.max_rows = quant, max_rows
+        self.quant, self.max_rows, self.max_queue = quant, max_rows, max_queue
         self._digest: tuple[object, str] | None = None
         prefix, spill, me = prefix_cache and not self.config.holds_state, None, weakref.proxy(self)
         if cache_spill is not None:

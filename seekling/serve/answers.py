@@ -49,12 +49,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Said:
-    """One token with its log-probabilities and, where asked for, its experts."""
+    """One token with its log-probabilities and, where asked for, its experts; ``thought``: it belongs to the reasoning."""
 
     token: int
     logprob: float
     top: list[tuple[int, float]]
     experts: Experts | None = None
+    thought: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,14 @@ class Choice:
             self.tokens += 1
             if delta.finish_reason == "stop" and token in self._ends:
                 continue
+            with suppress(DataError):  # a vocabulary padded beyond its tokenizer's: such ids have no text
+                events += self._read(self._parser.push_token(token))
+            thought = self._thinking and not self._answering
+            self.reasoning_tokens += thought
             if delta.logprobs:
                 top = delta.top_logprobs[place] if delta.top_logprobs else []
                 experts = delta.experts[place] if delta.experts else None
-                self._waiting.append(Said(token, delta.logprobs[place], top, experts))
-            with suppress(DataError):  # a vocabulary padded beyond its tokenizer's: such ids have no text
-                events += self._read(self._parser.push_token(token))
-            self.reasoning_tokens += self._thinking and not self._answering
+                self._waiting.append(Said(token, delta.logprobs[place], top, experts, thought))
         if delta.finish_reason is not None and not self._filter.stopped:
             events += self._read(self._parser.finish())
             events += self._text(self._filter.flush())

@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from seekling.serve.answers import Answers, Job
-from seekling.serve.asking import bad, chat_job
-from seekling.serve.failures import ApiError, reply
+from seekling.serve.asking import bad, chat_job, only_keys
+from seekling.serve.failures import reply
 from seekling.serve.fields import ChatRequest, Json, Strict, Thinking
 from seekling.serve.reading import read_body, who
 from seekling.serve.sse import Stream, data, unless_gone
@@ -24,6 +24,14 @@ from seekling.serve.state import Server
 from seekling.text.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
 
 REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
+# What is read of a block and of a tool, and what changes no answer: the cache works by itself.
+BLOCK_KEYS = {
+    "text": {"type", "text", "cache_control"},
+    "thinking": {"type", "thinking", "signature"},
+    "tool_use": {"type", "id", "name", "input", "cache_control"},
+    "tool_result": {"type", "tool_use_id", "content", "is_error", "cache_control"},
+}
+TOOL_KEYS = {"type", "name", "description", "input_schema", "strict", "cache_control", "eager_input_streaming"}
 
 
 class OutputConfig(Strict):
@@ -113,6 +121,7 @@ def _turns(message: Json, where: str) -> Iterator[Json]:
     role, content = message.get("role"), message.get("content")
     if role not in ("user", "assistant"):
         raise bad(f"{where}.role", f"{role!r}: give user or assistant")
+    only_keys(message, {"role", "content"}, where)
     if isinstance(content, str):
         yield {"role": role, "content": content}
         return
@@ -123,6 +132,8 @@ def _turns(message: Json, where: str) -> Iterator[Json]:
     thought = ""
     for place, block in enumerate(content):
         kind, at = (block.get("type") if isinstance(block, dict) else None), f"{where}.content.{place}"
+        if kind in BLOCK_KEYS:
+            only_keys(block, BLOCK_KEYS[kind], at)
         if kind == "text" and isinstance(block.get("text"), str):
             text.append(block["text"])
         elif kind == "thinking" and role == "assistant":
@@ -160,17 +171,17 @@ def _text(content: Any, where: str) -> str:
 def _tool(tool: Json, number: int) -> Json:
     if tool.get("type", "custom") != "custom" or not isinstance(tool.get("input_schema"), dict):
         raise bad(f"tools.{number}", "this server knows tools with an input_schema only")
+    only_keys(tool, TOOL_KEYS, f"tools.{number}")
     function = {"name": tool.get("name"), "parameters": tool["input_schema"]}
-    return {
-        "type": "function",
-        "function": function | ({"description": tool["description"]} if tool.get("description") else {}),
-    }
+    more = {key: tool[key] for key in ("description", "strict") if tool.get(key)}
+    return {"type": "function", "function": function | more}
 
 
 def _choice(choice: Json | None) -> tuple[Any, bool | None]:
     if choice is None:
         return None, None
     kind, parallel = choice.get("type"), False if choice.get("disable_parallel_tool_use") else None
+    only_keys(choice, {"type", "disable_parallel_tool_use"} | ({"name"} if kind == "tool" else set()), "tool_choice")
     if kind == "tool":
         return {"type": "function", "function": {"name": choice.get("name")}}, parallel
     words = {"auto": "auto", "any": "required", "none": "none"}
@@ -209,6 +220,7 @@ class Blocks:
             self.blocks[-1]["json"] += event.text
             yield self._delta({"type": "input_json_delta", "partial_json": event.text})
         elif isinstance(event, CallEnd):
+            self.blocks[-1]["whole"] = not event.problem
             yield from self.end()
 
     def end(self) -> Iterator[Json]:
@@ -218,8 +230,8 @@ class Blocks:
             yield {"type": "content_block_stop", "index": len(self.blocks) - 1}
 
     def finished(self) -> list[Json]:
-        """The blocks of a whole message."""
-        return [self._finished(dict(block)) for block in self.blocks]
+        """The blocks of a whole message. A call that max_tokens cut is not among them: half of one must not be made."""
+        return [self._finished(block) for block in self.blocks if "json" not in block or block.get("whole")]
 
     def remember(self, server: Server, job: Job) -> None:
         """Reasoning for clients that drop it, by the ids of the calls."""
@@ -241,13 +253,8 @@ class Blocks:
 
     @staticmethod
     def _finished(block: Json) -> Json:
-        text = block.pop("json", None)
-        if text is not None:
-            try:
-                block["input"] = json.loads(text or "{}")
-            except ValueError:  # cut off by max_tokens
-                raise ApiError(400, "max_tokens ended the answer within a tool call: give more") from None
-        return block
+        out = {key: value for key, value in block.items() if key not in ("json", "whole")}
+        return out | {"input": json.loads(block["json"] or "{}")} if "json" in block else out
 
 
 def _message(answers: Answers, name: str, content: list[Json], reason: str | None) -> Json:

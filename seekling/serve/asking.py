@@ -1,7 +1,7 @@
 """From a request's fields to a `Job`: messages tidied, limits kept, contradictions refused by the names of the fields."""
 
 import json
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Set
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +17,18 @@ from seekling.serve.state import Server
 from seekling.text.messages import read_tools
 
 SILENT = {"refusal", "annotations", "audio", "function_call"}  # what a client's own answers hold, empty
+FORM_KEYS = {"json_object": {"schema"}, "json_schema": {"json_schema"}}  # a schema beside json_object: llama.cpp's form
 LOW_BUDGET = 512  # reasoning tokens of effort "low" where the model's format has no word for it
 
 
 def bad(param: str, message: str) -> ApiError:
     return ApiError(400, f"{param}: {message}", param=param)
+
+
+def only_keys(value: Mapping[str, Any], known: Set[str], where: str) -> None:
+    """Refuse what nothing here would obey, by its name; what is empty, false or null asks for nothing."""
+    for key in sorted(key for key in value if key not in known and value[key]):
+        raise bad(f"{where}.{key}", "this server does not support this field")
 
 
 def tenant_of(who: Hashable, user_id: str | None, salt: str | None) -> Hashable:
@@ -37,6 +44,9 @@ def tidy(server: Server, messages: list[dict[str, Any]], tenant: Hashable) -> tu
     if len(messages) > server.limits.messages:
         raise bad("messages", f"{len(messages)} of them, this server takes at most {server.limits.messages}")
     out = [_message(server, message, number, tenant) for number, message in enumerate(messages)]
+    for number, message in enumerate(out):
+        if not isinstance(message.get("prefix", False), bool):
+            raise bad(f"messages.{number}.prefix", "must be true or false")
     prefix = [number for number, message in enumerate(out) if message.pop("prefix", None)]
     if prefix and (prefix != [len(out) - 1] or out[-1].get("role") != "assistant"):
         raise bad("messages", "'prefix' belongs to the last message only, which must be the assistant's")
@@ -78,6 +88,7 @@ def _parts(parts: list[Any], where: str) -> Iterator[str]:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind not in ("text", "input_text") or not isinstance(part.get("text"), str):
             raise bad(f"{where}.{place}", f"a part of type {kind!r}: this server reads text only")
+        only_keys(part, {"type", "text"}, f"{where}.{place}")
         yield part["text"]
 
 
@@ -87,7 +98,8 @@ def _parts(parts: list[Any], where: str) -> Iterator[str]:
 def drawing(server: Server, body: Drawing, room: int, **more: Any) -> Sampling:
     """The request's `Sampling`; everything wrong with it in one 400."""
     limits = server.limits
-    wanted = more.pop("max_tokens", None) or body.max_tokens
+    wanted = more.pop("max_tokens", None)
+    wanted = body.max_tokens if wanted is None else wanted
     most = min(room, limits.max_tokens or room)
     if wanted is not None and limits.max_tokens and wanted > limits.max_tokens:
         raise bad("max_tokens", f"{wanted}, this server gives at most {limits.max_tokens}")
@@ -131,12 +143,12 @@ def _bias(bias: Mapping[str, float] | None) -> dict[int, float]:
         raise bad("logit_bias", "its keys must be token ids") from None
 
 
-def room_for(model: Model, ids: list[int]) -> int:
+def room_for(model: Model, ids: list[int], param: str = "messages") -> int:
     """Tokens the context has left after a prompt. Raises ApiError with both counts where there are none."""
     context = model.engine.context
     if len(ids) >= context:
         message = f"the prompt has {len(ids)} tokens; the context holds {context} and one must stay free: shorten the prompt"
-        raise ApiError(400, message, param="messages", code="context_length_exceeded")
+        raise ApiError(400, message, param=param, code="context_length_exceeded")
     return context - len(ids)
 
 
@@ -250,10 +262,13 @@ def _tools(server: Server, body: ChatRequest) -> tuple[list[dict[str, Any]] | No
     if len(body.tools) > server.limits.tools:
         raise bad("tools", f"{len(body.tools)} of them, this server takes at most {server.limits.tools}")
     functions = read_tools(body.tools)
-    for number, function in enumerate(functions):
+    for number, (tool, function) in enumerate(zip(body.tools, functions, strict=True)):
+        only_keys(tool, {"type", "function"}, f"tools.{number}")
+        only_keys(function, {"name", "description", "parameters", "strict"}, f"tools.{number}.function")
         _size(server, function.get("parameters"), f"tools.{number}.function.parameters")
     if isinstance(choice, dict):
         named = choice.get("function") if choice.get("type") == "function" else None
+        only_keys(choice, {"type", "function"}, "tool_choice")
         name = named.get("name") if isinstance(named, dict) else None
         if name not in [function["name"] for function in functions]:
             raise bad("tool_choice", f"names {name!r}, which is none of the tools")
@@ -268,9 +283,10 @@ def _constraint(
 ) -> tuple[Constraint | None, bool]:
     """What binds the answer, and whether tool calls in it cannot be broken."""
     form = body.response_format or {}
-    kind = form.get("type", "text")
+    kind = form.get("type", None if form else "text")
     if kind not in ("text", "json_object", "json_schema"):
         raise bad("response_format.type", f"{kind!r}: give text, json_object or json_schema")
+    only_keys(form, {"type"} | FORM_KEYS.get(kind, set()), "response_format")
     strict = any(tool["function"].get("strict") for tool in tools or ())
     if tools and (choice != "auto" or strict):
         if kind != "text":
@@ -287,13 +303,16 @@ def _constraint(
         return None, False
     if tools:
         raise bad("response_format", "contradicts tools: send one of them, or tool_choice=none")
-    if kind == "json_object":
+    where, wanted = "response_format", body.response_format
+    if kind == "json_object" and form.get("schema") is None:
         return Constraint.json_object(), False
-    wanted = form.get("json_schema")
+    if kind == "json_schema":
+        where, wanted = "response_format.json_schema", form.get("json_schema")
+        only_keys(wanted if isinstance(wanted, dict) else {}, {"name", "description", "schema", "strict"}, where)
     schema = wanted.get("schema") if isinstance(wanted, dict) else None
     if not isinstance(schema, dict):
-        raise bad("response_format.json_schema.schema", "is missing")
-    _size(server, schema, "response_format.json_schema.schema")
+        raise bad(f"{where}.schema", "is missing" if schema is None else "must be an object")
+    _size(server, schema, f"{where}.schema")
     try:
         return Constraint.json_schema(schema), False
     except SeeklingError as error:

@@ -1,7 +1,8 @@
 """``/v1/completions``: text continued, scored (``echo``) or filled in (``suffix``); several prompts in one request."""
 
 import asyncio
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Hashable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from starlette.responses import Response
 
 from seekling.engine.prompt import encode_prompts
 from seekling.engine.sampling import Completion, Delta, Sampling
+from seekling.errors import DataError
 from seekling.serve.answers import Usage
 from seekling.serve.asking import bad, drawing, room_for, stops, tenant_of
 from seekling.serve.barriers import Record
@@ -66,6 +68,9 @@ class Work:
             raise bad("logprobs", "not in a stream here, where answers are read before they are shown: leave out stream")
         self.asker, self.notes = asker, list[str]()
         self.ids = self._prompts()
+        answers, most = len(self.ids) * self.n, self.model.engine.max_queue
+        if answers > most:
+            raise bad("n" if len(self.ids) <= most else "prompt", f"{answers} answers in all, and the queue holds {most}")
         self.samplings = [self._sampling(ids) for ids in self.ids]
         self.handles: list[Any] = []
         self.clocks: list[Clock] = []
@@ -135,7 +140,7 @@ class Work:
         return drawing(
             self.server,
             asked,
-            room_for(self.model, ids),
+            room_for(self.model, ids, "prompt"),
             logprobs=wanted is not None,
             top_logprobs=wanted or 0,
             prompt_logprobs=bool(self.body.echo and wanted is not None),
@@ -170,14 +175,14 @@ class Work:
 
         coming: asyncio.Queue[tuple[int, Delta] | Exception | None] = asyncio.Queue(64)
         readers = [asyncio.ensure_future(self._pump(number, coming)) for number in range(len(self.handles))]
-        places = dict.fromkeys(range(len(self.handles) * self.n), 0)
+        places = {index: self._offsets() for index in range(len(self.handles) * self.n)}
         ended: dict[int, str] = {}
         try:
             await self.record.began()
             if self.body.echo:
                 for index in places:
                     text = self._prompt_text(index // self.n)
-                    places[index] = len(text)
+                    places[index].place = len(text)
                     yield chunk(index, text, None, None)
             left = len(readers)
             while left:
@@ -202,8 +207,9 @@ class Work:
                 if text or finish or self.body.logprobs is not None:
                     logs = None
                     if self.body.logprobs is not None and delta.logprobs:
-                        logs = self._logprobs(delta.token_ids, list(delta.logprobs), delta.top_logprobs or [[]], places[index])
-                    places[index] += len(delta.text)
+                        logs = self._logprobs(
+                            delta.token_ids, list(delta.logprobs), delta.top_logprobs, places[index].of(delta.token_ids)
+                        )
                     yield chunk(index, "" if self_none else text, finish, logs, **label)
                 if finish == "content_filter":
                     self.handles[number].cancel(delta.index)
@@ -220,6 +226,8 @@ class Work:
         """Text and finish reason after the policy."""
         watched = self.record.choices[index]
         text = watched.text(text, finish is not None)
+        if finish is not None and self.none:
+            finish = "length"
         return text, "content_filter" if watched.blocked else _reason(finish)
 
     async def _pump(self, number: int, out: "asyncio.Queue[Any]") -> None:
@@ -248,17 +256,21 @@ class Work:
         text, finish = self._shown(index, answer.text, answer.finish_reason)
         if self.none:
             ids, logs, tops, text = [], [], [], ""
-            finish = "length"
+        tops = tops or [[] for _ in ids]
         front: list[float | None] = []
+        offsets: list[int] = []
         if self.body.echo:
+            prompt = self.ids[number]
             text = self._prompt_text(number) + text
-            ids = self.ids[number] + ids
-            front = list(answer.prompt_logprobs or [None] * len(self.ids[number]))
-            tops = list(answer.prompt_top_logprobs or [[]] * len(self.ids[number])) + tops
+            front = list(answer.prompt_logprobs or [None] * len(prompt))
+            tops = list(answer.prompt_top_logprobs or [[]] * len(prompt)) + tops
+            offsets = self._offsets(prompt=True).of(prompt)
+        offsets += self._offsets(len(self._prompt_text(number)) if self.body.echo else 0).of(ids)
+        ids = self.ids[number] + ids if self.body.echo else ids
         logprobs = None
         watched = self.record.choices[index]
         if self.body.logprobs is not None and not (watched.masked or watched.blocked):  # they would name the tokens
-            logprobs = self._logprobs(ids, front + logs, tops or [[]] * len(ids), 0)
+            logprobs = self._logprobs(ids, front + logs, tops, offsets)
         return {
             "index": index,
             "text": text,
@@ -271,20 +283,20 @@ class Work:
         tokenizer = self.model.tokenizer
         return tokenizer.decode(ids[1:] if ids and ids[0] == tokenizer.bos_id else ids, skip_special=False)
 
-    def _logprobs(self, ids: list[int], logs: list[Any], tops: list[list[tuple[int, float]]], offset: int) -> dict[str, Any]:
+    def _offsets(self, place: int = 0, prompt: bool = False) -> "Offsets":
+        return Offsets(self.model.tokenizer, place, prompt)
+
+    def _logprobs(
+        self, ids: list[int], logs: list[Any], tops: list[list[tuple[int, float]]] | None, offsets: list[int]
+    ) -> dict[str, Any]:
         """OpenAI's old form: parallel lists; a token that is no whole character is written as its bytes.
 
         The token that ended the answer is among them, though not in the text: clients count on one more than the prompt's.
         """
-        words = [self._word(token) for token in ids]
-        offsets = []
-        for word in words:
-            offsets.append(offset)
-            offset += len(word)
         return {
-            "tokens": words,
+            "tokens": [self._word(token) for token in ids],
             "token_logprobs": [None if value is None else max(value, -9999.0) for value in logs],
-            "top_logprobs": [{self._word(t): max(p, -9999.0) for t, p in top} or None for top in tops],
+            "top_logprobs": [{self._word(t): max(p, -9999.0) for t, p in top} or None for top in tops or [[] for _ in ids]],
             "text_offset": offsets,
         }
 
@@ -294,6 +306,25 @@ class Work:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+class Offsets:
+    """Where the tokens of a text begin in it. What it leaves out (special tokens, a prompt's first mark) has no length."""
+
+    def __init__(self, tokenizer: Any, place: int, prompt: bool):
+        self.place, self._bos = place, tokenizer.bos_id if prompt else None
+        self._stream = tokenizer.stream(skip_special=not prompt)
+
+    def of(self, ids: Iterable[int]) -> list[int]:
+        """Of further tokens; one within a character stands where that begins."""
+        out = []
+        for token in ids:
+            out.append(self.place)
+            if token != self._bos:
+                with suppress(DataError):  # a vocabulary padded beyond its tokenizer's: such ids have no text
+                    self.place += len(self._stream.push(token))
+            self._bos = None
+        return out
 
 
 def _reason(reason: str | None) -> str | None:

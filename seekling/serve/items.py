@@ -49,8 +49,10 @@ def turns(items: list[Json]) -> list[Json]:
 
 def _message(out: list[Json], item: Json, where: str) -> None:
     role, text = item.get("role"), _text(item.get("content"), f"{where}.content")
-    if role == "assistant":
-        _assistant(out, "content", "tool_calls")["content"] = text
+    if role == "assistant" and out and out[-1]["role"] == "assistant" and out[-1].get("tool_calls"):
+        out[-1]["content"] += text  # said behind its calls: a turn has one text
+    elif role == "assistant":
+        _assistant(out, "content")["content"] = text
     elif role in ("user", "system", "developer"):
         out.append({"role": role, "content": text})
     else:

@@ -75,7 +75,7 @@ async def chat(server: Server, request: Request) -> Response:
     """``/api/chat``; without messages it only says that the model is there."""
     body = await read_body(request, OllamaChat)
     if not body.messages:
-        server.find(_plain(body.model))
+        server.find(_plain(server, body.model))
         return reply(_head(body.model) | {"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "load"})
     return await _answer(server, request, body, _turns(body.messages), body.tools, True)
 
@@ -84,7 +84,7 @@ async def generate(server: Server, request: Request) -> Response:
     """``/api/generate``: one question through the model's chat format."""
     body = await read_body(request, OllamaGenerate)
     if not body.prompt:
-        server.find(_plain(body.model))
+        server.find(_plain(server, body.model))
         return reply(_head(body.model) | {"response": "", "done": True, "done_reason": "load"})
     turns = [{"role": "system", "content": body.system}] if body.system else []
     return await _answer(server, request, body, [*turns, {"role": "user", "content": body.prompt}], None, False)
@@ -125,7 +125,7 @@ async def embed(server: Server, request: Request) -> Response:
     """``/api/embed``."""
     began = time.perf_counter()
     body = await read_body(request, OllamaEmbed)
-    asked = EmbeddingRequest(model=_plain(body.model), input=body.input, dimensions=body.dimensions)
+    asked = EmbeddingRequest(model=_plain(server, body.model), input=body.input, dimensions=body.dimensions)
     vectors_ND, tokens = await vectors(server, asked, who(request))
     told = {"total_duration": int((time.perf_counter() - began) * 1e9), "load_duration": 0, "prompt_eval_count": tokens}
     return reply({"model": body.model, "embeddings": vectors_ND.tolist(), **told})
@@ -134,7 +134,7 @@ async def embed(server: Server, request: Request) -> Response:
 async def show(server: Server, request: Request) -> Response:
     """``/api/show``."""
     body = await read_body(request, OllamaShow)
-    model = server.find(_plain(body.model or body.name or ""))
+    model = server.find(_plain(server, body.model or body.name or ""))
     config, chat_format = model.engine.config, model.tokenizer.chat
     able = {"completion": True, "tools": bool(chat_format.grammar.calls), "thinking": chat_format.thinks != "never"}
     facts = {
@@ -162,14 +162,14 @@ async def version(server: Server, request: Request) -> Response:
 # ---- in --------------------------------------------------------------------------------------------------------------
 
 
-def _plain(name: str) -> str:
-    """Ollama's clients may add the tag ``:latest``."""
-    return name.removesuffix(":latest")
+def _plain(server: Server, name: str) -> str:
+    """Ollama's clients may add the tag ``:latest`` to a name."""
+    return name if any(name in model.names for model in server.models) else name.removesuffix(":latest")
 
 
-def as_chat(body: Asked, turns: list[Json], tools: list[Json] | None) -> ChatRequest:
+def as_chat(body: Asked, name: str, turns: list[Json], tools: list[Json] | None) -> ChatRequest:
     """The same request in OpenAI's form; options that have no counterpart are refused by name."""
-    fields: Json = {"model": _plain(body.model), "messages": turns, "tools": tools or None}
+    fields: Json = {"model": name, "messages": turns, "tools": tools or None}
     for name, value in (body.options or {}).items():
         if name in ("num_ctx", "num_keep", "num_thread", "num_gpu", "num_batch", "use_mmap", "low_vram") or value is None:
             continue  # how to run, not what to say
@@ -177,6 +177,8 @@ def as_chat(body: Asked, turns: list[Json], tools: list[Json] | None) -> ChatReq
             raise bad(f"options.{name}", "this server does not support this option")
         if name == "num_predict" and value in (-1, -2):
             continue  # as long as it likes
+        if name == "num_predict" and value == 0:
+            raise bad("options.num_predict", "0: give at least 1, or -1 for as long as it likes")
         fields[RENAMED.get(name, name)] = value
     if body.format == "json":
         fields["response_format"] = {"type": "json_object"}
@@ -192,9 +194,9 @@ def as_chat(body: Asked, turns: list[Json], tools: list[Json] | None) -> ChatReq
 
 
 def _turns(messages: list[Json]) -> list[Json]:
-    """Ollama's messages in OpenAI's form: calls without ids get them, and results take them in order."""
+    """Ollama's messages in OpenAI's form: calls without ids get them, and results take them by name, else in order."""
     out: list[Json] = []
-    waiting: list[str] = []
+    waiting: list[tuple[str, Any]] = []  # id and function of each call without a result
     for number, message in enumerate(messages):
         turn = {key: value for key, value in message.items() if value is not None and key not in ("images", "tool_name")}
         if message.get("images"):
@@ -207,15 +209,19 @@ def _turns(messages: list[Json]) -> list[Json]:
                 function = call.get("function") if isinstance(call, dict) else None
                 if not isinstance(function, dict):
                     raise bad(f"messages.{number}.tool_calls.{place}", "has no function")
-                waiting.append(str(call.get("id") or f"call_{number}_{place}"))
+                waiting.append((str(call.get("id") or f"call_{number}_{place}"), function.get("name")))
                 arguments = function.get("arguments") or {}
                 text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
                 called = {"name": function.get("name"), "arguments": text}
-                calls.append({"id": waiting[-1], "type": "function", "function": called})
+                calls.append({"id": waiting[-1][0], "type": "function", "function": called})
             turn["tool_calls"] = calls
         if turn.get("role") == "tool" and waiting:
-            turn["tool_call_id"] = turn.get("tool_call_id") or waiting[0]
-            waiting = [call_id for call_id in waiting if call_id != turn["tool_call_id"]]
+            name = message.get("tool_name")
+            fitting = [call_id for call_id, called in waiting if name in (None, called)]
+            if not (fitting or turn.get("tool_call_id")):
+                raise bad(f"messages.{number}.tool_name", f"{name!r} is none of the calls that have no result yet")
+            turn["tool_call_id"] = turn.get("tool_call_id") or fitting[0]
+            waiting = [call for call in waiting if call[0] != turn["tool_call_id"]]
         out.append(turn)
     return out
 
@@ -227,7 +233,9 @@ async def _answer(
     server: Server, request: Request, body: Asked, turns: list[Json], tools: list[Json] | None, chatting: bool
 ) -> Response:
     began = time.perf_counter()
-    job = await run_in_threadpool(lambda: chat_job(server, as_chat(body, turns, tools), who(request)))
+    job = await run_in_threadpool(
+        lambda: chat_job(server, as_chat(body, _plain(server, body.model), turns, tools), who(request))
+    )
     answers = Answers(server, job)
     told, headers = Told(server, answers, job, body.model, chatting, began), answers.record.headers
     if body.stream is not False:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Hashable
 from functools import partial
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -73,6 +73,16 @@ class ResponsesRequest(Strict):
     prompt_cache_key: str | None = None
 
 
+class Page(BaseModel):
+    """Which of the items to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(default=20, ge=1, le=100)
+    order: Literal["asc", "desc"] = "desc"
+    after: str | None = None
+
+
 # ---- endpoints -------------------------------------------------------------------------------------------------------
 
 
@@ -93,9 +103,18 @@ async def retrieve(server: Server, request: Request) -> Response:
 
 async def input_items(server: Server, request: Request) -> Response:
     """``GET /v1/responses/ID/input_items``: what came before it, newest first."""
-    rows = server.kept.get(who(request), request.path_params["name"])[1][::-1]
-    first, last = (rows[0].get("id"), rows[-1].get("id")) if rows else (None, None)
-    return reply({"object": "list", "data": rows, "first_id": first, "last_id": last, "has_more": False})
+    rows = server.kept.get(who(request), request.path_params["name"])[1]
+    asked = Page.model_validate(dict(request.query_params))
+    rows = rows if asked.order == "asc" else rows[::-1]
+    if asked.after is not None:
+        places = [place for place, row in enumerate(rows) if row.get("id") == asked.after]
+        if not places:
+            raise bad("after", f"{asked.after!r} is none of these items")
+        rows = rows[places[0] + 1 :]
+    shown = rows[: asked.limit]
+    first, last = (shown[0].get("id"), shown[-1].get("id")) if shown else (None, None)
+    more = len(shown) < len(rows)
+    return reply({"object": "list", "data": shown, "first_id": first, "last_id": last, "has_more": more})
 
 
 async def forget(server: Server, request: Request) -> Response:
@@ -117,7 +136,7 @@ class Work:
 
     def __init__(self, server: Server, body: ResponsesRequest, asker: Hashable):
         self.server, self.body, self.asker = server, body, asker
-        self.came = self._before() + [_with_id(item) for item in _items(body.input)]
+        self.came = self._before() + [_listed(item) for item in _items(body.input)]
         self.job: Job = chat_job(server, as_chat(body, turns(self.came)), asker)
         self.items = Items(seal="reasoning.encrypted_content" in (body.include or ()))
         self.id, self.created = f"resp_{secrets.token_hex(20)}", int(time.time())
@@ -204,6 +223,7 @@ class Work:
             {key: value for key, value in entry(self.job.model, said.token, said.logprob).items()}
             | {"top_logprobs": [entry(self.job.model, *top) for top in said.top]}
             for said in (step.said if self._logs else ())
+            if not said.thought
         ]
         told: list[tuple[str, Json]] = []
         for event in step.events:
@@ -275,9 +295,17 @@ def _items(given: str | list[Json]) -> list[Json]:
     return [{"type": "message", "role": "user", "content": given}] if isinstance(given, str) else given
 
 
-def _with_id(item: Json) -> Json:
-    """Items of clients have no id yet; those that are listed need one."""
-    return item if not isinstance(item, dict) or item.get("id") else {**item, "id": f"item_{secrets.token_hex(12)}"}
+def _listed(item: Json) -> Json:
+    """An item of a client in full, as it is listed: with an id, its type, and parts in place of a text."""
+    if not isinstance(item, dict):
+        return item
+    out = {**item, "id": item.get("id") or f"item_{secrets.token_hex(12)}"}
+    if "role" in item:
+        out.setdefault("type", "message")
+        if isinstance(item.get("content"), str):
+            kind = "output_text" if item["role"] == "assistant" else "input_text"
+            out["content"] = [{"type": kind, "text": item["content"]}]
+    return out
 
 
 def _tool(tool: Json, number: int) -> Json:

@@ -22,11 +22,13 @@ class Marks:
     Args:
         known: marks a grammar may hold.
         atomic: those of them that arrive as tokens of their own; the others are recognised in the text.
+        hidden: those that nobody reads.
     """
 
-    def __init__(self, known: Iterable[str], atomic: Iterable[str] = ()) -> None:
+    def __init__(self, known: Iterable[str], atomic: Iterable[str] = (), hidden: Iterable[str] = ()) -> None:
         self.char = {mark: chr(_FIRST + number) for number, mark in enumerate(sorted(known, key=len, reverse=True))}
         self._text = {char: mark for mark, char in self.char.items()}
+        self._shown = self._text | {self.char[mark]: "" for mark in hidden}
         taken = set(atomic)
         self._literal = [mark for mark in self.char if mark not in taken]
         self._pattern = re.compile("|".join(map(re.escape, self._literal)) or r"(?!)")
@@ -47,8 +49,12 @@ class Marks:
         return self._every.sub(lambda found: self.char[found[0]], written)
 
     def plain(self, text: str) -> str:
-        """Text as people read it."""
+        """Text with every mark written out."""
         return "".join(self._text.get(c, c) for c in text) if _has_half(text) else text
+
+    def shown(self, text: str) -> str:
+        """Text as people read it."""
+        return "".join(self._shown.get(c, c) for c in text) if _has_half(text) else text
 
 
 def _has_half(text: str) -> bool:

@@ -50,7 +50,8 @@ class ReplyParser:
         known = MARKS | set(grammar.ends)
         atomic = known & tokenizer.special.keys() if tokenizer is not None else set()
         self.grammar, self.tools = grammar, [tool.get("function", tool) for tool in tools or ()]
-        self.marks = Marks(known, atomic)
+        hidden = {mark for mark in atomic if tokenizer.special[mark] in tokenizer.hidden} if tokenizer is not None else set()
+        self.marks = Marks(known, atomic, hidden)
         self.reader = Reader()
         self.early_calls = early_calls
         self.events: list[Event] = []
@@ -131,11 +132,13 @@ class ReplyParser:
 
     def reasoning(self, text: str) -> None:
         """Tell text with marks in it as reasoning."""
-        self.events.append(Reasoning(self.marks.plain(text)))
+        if text := self.marks.shown(text):
+            self.events.append(Reasoning(text))
 
     def content(self, text: str) -> None:
         """Tell text with marks in it as the answer."""
-        self.events.append(Content(self.marks.plain(text)))
+        if text := self.marks.shown(text):
+            self.events.append(Content(text))
 
     # ---- the grammar ---------------------------------------------------------------------------------------------
 
@@ -195,8 +198,8 @@ class ReplyParser:
             yield from calls.read(styles)
         except Malformed as problem:
             self.events.append(Note(f"a tool call is broken ({problem})"))
-            if calls.drop(str(problem)):
-                self.content(self.reader.seen)
+            if calls.drop(str(problem)) and self.marks.shown(self.reader.seen):
+                self.events.append(Content(self.marks.plain(self.reader.seen)))
         self.reader.seen = ""
 
 

@@ -59,7 +59,7 @@ class Tokenizer:
         self._marks = _template_tokens(spec.get("post_processor"))
         self._vocabulary = Vocabulary(spec)
         self.special = self._vocabulary.control
-        self._hidden = self._vocabulary.hidden
+        self.hidden = self._vocabulary.hidden
         self._bytes = self._vocabulary.bytes
         self.vocab_size: int = self._bytes.size
         self.bos_id = self._named("bos_token", BOS)
@@ -275,7 +275,7 @@ class StreamDecoder:
 
     def __init__(self, tokenizer: Tokenizer, skip_special: bool = True) -> None:
         self._tokenizer = tokenizer
-        self._skip = tokenizer._hidden if skip_special else frozenset()
+        self._skip = tokenizer.hidden if skip_special else frozenset()
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._at_start = tokenizer._vocabulary.strips_first
 

@@ -110,8 +110,8 @@ class Moderator:
         for place, call in enumerate(out.get("tool_calls") or ()):
             function = call.get("function") if isinstance(call, dict) else None
             said = function.get("arguments") if isinstance(function, dict) else None
-            if isinstance(said, str):
-                self.text_in(said, notes, f"{where}.tool_calls.{place}", ROLES[role], mask=False)
+            if said:
+                self.text_in("\n".join(words(said)), notes, f"{where}.tool_calls.{place}", ROLES[role], mask=False)
         if role == "tool" and self.policy.wrap_results and isinstance(out.get("content"), str):
             out["content"] = self._wrapped(out["content"])
         return out
