@@ -27,7 +27,7 @@ async def tokenize(server: Server, request: Request) -> Response:
     body = await read_body(request, TokenizeRequest)
     model = server.find(body.model)
 
-    def work() -> list[int]:
+    def ids() -> list[int]:
         if body.messages is not None and body.prompt is None:
             return _chat_ids(server, model, body, generation_prompt=body.add_generation_prompt is not False)
         if body.prompt is None or body.messages is not None:
@@ -35,18 +35,21 @@ async def tokenize(server: Server, request: Request) -> Response:
         bos = model.tokenizer.adds_bos and body.add_special_tokens is not False
         return model.tokenizer.encode(body.prompt, bos=bos)
 
-    ids = await run_in_threadpool(work)
-    out: dict[str, Any] = {"count": len(ids), "max_model_len": model.engine.context, "tokens": ids}
-    if body.return_token_strs:
-        out["token_strs"] = [model.tokenizer.token_bytes(token).decode("utf-8", "replace") for token in ids]
-    return reply(out)
+    def work() -> dict[str, Any]:
+        tokens = ids()
+        out: dict[str, Any] = {"count": len(tokens), "max_model_len": model.engine.context, "tokens": tokens}
+        if body.return_token_strs:
+            out["token_strs"] = [model.tokenizer.token_bytes(token).decode("utf-8", "replace") for token in tokens]
+        return out
+
+    return reply(await run_in_threadpool(work))
 
 
 async def detokenize(server: Server, request: Request) -> Response:
     """The text of ids, marks included."""
     body = await read_body(request, DetokenizeRequest)
     model = server.find(body.model)
-    return reply({"prompt": model.tokenizer.decode(body.tokens, skip_special=False)})
+    return reply({"prompt": await run_in_threadpool(lambda: model.tokenizer.decode(body.tokens, skip_special=False))})
 
 
 async def explain(server: Server, request: Request) -> Response:
