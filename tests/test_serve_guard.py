@@ -255,6 +255,13 @@ def test_what_is_no_request_is_a_400(served, raw):
     assert httpx.post(f"{served.url}/v1/chat/completions", content=raw).status_code == 400
 
 
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "9" * 5000 + ".0"], ids=range(3))
+def test_a_number_beyond_all_is_a_400_that_names_it_also_where_it_would_only_be_given_back(served, number):
+    body = f'{{"input": "a", "max_output_tokens": 1, "metadata": {{"a": {number}}}}}'
+    answer = httpx.post(f"{served.url}/v1/responses", content=body)
+    assert answer.status_code == 400 and number[:40] in answer.json()["error"]["message"]
+
+
 F = {"type": "function", "function": {"name": "f"}}
 HI_OLLAMA = {"model": "tiny", "messages": HI["messages"]}
 CALLS = [

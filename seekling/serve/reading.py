@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import Hashable
 from typing import Any, TypeVar
 
@@ -50,8 +51,11 @@ def who(request: Request) -> Hashable:
 
 
 def _number(written: str) -> float | int:
-    """JSON knows no difference between 1.0 and 1."""
+    """JSON knows no difference between 1.0 and 1, and no infinity that an answer could give back."""
     value = float(written)
+    if math.isinf(value):
+        short = written if len(written) <= 40 else written[:40] + "…"
+        raise ApiError(400, f"the number {short} is too large: give one below 1.8e308", code="invalid_number")
     return int(value) if value.is_integer() else value
 
 
