@@ -134,7 +134,9 @@ def test_other_hosts_and_origins_are_turned_away(served):
     assert post(served, Host="evil.example").status_code == 403
     assert post(served, Host="localhost:99").status_code == 200
     assert post(served, Origin="https://evil.example").status_code == 403
-    assert post(served, Origin="null").status_code == 403
+    for origin in ("null", "http://[", "http://\u2100.example".encode(), "://", ""):
+        refused = post(served, Origin=origin)
+        assert refused.status_code == 403 and refused.json()["error"]["code"] == "origin"
     own = post(served, Origin=served.url)
     assert own.status_code == 200 and "access-control-allow-origin" not in own.headers
 
