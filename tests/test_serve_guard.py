@@ -141,11 +141,29 @@ def test_other_hosts_and_origins_are_turned_away(served):
     assert own.status_code == 200 and "access-control-allow-origin" not in own.headers
 
 
-def test_a_named_origin_may_ask():
-    with serving(doors=Doors(origins=frozenset({"https://mine.example"}))) as served:
-        asked = httpx.options(f"{served.url}/v1/chat/completions", headers={"Origin": "https://mine.example"})
-        assert asked.status_code == 204 and asked.headers["access-control-allow-origin"] == "https://mine.example"
-        assert post(served, Origin="https://mine.example").headers["access-control-allow-origin"] == "https://mine.example"
+PAGE = {"Origin": "https://mine.example"}
+
+
+def test_a_named_origin_may_ask_with_whatever_headers_its_client_sends():
+    asks = {"Access-Control-Request-Method": "DELETE", "Access-Control-Request-Headers": "anthropic-version,x-stainless-os"}
+    with serving(doors=Doors(origins=frozenset(PAGE.values()))) as served:
+        asked = httpx.options(f"{served.url}/v1/responses/a", headers=PAGE | asks)
+        assert asked.status_code == 204 and asked.headers["access-control-allow-origin"] == PAGE["Origin"]
+        assert asked.headers["access-control-allow-headers"] == "anthropic-version,x-stainless-os"
+        assert "DELETE" in asked.headers["access-control-allow-methods"]
+        assert {"Origin", "Access-Control-Request-Headers"} <= set(asked.headers["vary"].split(", "))
+        assert post(served, **PAGE).headers["access-control-allow-origin"] == PAGE["Origin"]
+
+
+def test_a_named_origin_can_read_what_it_is_refused_for(tmp_path):
+    keys = Keys(tmp_path / "keys.json")
+    _, secret = keys.add("anna", rpm=1)
+    with serving(doors=Doors(keys=keys, origins=frozenset(PAGE.values()))) as served:
+        answers = [post(served, **PAGE), *(post(served, Authorization=f"Bearer {secret}", **PAGE) for _ in range(2))]
+    assert [answer.status_code for answer in answers] == [401, 200, 429]
+    assert {answer.headers["access-control-allow-origin"] for answer in answers} == {PAGE["Origin"]}
+    exposed = answers[2].headers["access-control-expose-headers"].split(", ")
+    assert {"retry-after", "x-ratelimit-remaining-requests"} <= set(exposed)
 
 
 def test_too_many_requests_a_minute_are_told_when_to_come_back():

@@ -19,6 +19,8 @@ from seekling.serve.state import Server
 
 OPEN = {"/health", "/about", "/"}  # the page and its files hold no secret; it asks for a key and sends it with its requests
 LOCAL = {"localhost", "127.0.0.1", "::1"}
+EXPOSED = ("x-", "retry-after", "www-authenticate")  # what else than the body a foreign page may read
+ASKED = "Authorization, Content-Type, X-Api-Key"
 
 
 @dataclass(frozen=True)
@@ -48,21 +50,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        try:
-            size = sum(len(name) + len(value) for name, value in scope["headers"])
-            if size > self._server.limits.head_bytes:
-                raise ApiError(431, f"the headers have {size} bytes, this server takes {self._server.limits.head_bytes}")
-            origin = self._place(headers)
-            if origin is not None and scope["method"] == "OPTIONS":
-                await _preflight(origin, send)
-                return
-            scope["seekling.key"] = key = self._key(scope["path"], headers)
-            counted = scope["method"] == "POST"
-            told = self._rates.enter(key) if counted else {}
-        except (ApiError, LedgerError) as error:
-            await refuse(self._server, as_api_error(error), scope["path"])(scope, receive, send)
-            return
+        headers, origin, told = Headers(scope=scope), None, {}  # type: Headers, str | None, dict[str, str]
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -70,9 +58,25 @@ class Guard:
                 out.setdefault("X-Content-Type-Options", "nosniff")
                 out.update(told)
                 if origin is not None:
-                    out["Access-Control-Allow-Origin"], out["Vary"] = origin, "Origin"
+                    out["Access-Control-Allow-Origin"] = origin
+                    out["Access-Control-Expose-Headers"] = ", ".join(name for name in out if name.startswith(EXPOSED))
+                    out.add_vary_header("Origin")
             await send(message)
 
+        try:
+            size = sum(len(name) + len(value) for name, value in scope["headers"])
+            if size > self._server.limits.head_bytes:
+                raise ApiError(431, f"the headers have {size} bytes, this server takes {self._server.limits.head_bytes}")
+            origin = self._place(headers)
+            if origin is not None and scope["method"] == "OPTIONS":
+                await _preflight(headers, sending)
+                return
+            scope["seekling.key"] = key = self._key(scope["path"], headers)
+            counted = scope["method"] == "POST"
+            told = self._rates.enter(key) if counted else {}
+        except (ApiError, LedgerError) as error:
+            await refuse(self._server, as_api_error(error), scope["path"])(scope, receive, sending)
+            return
         try:
             await self._app(scope, receive, sending)
         finally:
@@ -123,13 +127,13 @@ def _name(host: str) -> str:
     return host.rpartition(":")[0].lower() if host.count(":") == 1 else host.lower()
 
 
-async def _preflight(origin: str, send: Send) -> None:
+async def _preflight(asked: Headers, send: Send) -> None:
+    """What a page may send: all it asks for. Clients have headers of their own (``x-stainless-…``, ``anthropic-version``)."""
     headers = {
-        "Access-Control-Allow-Origin": origin,
-        "Access-Control-Allow-Methods": "GET, POST",
-        "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Api-Key",
+        "Access-Control-Allow-Methods": "GET, POST, DELETE",
+        "Access-Control-Allow-Headers": asked.get("access-control-request-headers") or ASKED,
         "Access-Control-Max-Age": "600",
-        "Vary": "Origin",
+        "Vary": "Access-Control-Request-Headers",
     }
     raw = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": 204, "headers": raw})
