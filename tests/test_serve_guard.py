@@ -5,17 +5,22 @@ import os
 import signal
 import stat
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx
 import openai
 import pytest
-from engine_tiny import one_thread, tiny_lm  # noqa: F401
+import torch
+from engine_tiny import TOKENIZER, one_thread, tiny_lm  # noqa: F401
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serve_tiny import CONTEXT, PATIENCE, random_engine, serving, slowly, started, until
 
 from seekling.cli import main
+from seekling.engine import Engine
 from seekling.lm import LM
 from seekling.serve.guard import Doors
 from seekling.serve.keys import Keys
@@ -219,6 +224,49 @@ def test_a_full_queue_is_a_503():
                 refused = post(served)
                 assert refused.status_code == 503 and refused.json()["error"]["code"] == "queue_full"
                 assert refused.headers["retry-after"] == "1"
+
+
+TEXTS = {"input": [[5] * 300] * 200}  # a turn of the engine each
+
+
+@contextmanager
+def vectors_slowly(served, let=None):
+    """Lists the pieces of texts that were computed; each takes a while, or until ``let`` is set."""
+    runner, pieces = served.engine._backend.runner, []
+    states = runner.states
+    runner.states = lambda chunks: (pieces.append(1), let.wait(PATIENCE) if let else time.sleep(0.02), states(chunks))[2]
+    yield pieces
+    runner.states = states
+
+
+def native_engine(**options):
+    return Engine(tiny_lm(dtype=torch.float32, max_position_embeddings=CONTEXT), "int8", **options)
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/api/embed"])
+def test_a_client_that_hangs_up_ends_its_vectors(path):
+    text = TOKENIZER.decode([70] * 300)
+    body = TEXTS if path == "/v1/embeddings" else {"model": "tiny", "input": [text] * 200}
+    with serving(native_engine()) as served, vectors_slowly(served) as pieces:
+        with pytest.raises(httpx.TimeoutException):
+            httpx.post(served.url + path, json=body, timeout=0.5)
+        assert post(served, body | {"input": "a"}, path).status_code == 200  # one at a time: the other has ended
+        assert 0 < len(pieces) < 200
+
+
+def test_a_full_queue_for_vectors_is_a_503_and_holds_up_nobody_else():
+    let = threading.Event()
+    with serving(native_engine(max_queue=1)) as served, vectors_slowly(served, let) as pieces, ThreadPoolExecutor() as pool:
+        path = "/v1/embeddings"
+        first = pool.submit(post, served, TEXTS, path)
+        until(lambda: pieces)
+        second = pool.submit(post, served, {"input": "a"}, path)
+        until(lambda: served.model._waiting == 1)
+        refused = post(served, {"input": "a"}, path)
+        assert refused.status_code == 503 and refused.json()["error"]["code"] == "queue_full" and refused.headers["retry-after"]
+        assert post(served, {"prompt": "a"}, "/tokenize").status_code == 200
+        let.set()
+        assert first.result().status_code == second.result().status_code == 200
 
 
 def test_a_waiting_stream_says_that_it_is_alive():

@@ -126,7 +126,7 @@ async def embed(server: Server, request: Request) -> Response:
     began = time.perf_counter()
     body = await read_body(request, OllamaEmbed)
     asked = EmbeddingRequest(model=_plain(body.model), input=body.input, dimensions=body.dimensions)
-    vectors_ND, tokens = await vectors(server, asked, who(request))
+    vectors_ND, tokens = await vectors(server, asked, request)
     told = {"total_duration": int((time.perf_counter() - began) * 1e9), "load_duration": 0, "prompt_eval_count": tokens}
     return reply({"model": body.model, "embeddings": vectors_ND.tolist(), **told})
 
