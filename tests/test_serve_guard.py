@@ -1,6 +1,7 @@
 """Who may ask the server, how often, and what happens when things go wrong."""
 
 import json
+import logging
 import os
 import signal
 import stat
@@ -226,6 +227,7 @@ def test_a_full_queue_is_a_503():
                 assert refused.headers["retry-after"] == "1"
 
 
+CHAT = "/v1/chat/completions"
 TEXTS = {"input": [[5] * 300] * 200}  # a turn of the engine each
 
 
@@ -267,6 +269,30 @@ def test_a_full_queue_for_vectors_is_a_503_and_holds_up_nobody_else():
         assert post(served, {"prompt": "a"}, "/tokenize").status_code == 200
         let.set()
         assert first.result().status_code == second.result().status_code == 200
+
+
+def test_what_is_open_at_the_end_of_the_drain_is_told_so_and_nothing_is_logged_as_a_failure():
+    logged, handler, log = [], logging.Handler(), logging.getLogger("uvicorn.error")
+    handler.emit = logged.append
+    with serving(native_engine()) as served, slowly(served), vectors_slowly(served), ThreadPoolExecutor() as pool:
+        served.server.config.timeout_graceful_shutdown = 0
+        log.addHandler(handler)
+        endless = HI | {"max_tokens": 600, "logit_bias": {"1": -100}}
+        whole = [pool.submit(post, served, body, path) for body, path in ((endless, CHAT), (TEXTS, "/v1/embeddings"))]
+        with httpx.stream("POST", served.url + CHAT, json=endless | {"stream": True}) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            until(lambda: served.model._embedding.locked() and served.engine.stats()["running"] == 2)
+            served.server.should_exit = True
+            last = [line for line in lines if line][-1]
+        answers = [answer.result() for answer in whole]
+        served.thread.join(PATIENCE)
+    log.removeHandler(handler)
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "stopping"
+    assert [answer.json()["error"]["code"] for answer in answers] == ["stopping", "stopping"]
+    assert {answer.status_code for answer in answers} == {503} and answers[0].headers["retry-after"]
+    assert [line.getMessage().split()[0] for line in logged if line.levelno >= logging.ERROR] == ["Cancel"]
+    assert not any(line.exc_info for line in logged)
 
 
 def test_a_waiting_stream_says_that_it_is_alive():

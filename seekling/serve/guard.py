@@ -3,6 +3,7 @@
 Once there is a key every path needs one, but for `OPEN`. Nothing is allowed to other origins unless they were named.
 """
 
+import asyncio
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -10,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from seekling.errors import DataError
 from seekling.serve.app import refuse
-from seekling.serve.failures import ApiError, as_api_error
+from seekling.serve.failures import ApiError, as_api_error, stopping
 from seekling.serve.keys import Key, Keys
 from seekling.serve.ledger import LedgerError
 from seekling.serve.page import PAGE
@@ -51,9 +52,12 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers, origin, told = Headers(scope=scope), None, {}  # type: Headers, str | None, dict[str, str]
+        began = False
 
         async def sending(message: Message) -> None:
+            nonlocal began
             if message["type"] == "http.response.start":
+                began = True
                 out = MutableHeaders(scope=message)
                 out.setdefault("X-Content-Type-Options", "nosniff")
                 out.update(told)
@@ -79,6 +83,9 @@ class Guard:
             return
         try:
             await self._app(scope, receive, sending)
+        except asyncio.CancelledError:  # the time to drain is over: no failure that uvicorn should log
+            if not began:
+                await refuse(self._server, stopping(), scope["path"])(scope, receive, sending)
         finally:
             if counted:
                 self._rates.leave(key)
