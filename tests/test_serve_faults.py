@@ -1,10 +1,12 @@
 """What goes wrong in the world: malformed requests by the thousand, slow readers, people who leave, an engine that fails."""
 
 import asyncio
+import gc
 import json
 import random
 import select
 import socket
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -134,6 +136,18 @@ def test_more_biases_than_this_server_takes_are_a_400_with_both_counts(served):
     answer = httpx.post(f"{served.url}/v1/chat/completions", json=body)
     assert answer.status_code == 400 and answer.json()["error"]["param"] == "logit_bias"
     assert "has 5000 entries, this server takes at most 4096" in answer.json()["error"]["message"]
+
+
+def test_nothing_looks_for_garbage_among_the_million_lists_of_a_body(served):
+    """It would take ten times as long as reading them, and everybody waits."""
+    looked, runs = [], lambda phase, info: looked.append(sys._getframe(1).f_code.co_name)
+    gc.callbacks.append(runs)
+    try:
+        answer = httpx.post(f"{served.url}/v1/completions", content=b'{"prompt":[' + b"[{}]," * 200_000 + b"[]]}")
+    finally:
+        gc.callbacks.remove(runs)
+    assert answer.status_code == 400 and gc.isenabled()
+    assert not {"read_json", "read_body", "raw_decode"} & set(looked)
 
 
 NO_HTTP = [

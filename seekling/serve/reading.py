@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 
 from seekling.serve.failures import ApiError
+from seekling.startup import without_collecting
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -30,7 +31,8 @@ async def read_json(request: Request) -> Any:
     except ClientDisconnect:
         raise ApiError(499, "the client has gone") from None
     try:
-        return json.loads(raw.decode("utf-8"), parse_constant=_no_constant, parse_float=_number)
+        with without_collecting():
+            return json.loads(raw.decode("utf-8"), parse_constant=_no_constant, parse_float=_number)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ApiError(400, f"the body is no JSON: {reason}", code="invalid_json") from None
@@ -41,7 +43,8 @@ async def read_body(request: Request, model: type[Model]) -> Model:
     value = await read_json(request)
     if not isinstance(value, dict):
         raise ApiError(400, f"the body must be a JSON object, not {type(value).__name__}")
-    return model.model_validate(value)
+    with without_collecting():
+        return model.model_validate(value)
 
 
 def who(request: Request) -> Hashable:
