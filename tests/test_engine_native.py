@@ -343,6 +343,39 @@ def test_a_fingerprint_follows_the_weights_of_a_model_in_training():
     assert engine.fingerprint != before
 
 
+def counted(engine, monkeypatch):
+    """The answers' tokens there were when each piece of a text was computed."""
+    runner, seen = engine._backend.runner, []
+    states = runner.states
+    monkeypatch.setattr(runner, "states", lambda chunks: (seen.append(engine.stats()["tokens"]), states(chunks))[1])
+    return seen
+
+
+def test_texts_and_answers_take_turns_and_are_what_they_are_alone(monkeypatch):
+    lm = tiny_lm(dtype=torch.float32, max_position_embeddings=1024)
+    texts = [[number] * count for number, count in ((5, 700), (6, 300), (7, 1), (8, 300))]  # 512, 188 and 300, 1 and 300
+    asked = Sampling(max_tokens=400, temperature=0, ignore_eos=True, top_logprobs=1)
+    with Engine(lm, "int8") as engine:
+        vectors, answer = engine.embed(texts), engine.generate("hello", asked)[0]
+        seen = counted(engine, monkeypatch)
+        handle = engine.submit("hello", asked)
+        next(iter(handle))
+        assert torch.equal(engine.embed(texts), vectors)
+        assert len(seen) == 5 and len(set(seen)) == 3
+        assert handle.result().token_ids == answer.token_ids
+
+
+def test_cancelled_vectors_are_computed_no_further(monkeypatch):
+    engine = Engine(tiny_lm(dtype=torch.float32, max_position_embeddings=1024), "int8")
+    seen = counted(engine, monkeypatch)
+    with pytest.raises(SeeklingError, match="cancelled"):
+        engine.embed([[5] * 300] * 9, cancelled=lambda: len(seen) == 2)
+    assert len(seen) == 2
+    asked = iter([False, False, True])
+    with pytest.raises(SeeklingError, match="cancelled"):
+        Engine(MLA).embed([[5] * count for count in range(1, 9)], cancelled=lambda: next(asked))
+
+
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_embeddings_are_pooled_final_states_of_length_one(tmp_path, pooling):
     LM(MLA.model, TOKENIZER).save(tmp_path)

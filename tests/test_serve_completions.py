@@ -7,7 +7,7 @@ import openai
 import pytest
 import torch
 from engine_tiny import TOKENIZER, one_thread  # noqa: F401
-from serve_tiny import random_engine, scripted_engine, serving
+from serve_tiny import CONTEXT, random_engine, scripted_engine, serving
 
 from seekling.engine import Sampling
 from seekling.text.special import FIM_BEGIN, FIM_END, FIM_HOLE
@@ -125,6 +125,13 @@ def test_embeddings_are_vectors_of_length_one(served):
     assert answer.data[0].embedding == pytest.approx(plain.data[0].embedding, abs=1e-6)
     short = served.client.embeddings.create(model="tiny", input="a cat", dimensions=8)
     assert math.sqrt(sum(x * x for x in short.data[0].embedding)) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_vector_may_be_of_a_whole_context(served):
+    ask = lambda ids: httpx.post(f"{served.url}/v1/embeddings", json={"input": ids})  # noqa: E731
+    assert ask([20] * CONTEXT).status_code == 200
+    error = ask([20] * (CONTEXT + 1)).json()["error"]
+    assert error["param"] == "input" and f"the context holds {CONTEXT}: shorten" in error["message"]
 
 
 def test_tokens_and_back(served):

@@ -1,10 +1,12 @@
 """What goes wrong in the world: malformed requests by the thousand, slow readers, people who leave, an engine that fails."""
 
 import asyncio
+import gc
 import json
 import random
 import select
 import socket
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -13,8 +15,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from engine_tiny import one_thread  # noqa: F401
+from pydantic import ValidationError
 from serve_tiny import PATIENCE, random_engine, serving, slowly, until
 
+from seekling.serve.openapi import REQUESTS
 from seekling.serve.state import Limits
 
 HI = [{"role": "user", "content": "hi"}]
@@ -105,6 +109,45 @@ def test_ten_thousand_malformed_requests_are_answered_4xx_and_leave_nothing_behi
     stats = served.engine.stats()
     assert stats["running"] == stats["waiting"] == 0 and stats["pages_used"] == stats["pages_cached"]
     assert httpx.post(f"{served.url}/v1/chat/completions", json=VALID["/v1/chat/completions"]).status_code == 200
+
+
+def errors(model, body):
+    try:
+        model.model_validate(body)
+    except ValidationError as error:
+        return error.error_count()
+    return 0
+
+
+@pytest.mark.parametrize("model", sorted(set(REQUESTS.values()), key=str), ids=lambda model: model.__name__)
+def test_of_thousands_of_wrong_things_few_are_told(model):
+    """An error for each would take half a minute of a large body, in which nobody is served."""
+    many, needed = 5000, {"model": "tiny", "messages": [], "tokens": [], "input": "a"}
+    right = {name: value for name, value in needed.items() if name in model.model_fields}
+    wrong = [[{}] * many, [1] * many, [""] * many, [[{}]] * many, [[1] * many + [""]], {str(key): {} for key in range(many)}]
+    for name in model.model_fields:
+        for value in wrong:
+            assert errors(model, right | {name: value}) <= 20, (name, value)
+    assert errors(model, right | wrong[-1]) in (10, 11)  # and one of what must be there
+
+
+def test_more_biases_than_this_server_takes_are_a_400_with_both_counts(served):
+    body = VALID["/v1/chat/completions"] | {"logit_bias": {str(token): "" for token in range(5000)}}
+    answer = httpx.post(f"{served.url}/v1/chat/completions", json=body)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "logit_bias"
+    assert "has 5000 entries, this server takes at most 4096" in answer.json()["error"]["message"]
+
+
+def test_nothing_looks_for_garbage_among_the_million_lists_of_a_body(served):
+    """It would take ten times as long as reading them, and everybody waits."""
+    looked, runs = [], lambda phase, info: looked.append(sys._getframe(1).f_code.co_name)
+    gc.callbacks.append(runs)
+    try:
+        answer = httpx.post(f"{served.url}/v1/completions", content=b'{"prompt":[' + b"[{}]," * 200_000 + b"[]]}")
+    finally:
+        gc.callbacks.remove(runs)
+    assert answer.status_code == 400 and gc.isenabled()
+    assert not {"read_json", "read_body", "raw_decode"} & set(looked)
 
 
 NO_HTTP = [

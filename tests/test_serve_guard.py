@@ -1,21 +1,27 @@
 """Who may ask the server, how often, and what happens when things go wrong."""
 
 import json
+import logging
 import os
 import signal
 import stat
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx
 import openai
 import pytest
-from engine_tiny import one_thread, tiny_lm  # noqa: F401
+import torch
+from engine_tiny import TOKENIZER, one_thread, tiny_lm  # noqa: F401
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serve_tiny import CONTEXT, PATIENCE, random_engine, serving, slowly, started, until
 
 from seekling.cli import main
+from seekling.engine import Engine
 from seekling.lm import LM
 from seekling.serve.guard import Doors
 from seekling.serve.keys import Keys
@@ -134,16 +140,36 @@ def test_other_hosts_and_origins_are_turned_away(served):
     assert post(served, Host="evil.example").status_code == 403
     assert post(served, Host="localhost:99").status_code == 200
     assert post(served, Origin="https://evil.example").status_code == 403
-    assert post(served, Origin="null").status_code == 403
+    for origin in ("null", "http://[", "http://\u2100.example".encode(), "://", ""):
+        refused = post(served, Origin=origin)
+        assert refused.status_code == 403 and refused.json()["error"]["code"] == "origin"
     own = post(served, Origin=served.url)
     assert own.status_code == 200 and "access-control-allow-origin" not in own.headers
 
 
-def test_a_named_origin_may_ask():
-    with serving(doors=Doors(origins=frozenset({"https://mine.example"}))) as served:
-        asked = httpx.options(f"{served.url}/v1/chat/completions", headers={"Origin": "https://mine.example"})
-        assert asked.status_code == 204 and asked.headers["access-control-allow-origin"] == "https://mine.example"
-        assert post(served, Origin="https://mine.example").headers["access-control-allow-origin"] == "https://mine.example"
+PAGE = {"Origin": "https://mine.example"}
+
+
+def test_a_named_origin_may_ask_with_whatever_headers_its_client_sends():
+    asks = {"Access-Control-Request-Method": "DELETE", "Access-Control-Request-Headers": "anthropic-version,x-stainless-os"}
+    with serving(doors=Doors(origins=frozenset(PAGE.values()))) as served:
+        asked = httpx.options(f"{served.url}/v1/responses/a", headers=PAGE | asks)
+        assert asked.status_code == 204 and asked.headers["access-control-allow-origin"] == PAGE["Origin"]
+        assert asked.headers["access-control-allow-headers"] == "anthropic-version,x-stainless-os"
+        assert "DELETE" in asked.headers["access-control-allow-methods"]
+        assert {"Origin", "Access-Control-Request-Headers"} <= set(asked.headers["vary"].split(", "))
+        assert post(served, **PAGE).headers["access-control-allow-origin"] == PAGE["Origin"]
+
+
+def test_a_named_origin_can_read_what_it_is_refused_for(tmp_path):
+    keys = Keys(tmp_path / "keys.json")
+    _, secret = keys.add("anna", rpm=1)
+    with serving(doors=Doors(keys=keys, origins=frozenset(PAGE.values()))) as served:
+        answers = [post(served, **PAGE), *(post(served, Authorization=f"Bearer {secret}", **PAGE) for _ in range(2))]
+    assert [answer.status_code for answer in answers] == [401, 200, 429]
+    assert {answer.headers["access-control-allow-origin"] for answer in answers} == {PAGE["Origin"]}
+    exposed = answers[2].headers["access-control-expose-headers"].split(", ")
+    assert {"retry-after", "x-ratelimit-remaining-requests"} <= set(exposed)
 
 
 def test_too_many_requests_a_minute_are_told_when_to_come_back():
@@ -201,6 +227,74 @@ def test_a_full_queue_is_a_503():
                 assert refused.headers["retry-after"] == "1"
 
 
+CHAT = "/v1/chat/completions"
+TEXTS = {"input": [[5] * 300] * 200}  # a turn of the engine each
+
+
+@contextmanager
+def vectors_slowly(served, let=None):
+    """Lists the pieces of texts that were computed; each takes a while, or until ``let`` is set."""
+    runner, pieces = served.engine._backend.runner, []
+    states = runner.states
+    runner.states = lambda chunks: (pieces.append(1), let.wait(PATIENCE) if let else time.sleep(0.02), states(chunks))[2]
+    yield pieces
+    runner.states = states
+
+
+def native_engine(**options):
+    return Engine(tiny_lm(dtype=torch.float32, max_position_embeddings=CONTEXT), "int8", **options)
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/api/embed"])
+def test_a_client_that_hangs_up_ends_its_vectors(path):
+    text = TOKENIZER.decode([70] * 300)
+    body = TEXTS if path == "/v1/embeddings" else {"model": "tiny", "input": [text] * 200}
+    with serving(native_engine()) as served, vectors_slowly(served) as pieces:
+        with pytest.raises(httpx.TimeoutException):
+            httpx.post(served.url + path, json=body, timeout=0.5)
+        assert post(served, body | {"input": "a"}, path).status_code == 200  # one at a time: the other has ended
+        assert 0 < len(pieces) < 200
+
+
+def test_a_full_queue_for_vectors_is_a_503_and_holds_up_nobody_else():
+    let = threading.Event()
+    with serving(native_engine(max_queue=1)) as served, vectors_slowly(served, let) as pieces, ThreadPoolExecutor() as pool:
+        path = "/v1/embeddings"
+        first = pool.submit(post, served, TEXTS, path)
+        until(lambda: pieces)
+        second = pool.submit(post, served, {"input": "a"}, path)
+        until(lambda: served.model._waiting == 1)
+        refused = post(served, {"input": "a"}, path)
+        assert refused.status_code == 503 and refused.json()["error"]["code"] == "queue_full" and refused.headers["retry-after"]
+        assert post(served, {"prompt": "a"}, "/tokenize").status_code == 200
+        let.set()
+        assert first.result().status_code == second.result().status_code == 200
+
+
+def test_what_is_open_at_the_end_of_the_drain_is_told_so_and_nothing_is_logged_as_a_failure():
+    logged, handler, log = [], logging.Handler(), logging.getLogger("uvicorn.error")
+    handler.emit = logged.append
+    with serving(native_engine()) as served, slowly(served), vectors_slowly(served), ThreadPoolExecutor() as pool:
+        served.server.config.timeout_graceful_shutdown = 0
+        log.addHandler(handler)
+        endless = HI | {"max_tokens": 600, "logit_bias": {"1": -100}}
+        whole = [pool.submit(post, served, body, path) for body, path in ((endless, CHAT), (TEXTS, "/v1/embeddings"))]
+        with httpx.stream("POST", served.url + CHAT, json=endless | {"stream": True}) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            until(lambda: served.model._embedding.locked() and served.engine.stats()["running"] == 2)
+            served.server.should_exit = True
+            last = [line for line in lines if line][-1]
+        answers = [answer.result() for answer in whole]
+        served.thread.join(PATIENCE)
+    log.removeHandler(handler)
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "stopping"
+    assert [answer.json()["error"]["code"] for answer in answers] == ["stopping", "stopping"]
+    assert {answer.status_code for answer in answers} == {503} and answers[0].headers["retry-after"]
+    assert [line.getMessage().split()[0] for line in logged if line.levelno >= logging.ERROR] == ["Cancel"]
+    assert not any(line.exc_info for line in logged)
+
+
 def test_a_waiting_stream_says_that_it_is_alive():
     with serving(random_engine(max_rows=1), keep_alive=0.05) as served, slowly(served), httpx.Client() as client:
         url = f"{served.url}/v1/chat/completions"
@@ -253,6 +347,13 @@ def test_nothing_a_client_sends_breaks_the_server(served, path, fields):
 )
 def test_what_is_no_request_is_a_400(served, raw):
     assert httpx.post(f"{served.url}/v1/chat/completions", content=raw).status_code == 400
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "9" * 5000 + ".0"], ids=range(3))
+def test_a_number_beyond_all_is_a_400_that_names_it_also_where_it_would_only_be_given_back(served, number):
+    body = f'{{"input": "a", "max_output_tokens": 1, "metadata": {{"a": {number}}}}}'
+    answer = httpx.post(f"{served.url}/v1/responses", content=body)
+    assert answer.status_code == 400 and number[:40] in answer.json()["error"]["message"]
 
 
 F = {"type": "function", "function": {"name": "f"}}

@@ -16,7 +16,8 @@ class Driver:
     """Steps the loops that have joined it, while any of them has something to do.
 
     Attributes:
-        wake: to be notified when a loop has something to do; stepping: held by whoever steps one of its loops.
+        wake: to be notified when a loop has something to do; it notifies after a step. stepping: held by whoever steps one of
+            its loops.
         door: held by who waits for `stepping` or has it for something else than a step. The thread goes through it before every
             step, or it would take `stepping` again before anybody who waits could wake up.
         hurry: int32, one number that native code reads: not 0 once somebody wants a turn, and a step of several tokens ends.
@@ -27,6 +28,7 @@ class Driver:
         self.stepping, self.door = threading.RLock(), threading.Lock()
         self.hurry = np.zeros(1, np.int32)
         self._loops: list[Loop] = []
+        self._steps = 0
         self._thread: threading.Thread | None = None
 
     def join(self, loop: "Loop") -> None:
@@ -57,6 +59,13 @@ class Driver:
         """Whether another loop has something to do."""
         return any(other.busy for other in self._loops if other is not loop)
 
+    def give_way(self) -> None:
+        """Wait for the thread to do a step, where there is something to do: who pauses it again and again is faster than it."""
+        with self.wake:
+            before = self._steps
+            stepped = lambda: self._steps > before or not (self._runs and any(loop.busy for loop in self._loops))  # noqa: E731
+            self.wake.wait_for(stepped, timeout=1.0)
+
     @property
     def _runs(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
@@ -64,6 +73,7 @@ class Driver:
     def _work(self) -> None:
         while True:
             with self.wake:
+                self.wake.notify_all()  # those that give way
                 while self._loops and not any(loop.busy for loop in self._loops):
                     self.wake.wait()
                 if not self._loops:
@@ -74,3 +84,4 @@ class Driver:
                 with self.door:
                     pass
                 loop.step()
+                self._steps += 1

@@ -3,7 +3,8 @@
 Tensor suffixes: N texts, T tokens, D hidden.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
@@ -13,18 +14,46 @@ from seekling.engine.native_runner import NativeRunner
 from seekling.errors import SeeklingError
 
 Pooling = Literal["mean", "last"]
+TURN = 256  # tokens, or a few more, that are computed natively before the engine's steps go on: with pieces of 512 at most 767
 
 
-def embed_natively(runner: NativeRunner, encoded: Sequence[list[int]], pooling: Pooling) -> Tensor:
-    """The same from packed weights, text by text; nothing may step the runner meanwhile."""
+def embed_natively(
+    runner: NativeRunner,
+    encoded: Sequence[list[int]],
+    pooling: Pooling,
+    paused: Callable[[], AbstractContextManager[None]],
+    between: Callable[[], None],
+) -> Tensor:
+    """The same from packed weights, text by text, in turns: nothing steps the runner while it is ``paused``."""
     _check(pooling)
     out = torch.empty(len(encoded), runner.config.hidden_size)
-    for number, ids in enumerate(encoded):
-        total = torch.zeros(runner.config.hidden_size, dtype=torch.float64)
-        for states_RD in runner.states_of(ids):
-            total = total + states_RD.double().sum(0) if pooling == "mean" else states_RD[-1].double()
-        out[number] = total
+    pieces, more = _pieces(runner, encoded, pooling, out), True
+    while more:
+        with paused():
+            more = _turn(pieces)
+        if more:
+            between()
     return torch.nn.functional.normalize(out, dim=-1)
+
+
+def _pieces(runner: NativeRunner, encoded: Sequence[list[int]], pooling: Pooling, out_ND: Tensor) -> Iterator[int]:
+    """Compute all texts into ``out_ND``, giving the tokens of every piece that was."""
+    for number, ids in enumerate(encoded):
+        total_D = torch.zeros(runner.config.hidden_size, dtype=torch.float64)
+        for states_RD in runner.states_of(ids):
+            total_D = total_D + states_RD.double().sum(0) if pooling == "mean" else states_RD[-1].double()
+            yield len(states_RD)
+        out_ND[number] = total_D
+
+
+def _turn(pieces: Iterator[int]) -> bool:
+    """Compute `TURN` tokens; whether there are more."""
+    done = 0
+    for tokens in pieces:
+        done += tokens
+        if done >= TURN:
+            return True
+    return False
 
 
 def _check(pooling: str) -> None:
@@ -32,8 +61,9 @@ def _check(pooling: str) -> None:
         raise SeeklingError(f"pooling is {pooling!r}: give 'mean' or 'last'")
 
 
-def embed(model: Any, encoded: Sequence[list[int]], pooling: Pooling) -> Tensor:
-    """Vectors (N, D), float32, of Euclidean length 1. Texts of equal length are computed together.
+def embed(model: Any, encoded: Sequence[list[int]], pooling: Pooling, between: Callable[[], None]) -> Tensor:
+    """Vectors (N, D), float32, of Euclidean length 1. Texts of equal length are computed together, up to 16, and ``between`` is
+    called after each such group.
 
     Raises:
         SeeklingError: unknown pooling.
@@ -49,4 +79,5 @@ def embed(model: Any, encoded: Sequence[list[int]], pooling: Pooling) -> Tensor:
             for some in (members[i : i + 16] for i in range(0, len(members), 16)):
                 h_NTD = model.hidden(torch.tensor([encoded[i] for i in some], device=device)).float()
                 out[some] = (h_NTD.mean(1) if pooling == "mean" else h_NTD[:, -1]).cpu()
+                between()
     return torch.nn.functional.normalize(out, dim=-1)

@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 import sys
 import weakref
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from typing import Any, cast
@@ -289,18 +289,33 @@ class Engine:
             }
         return out
 
-    def embed(self, texts: Prompt | Sequence[Prompt], pooling: Pooling = "mean") -> Tensor:
-        """Vectors (N, hidden size) of length 1, float32.
+    def embed(
+        self, texts: Prompt | Sequence[Prompt], pooling: Pooling = "mean", *, cancelled: Callable[[], bool] = lambda: False
+    ) -> Tensor:
+        """Vectors (N, hidden size) of length 1, float32. Answers go on beside: natively they and the texts take turns.
 
         Args:
             texts: as the prompts of `generate`.
             pooling: "mean" of all tokens' states or the "last" one's.
+            cancelled: asked every few hundred tokens (in torch: 16 texts); True ends it.
+
+        Raises:
+            SeeklingError: as in `generate`, an unknown pooling, or it was cancelled.
         """
         encoded = encode_prompts(as_prompts(texts), self.tokenizer, self.config, thinking=False, spare=0)
+
+        def go_on() -> None:
+            if cancelled():
+                raise SeeklingError("the vectors were cancelled before they were complete")
+
+        def between() -> None:
+            go_on()
+            self._loop.driver.give_way()
+
+        go_on()
         if isinstance(self._backend.runner, NativeRunner):
-            with self._loop.paused():
-                return embed_natively(self._backend.runner, encoded, pooling)
-        return embed(self.model, encoded, pooling)
+            return embed_natively(self._backend.runner, encoded, pooling, self._loop.paused, between)
+        return embed(self.model, encoded, pooling, go_on)
 
     @property
     def fingerprint(self) -> str:

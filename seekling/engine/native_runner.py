@@ -268,9 +268,11 @@ class NativeRunner:
     def allocate(self, pages: int) -> None:
         """Pages 0 … pages - 1. Memory is taken as they come into use."""
         size = self._native.model.page_bytes
-        self._pool = infer.Memory.map(pages * size).view(pages, size)
-        self._pages = pages
-        self._native.model.pool = self._pool.data_ptr()
+        self._use(infer.Memory.map(pages * size).view(pages, size), pages)
+
+    def _use(self, pool: Tensor | None, pages: int) -> None:
+        self._pool, self._pages = pool, pages
+        self._native.model.pool = None if pool is None else pool.data_ptr()
 
     @property
     def page_bytes(self) -> int:
@@ -316,16 +318,24 @@ class NativeRunner:
         return self._run(chunks, states=True)
 
     def states_of(self, ids: Sequence[int], step_tokens: int = 512) -> Iterator[Tensor]:
-        """Final-normed states of a whole text, piece by piece (R, D), computed in pages of its own."""
-        kept = self._pool, self._pages
+        """Final-normed states of a whole text, piece by piece (R, D), computed in pages of its own.
+
+        Between two pieces the runner may be stepped, which overwrites the states.
+        """
         pages = list(range(-(-len(ids) // PAGE)))
-        self.allocate(len(pages))
-        try:
-            for first in range(0, len(ids), step_tokens):
-                yield self.states([Chunk(list(ids[first : first + step_tokens]), first, pages, "all")])
-        finally:
-            self._pool, self._pages = kept
-            self._native.model.pool = None if self._pool is None else self._pool.data_ptr()
+        own: Tensor | None = None
+        for first in range(0, len(ids), step_tokens):
+            kept = self._pool, self._pages
+            try:
+                if own is None:
+                    self.allocate(len(pages))
+                    own = self._pool
+                else:
+                    self._use(own, len(pages))
+                states = self.states([Chunk(list(ids[first : first + step_tokens]), first, pages, "all")])
+            finally:
+                self._use(*kept)
+            yield states
 
     def _run(self, chunks: Sequence[Chunk], states: bool) -> Tensor:
         ids: list[int] = []

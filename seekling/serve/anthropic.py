@@ -7,7 +7,7 @@ import json
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
@@ -17,7 +17,7 @@ from starlette.responses import Response
 from seekling.serve.answers import Answers, Job
 from seekling.serve.asking import bad, chat_job, only_keys
 from seekling.serve.failures import reply
-from seekling.serve.fields import ChatRequest, Json, Strict, Thinking
+from seekling.serve.fields import UNKNOWN, ChatRequest, Json, Many, Strict, Thinking, few
 from seekling.serve.reading import read_body, who
 from seekling.serve.sse import Stream, data, unless_gone
 from seekling.serve.state import Server
@@ -42,19 +42,19 @@ class CountRequest(Strict):
     """`cache_control` inside blocks is taken and has no effect: the prefix cache works by itself."""
 
     model: str
-    messages: list[Json]
+    messages: Many[Json]
     max_tokens: int | None = Field(default=None, ge=1)
-    system: str | list[Json] | None = None
-    stop_sequences: list[str] | None = None
+    system: str | Many[Json] | None = None
+    stop_sequences: Many[str] | None = None
     stream: bool | None = None
     temperature: float | None = Field(default=None, ge=0, le=1)
     top_p: float | None = None
     top_k: int | None = None
-    tools: list[Json] | None = None
+    tools: Many[Json] | None = None
     tool_choice: Json | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
-    metadata: dict[Literal["user_id"], str | None] | None = None
+    metadata: Annotated[dict[Literal["user_id"], str | None], few(UNKNOWN)] | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
 
 

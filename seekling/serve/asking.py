@@ -143,11 +143,12 @@ def _bias(bias: Mapping[str, float] | None) -> dict[int, float]:
         raise bad("logit_bias", "its keys must be token ids") from None
 
 
-def room_for(model: Model, ids: list[int], param: str = "messages") -> int:
-    """Tokens the context has left after a prompt. Raises ApiError with both counts where there are none."""
+def room_for(model: Model, ids: list[int], param: str = "messages", spare: int = 1) -> int:
+    """Tokens the context has left after a prompt. Raises ApiError with both counts where there are less than ``spare``."""
     context = model.engine.context
-    if len(ids) >= context:
-        message = f"the prompt has {len(ids)} tokens; the context holds {context} and one must stay free: shorten the prompt"
+    if len(ids) + spare > context:
+        free = " and one must stay free" if spare else ""
+        message = f"the prompt has {len(ids)} tokens; the context holds {context}{free}: shorten the prompt"
         raise ApiError(400, message, param=param, code="context_length_exceeded")
     return context - len(ids)
 

@@ -16,6 +16,7 @@ from seekling.serve.failures import ApiError, reply
 from seekling.serve.fields import DetectRequest, DetokenizeRequest, EmbeddingRequest, ExplainRequest, TokenizeRequest
 from seekling.serve.model import Model
 from seekling.serve.reading import read_body, who
+from seekling.serve.sse import unless_gone
 from seekling.serve.state import Server
 from seekling.text.messages import read_tools
 
@@ -27,7 +28,7 @@ async def tokenize(server: Server, request: Request) -> Response:
     body = await read_body(request, TokenizeRequest)
     model = server.find(body.model)
 
-    def work() -> list[int]:
+    def ids() -> list[int]:
         if body.messages is not None and body.prompt is None:
             return _chat_ids(server, model, body, generation_prompt=body.add_generation_prompt is not False)
         if body.prompt is None or body.messages is not None:
@@ -35,18 +36,21 @@ async def tokenize(server: Server, request: Request) -> Response:
         bos = model.tokenizer.adds_bos and body.add_special_tokens is not False
         return model.tokenizer.encode(body.prompt, bos=bos)
 
-    ids = await run_in_threadpool(work)
-    out: dict[str, Any] = {"count": len(ids), "max_model_len": model.engine.context, "tokens": ids}
-    if body.return_token_strs:
-        out["token_strs"] = [model.tokenizer.token_bytes(token).decode("utf-8", "replace") for token in ids]
-    return reply(out)
+    def work() -> dict[str, Any]:
+        tokens = ids()
+        out: dict[str, Any] = {"count": len(tokens), "max_model_len": model.engine.context, "tokens": tokens}
+        if body.return_token_strs:
+            out["token_strs"] = [model.tokenizer.token_bytes(token).decode("utf-8", "replace") for token in tokens]
+        return out
+
+    return reply(await run_in_threadpool(work))
 
 
 async def detokenize(server: Server, request: Request) -> Response:
     """The text of ids, marks included."""
     body = await read_body(request, DetokenizeRequest)
     model = server.find(body.model)
-    return reply({"prompt": model.tokenizer.decode(body.tokens, skip_special=False)})
+    return reply({"prompt": await run_in_threadpool(lambda: model.tokenizer.decode(body.tokens, skip_special=False))})
 
 
 async def explain(server: Server, request: Request) -> Response:
@@ -70,7 +74,7 @@ async def explain(server: Server, request: Request) -> Response:
 async def embeddings(server: Server, request: Request) -> Response:
     """Vectors of length 1, as numbers or as base64 of little-endian float32."""
     body = await read_body(request, EmbeddingRequest)
-    vectors_ND, tokens = await vectors(server, body, who(request))
+    vectors_ND, tokens = await vectors(server, body, request)
 
     def written(vector_D: torch.Tensor) -> Any:
         if body.encoding_format == "base64":
@@ -82,13 +86,14 @@ async def embeddings(server: Server, request: Request) -> Response:
     return reply({"object": "list", "data": rows, "model": body.model or server.find(None).name, "usage": usage})
 
 
-async def vectors(server: Server, body: EmbeddingRequest, asker: Hashable) -> tuple[torch.Tensor, int]:
-    """Vectors (N, dimensions) of length 1 and the tokens they took, written down before they are returned.
+async def vectors(server: Server, body: EmbeddingRequest, request: Request) -> tuple[torch.Tensor, int]:
+    """Vectors (N, dimensions) of length 1 and the tokens they took, written down before they are computed. The client's hanging
+    up ends it.
 
     Raises:
-        ApiError: what is wrong, as a 400.
+        ApiError: what is wrong, as a 400; QueueFull.
     """
-    model = server.find(body.model)
+    model, asker = server.find(body.model), who(request)
     if model.adapter(body.model) is not None:
         raise bad("model", f"{body.model!r} is an adapter, and vectors are the base's: ask {model.name!r}")
     given: Any = body.input
@@ -102,24 +107,23 @@ async def vectors(server: Server, body: EmbeddingRequest, asker: Hashable) -> tu
 
     notes: list[str] = []
 
-    def work() -> tuple[torch.Tensor, list[list[int]]]:
+    def work(cancelled: Callable[[], bool]) -> tuple[torch.Tensor, list[list[int]]]:
         read, barriers = texts, server.barriers
         if barriers.reads_embeddings:
             read = [barriers.text(text, notes, asker, "input") if isinstance(text, str) else text for text in texts]
         encoded = encode_prompts(read, model.tokenizer, model.engine.config, thinking=False, must_fit=False)
         for text, ids in zip(read, encoded, strict=True):
-            room_for(model, ids)
+            room_for(model, ids, "input", spare=0)
             if barriers.reads_embeddings and not isinstance(text, str):
                 barriers.ids(ids, model.tokenizer, notes, asker, "input")
-        return model.embed(encoded, body.pooling or "mean"), encoded
+        server.charge(tenant_of(asker, None, None), prompt=sum(map(len, encoded)), requests=1, now=True)
+        return model.engine.embed(encoded, body.pooling or "mean", cancelled=cancelled), encoded
 
-    vectors_ND, encoded = await run_in_threadpool(work)
-    tokens = sum(map(len, encoded))
+    vectors_ND, encoded = await unless_gone(request, model.embedding(work))
     await server.barriers.embedded(encoded, notes, asker, model.name)
-    server.charge(tenant_of(asker, None, None), prompt=tokens, requests=1, now=True)
     if body.dimensions is not None:
         vectors_ND = torch.nn.functional.normalize(vectors_ND[:, : body.dimensions], dim=-1)
-    return vectors_ND, tokens
+    return vectors_ND, sum(map(len, encoded))
 
 
 async def about(server: Server, request: Request) -> Response:

@@ -65,6 +65,11 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
 
+def stopping() -> ApiError:
+    """To those whose answers were not complete when the time to drain was over."""
+    return ApiError(503, "the server is being stopped", code="stopping", headers={"Retry-After": "10"})
+
+
 def to_json(value: Any) -> bytes:
     """Compact UTF-8 JSON; half a surrogate pair, which a client may have sent, becomes a question mark."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

@@ -3,15 +3,15 @@
 Once there is a key every path needs one, but for `OPEN`. Nothing is allowed to other origins unless they were named.
 """
 
+import asyncio
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from seekling.errors import DataError
 from seekling.serve.app import refuse
-from seekling.serve.failures import ApiError, as_api_error
+from seekling.serve.failures import ApiError, as_api_error, stopping
 from seekling.serve.keys import Key, Keys
 from seekling.serve.ledger import LedgerError
 from seekling.serve.page import PAGE
@@ -20,6 +20,8 @@ from seekling.serve.state import Server
 
 OPEN = {"/health", "/about", "/"}  # the page and its files hold no secret; it asks for a key and sends it with its requests
 LOCAL = {"localhost", "127.0.0.1", "::1"}
+EXPOSED = ("x-", "retry-after", "www-authenticate")  # what else than the body a foreign page may read
+ASKED = "Authorization, Content-Type, X-Api-Key"
 
 
 @dataclass(frozen=True)
@@ -49,33 +51,41 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        headers, origin, told = Headers(scope=scope), None, {}  # type: Headers, str | None, dict[str, str]
+        began = False
+
+        async def sending(message: Message) -> None:
+            nonlocal began
+            if message["type"] == "http.response.start":
+                began = True
+                out = MutableHeaders(scope=message)
+                out.setdefault("X-Content-Type-Options", "nosniff")
+                out.update(told)
+                if origin is not None:
+                    out["Access-Control-Allow-Origin"] = origin
+                    out["Access-Control-Expose-Headers"] = ", ".join(name for name in out if name.startswith(EXPOSED))
+                    out.add_vary_header("Origin")
+            await send(message)
+
         try:
             size = sum(len(name) + len(value) for name, value in scope["headers"])
             if size > self._server.limits.head_bytes:
                 raise ApiError(431, f"the headers have {size} bytes, this server takes {self._server.limits.head_bytes}")
             origin = self._place(headers)
             if origin is not None and scope["method"] == "OPTIONS":
-                await _preflight(origin, send)
+                await _preflight(headers, sending)
                 return
             scope["seekling.key"] = key = self._key(scope["path"], headers)
             counted = scope["method"] == "POST"
             told = self._rates.enter(key) if counted else {}
         except (ApiError, LedgerError) as error:
-            await refuse(self._server, as_api_error(error), scope["path"])(scope, receive, send)
+            await refuse(self._server, as_api_error(error), scope["path"])(scope, receive, sending)
             return
-
-        async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                out = MutableHeaders(scope=message)
-                out.setdefault("X-Content-Type-Options", "nosniff")
-                out.update(told)
-                if origin is not None:
-                    out["Access-Control-Allow-Origin"], out["Vary"] = origin, "Origin"
-            await send(message)
-
         try:
             await self._app(scope, receive, sending)
+        except asyncio.CancelledError:  # the time to drain is over: no failure that uvicorn should log
+            if not began:
+                await refuse(self._server, stopping(), scope["path"])(scope, receive, sending)
         finally:
             if counted:
                 self._rates.leave(key)
@@ -87,7 +97,7 @@ class Guard:
         if hosts and _name(host) not in hosts:
             raise ApiError(403, f"this server does not answer for the host {host!r}: start it with --allow-host", code="host")
         origin = headers.get("origin")
-        if origin is None or (urlsplit(origin).netloc == host and host):
+        if origin is None or (host and origin.partition("://")[2] == host):
             return None
         if origin in self._doors.origins:
             return origin
@@ -124,13 +134,13 @@ def _name(host: str) -> str:
     return host.rpartition(":")[0].lower() if host.count(":") == 1 else host.lower()
 
 
-async def _preflight(origin: str, send: Send) -> None:
+async def _preflight(asked: Headers, send: Send) -> None:
+    """What a page may send: all it asks for. Clients have headers of their own (``x-stainless-…``, ``anthropic-version``)."""
     headers = {
-        "Access-Control-Allow-Origin": origin,
-        "Access-Control-Allow-Methods": "GET, POST",
-        "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Api-Key",
+        "Access-Control-Allow-Methods": "GET, POST, DELETE",
+        "Access-Control-Allow-Headers": asked.get("access-control-request-headers") or ASKED,
         "Access-Control-Max-Age": "600",
-        "Vary": "Origin",
+        "Vary": "Access-Control-Request-Headers",
     }
     raw = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": 204, "headers": raw})

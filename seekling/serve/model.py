@@ -1,11 +1,19 @@
 """One of the models a server answers with: its engine, its names, and what requests need to know of it."""
 
+import asyncio
 import threading
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from anyio import CapacityLimiter, to_thread
 
 from seekling.engine import Engine
+from seekling.engine.loop import QueueFull
 from seekling.engine.measure import cache_bytes_a_token
 from seekling.errors import SeeklingError
+
+T = TypeVar("T")
 
 
 class Model:
@@ -29,7 +37,7 @@ class Model:
         self.moe_layers = [layer for layer in range(config.num_hidden_layers) if config.is_moe(layer)]
         self._fingerprint: str | None = None
         self._knowing = threading.Lock()
-        self._embedding = threading.Lock()
+        self._embedding, self._waiting = asyncio.Lock(), 0
 
     @property
     def name(self) -> str:
@@ -65,7 +73,28 @@ class Model:
         with self._knowing:
             self._fingerprint = f"fp_{self.engine.fingerprint.removeprefix('seekling-')}"
 
-    def embed(self, prompts: list[Any], pooling: Any) -> Any:
-        """`Engine.embed`, one caller at a time."""
-        with self._embedding:
-            return self.engine.embed(prompts, pooling)
+    async def embedding(self, work: Callable[[Callable[[], bool]], T]) -> T:
+        """The result of ``work``, which makes vectors in a thread, one caller at a time. It is given what tells whether it was
+        cancelled, and must end soon then.
+
+        Raises:
+            QueueFull: as many wait already as the engine's queue holds.
+        """
+        if self._embedding.locked() and self._waiting >= self.engine.max_queue:
+            raise QueueFull(f"{self._waiting} requests for vectors wait and the queue holds no more: try again later")
+        self._waiting += 1
+        try:
+            await self._embedding.acquire()
+        finally:
+            self._waiting -= 1
+        cancelled = threading.Event()
+        try:  # in a thread of its own: not one of those that prepare everybody's prompts
+            working = asyncio.ensure_future(to_thread.run_sync(work, cancelled.is_set, limiter=CapacityLimiter(1)))
+            try:
+                return await asyncio.shield(working)
+            finally:
+                cancelled.set()
+                with suppress(Exception):
+                    await working
+        finally:
+            self._embedding.release()

@@ -22,7 +22,7 @@ from seekling.serve.asking import bad, chat_job
 from seekling.serve.chat import Talk
 from seekling.serve.extras import vectors
 from seekling.serve.failures import ApiError, reply, to_json
-from seekling.serve.fields import ChatRequest, EmbeddingRequest, Json, Strict
+from seekling.serve.fields import ChatRequest, EmbeddingRequest, Json, Many, Strict
 from seekling.serve.model import Model
 from seekling.serve.reading import read_body, who
 from seekling.serve.sse import Stream, unless_gone
@@ -45,21 +45,21 @@ class Asked(Strict):
 
 
 class OllamaChat(Asked):
-    messages: list[Json] = Field(default_factory=list)
-    tools: list[Json] | None = None
+    messages: Many[Json] = Field(default_factory=list)
+    tools: Many[Json] | None = None
 
 
 class OllamaGenerate(Asked):
     prompt: str | None = None
     system: str | None = None
-    images: list[str] | None = Field(default=None, max_length=0)
+    images: Many[str] | None = Field(default=None, max_length=0)
 
 
 class OllamaEmbed(Strict):
     """`truncate: true` is refused: a text that does not fit is an error."""
 
     model: str
-    input: str | list[str]
+    input: str | Many[str]
     dimensions: int | None = Field(default=None, ge=1)
     truncate: Literal[False] | None = None
     keep_alive: str | int | float | None = None
@@ -126,7 +126,7 @@ async def embed(server: Server, request: Request) -> Response:
     began = time.perf_counter()
     body = await read_body(request, OllamaEmbed)
     asked = EmbeddingRequest(model=_plain(server, body.model), input=body.input, dimensions=body.dimensions)
-    vectors_ND, tokens = await vectors(server, asked, who(request))
+    vectors_ND, tokens = await vectors(server, asked, request)
     told = {"total_duration": int((time.perf_counter() - began) * 1e9), "load_duration": 0, "prompt_eval_count": tokens}
     return reply({"model": body.model, "embeddings": vectors_ND.tolist(), **told})
 

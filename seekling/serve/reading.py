@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import Hashable
 from typing import Any, TypeVar
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 
 from seekling.serve.failures import ApiError
+from seekling.startup import without_collecting
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -29,7 +31,8 @@ async def read_json(request: Request) -> Any:
     except ClientDisconnect:
         raise ApiError(499, "the client has gone") from None
     try:
-        return json.loads(raw.decode("utf-8"), parse_constant=_no_constant, parse_float=_number)
+        with without_collecting():
+            return json.loads(raw.decode("utf-8"), parse_constant=_no_constant, parse_float=_number)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ApiError(400, f"the body is no JSON: {reason}", code="invalid_json") from None
@@ -40,7 +43,8 @@ async def read_body(request: Request, model: type[Model]) -> Model:
     value = await read_json(request)
     if not isinstance(value, dict):
         raise ApiError(400, f"the body must be a JSON object, not {type(value).__name__}")
-    return model.model_validate(value)
+    with without_collecting():
+        return model.model_validate(value)
 
 
 def who(request: Request) -> Hashable:
@@ -50,8 +54,11 @@ def who(request: Request) -> Hashable:
 
 
 def _number(written: str) -> float | int:
-    """JSON knows no difference between 1.0 and 1."""
+    """JSON knows no difference between 1.0 and 1, and no infinity that an answer could give back."""
     value = float(written)
+    if math.isinf(value):
+        short = written if len(written) <= 40 else written[:40] + "…"
+        raise ApiError(400, f"the number {short} is too large: give one below 1.8e308", code="invalid_number")
     return int(value) if value.is_integer() else value
 
 

@@ -19,7 +19,7 @@ from seekling.serve.answers import Answers, Job
 from seekling.serve.asking import bad, chat_job
 from seekling.serve.chat import entry
 from seekling.serve.failures import as_api_error, reply
-from seekling.serve.fields import ChatRequest, Json, Strict
+from seekling.serve.fields import ChatRequest, Json, Many, Strict
 from seekling.serve.items import Items, turns
 from seekling.serve.reading import read_body, who
 from seekling.serve.sse import Stream, data, unless_gone
@@ -46,7 +46,7 @@ class ResponsesRequest(Strict):
     """`user`, `metadata` and the like say who asks; `summary: auto` gives none, as the reasoning itself is told."""
 
     model: str | None = None
-    input: str | list[Json]
+    input: str | Many[Json]
     instructions: str | None = None
     previous_response_id: str | None = None
     store: bool | None = None
@@ -54,12 +54,12 @@ class ResponsesRequest(Strict):
     temperature: float | None = None
     top_p: float | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    tools: list[Json] | None = None
+    tools: Many[Json] | None = None
     tool_choice: str | Json | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
-    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
+    include: Many[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
     stream: bool | None = None
     stream_options: ResponsesStreamOptions | None = None
     truncation: Literal["disabled"] | None = None

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from seekling.serve.failures import ApiError, as_api_error, to_json
+from seekling.serve.failures import ApiError, as_api_error, stopping, to_json
 
 T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
@@ -24,7 +24,8 @@ def data(value: Any, event: str | None = None) -> bytes:
 
 
 class Stream(Response):
-    """Sends what ``parts`` yields. The reader's hanging up closes ``parts``, which cancels the generation.
+    """Sends what ``parts`` yields. The reader's hanging up closes ``parts``, which cancels the generation; so does the end of
+    the drain, which a last event tells.
 
     Args:
         parts: bytes as they come; an ApiError or other exception from it becomes a last event made by ``failed``.
@@ -46,6 +47,7 @@ class Stream(Response):
             del self.headers["content-length"]
         self._parts, self._keep_alive, self._quiet = parts, keep_alive, quiet
         self._failed = failed or (lambda error: data(error.body("")))
+        self._began = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gone = asyncio.ensure_future(_gone(receive))
@@ -54,11 +56,19 @@ class Stream(Response):
             await asyncio.wait({gone, sending}, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
                 sending.result()
+        except asyncio.CancelledError:
+            await _cancelled(sending)
+            if self._began:
+                with suppress(OSError, TimeoutError):  # who does not read is not waited for
+                    last = {"type": "http.response.body", "body": self._failed(stopping()), "more_body": False}
+                    await asyncio.wait_for(send(last), 1.0)
+            raise
         finally:
             await _cancelled(gone, sending)
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        self._began = True
         self._wrote = time.monotonic()
         pulse = asyncio.ensure_future(self._pulse(send)) if self._quiet else None
         try:
