@@ -6,6 +6,7 @@ that lm-eval lacks (chance, intervals) have names of the same pattern.
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,9 +78,14 @@ def _practice(args: argparse.Namespace) -> Any:
 def run_of(path: Path) -> Path | None:
     """The pretraining run a path lies in (itself, a checkpoint, a stage taught after it), whose text can be asked."""
     for folder in (path, *path.absolute().parents):
-        if all((folder / name).is_file() for name in RUN_FILES):
+        if all((folder / name).is_file() for name in RUN_FILES) and _pretrains(folder / RUN_FILES[0]):
             return folder
     return None
+
+
+def _pretrains(recipe: Path) -> bool:
+    """Whether a recipe has pretraining's own section: stages on files of the user have a data manifest too, but no text."""
+    return re.search(r"^\[run\]", recipe.read_text("utf-8", errors="replace"), re.MULTILINE) is not None
 
 
 def _suites(lm: "LM", names: list[str], text: Path | None, args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
