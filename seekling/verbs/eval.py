@@ -101,6 +101,10 @@ def _suites(lm: "LM", names: list[str], text: Path | None, args: argparse.Namesp
         from seekling.train.heldout import heldout_texts
 
         texts = heldout_texts(text, args.tokens)
+        if not texts:
+            if args.suite:
+                raise DataError(f"nothing of the text of {text} was held out: {where}, or other suites")
+            names = [name for name in names if name not in ("bits", "cloze")]
     for name in names:
         if name == "bits":
             from seekling.train.heldout import bits_per_byte
