@@ -137,7 +137,10 @@ def pays_for_e(monkeypatch):
 
 
 @pytest.mark.usefixtures("pays_for_e")
-@pytest.mark.parametrize("more", [{}, {"lora": 4, "kl": 0.05}, {"updates": 2, "kl": 0.05, "rollout": "torch"}])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"lora": 4, "kl": 0.05}, {"updates": 2, "kl": 0.05, "rollout": "torch"}, {"dtype": "bfloat16", "kl": 0.5}],
+)
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(base, tmp_path, more):
     run = grpo(recipe(base, tmp_path / "run", **more))
     final = run / "checkpoints" / "step-000004"
@@ -146,6 +149,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(base, tmp_path, m
     resume(run)
     assert weights(final) == want and want
     assert weights(final) != weights(run / "checkpoints" / "step-000002")
+
+
+def opened_policy(asked):
+    from seekling.train.policy import Policy
+    from seekling.train.rollout import Roller
+    from seekling.train.teaching import open_student
+
+    student = open_student(asked, None)
+    return Policy(student, Roller(student.lm, asked), asked, print)
+
+
+def test_on_resume_the_reference_is_the_model_the_run_began_with_bit_for_bit(base, tmp_path):
+    asked = recipe(base, tmp_path, kl=0.5, dtype="bfloat16")
+    first, resumed = opened_policy(asked), opened_policy(asked)
+    first._move_reference(0)
+    resumed._move_reference(2)
+    a, b = first.reference.state_dict(), resumed.reference.state_dict()
+    assert [n for n in a if a[n].dtype != b[n].dtype or not torch.equal(a[n], b[n])] == []
 
 
 @pytest.mark.usefixtures("pays_for_e")

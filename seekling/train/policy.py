@@ -24,6 +24,7 @@ from seekling.train.grpo_recipe import GrpoRecipe
 from seekling.train.loop import Terms
 from seekling.train.lora import base_alone
 from seekling.train.loss import head_inputs
+from seekling.train.precision import stays_float32
 from seekling.train.rollout import Answer, Roller, plain_model
 from seekling.train.rows import Rows, agreement, drawn_states, micro_batches
 from seekling.train.teaching import MICRO_TOKENS, Student
@@ -194,7 +195,8 @@ class Policy:
         if self.reference is None:
             source = self.student.model
             if step and not refresh:  # the run was resumed: its beginning lies with the model it started from
-                source = load(self.student.base, dtype=source.lm_head.weight.dtype).model
+                source = load(self.student.base, source.lm_head.weight.dtype, stays_float32).model
+                source.to(self.recipe.start.device)
             self.reference = copy.deepcopy(plain_model(source)).eval().requires_grad_(False)
 
     # ---- the loss ------------------------------------------------------------------------------------------------
