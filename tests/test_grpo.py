@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import signal
 
 import pytest
 import torch
@@ -167,6 +168,26 @@ def test_on_resume_the_reference_is_the_model_the_run_began_with_bit_for_bit(bas
     resumed._move_reference(2)
     a, b = first.reference.state_dict(), resumed.reference.state_dict()
     assert [n for n in a if a[n].dtype != b[n].dtype or not torch.equal(a[n], b[n])] == []
+
+
+@pytest.mark.usefixtures("pays_for_e")
+def test_a_run_stopped_inside_a_roll_out_goes_on_bit_for_bit(base, tmp_path, monkeypatch):
+    from seekling.train.loop import Loop
+    from seekling.train.stopping import Interrupted
+
+    asked = dict(steps=6, updates=3, save_every=6)
+    want = weights(grpo(recipe(base, tmp_path / "whole", **asked)) / "checkpoints" / "step-000006")
+    one_step = Loop.one_step
+
+    def stopped(self):
+        if self.step == 1:
+            signal.raise_signal(signal.SIGTERM)
+        one_step(self)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="saved at step 3 of 6"):
+        patch.setattr(Loop, "one_step", stopped)
+        grpo(recipe(base, tmp_path / "run", **asked))
+    assert weights(resume(tmp_path / "run") / "checkpoints" / "step-000006") == want
 
 
 @pytest.mark.usefixtures("pays_for_e")

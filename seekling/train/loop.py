@@ -75,8 +75,9 @@ class Hook:
 class LoopSettings:
     """How the loop steps. ``lr`` and ``router_speed`` are functions of the step; ``clip`` 0 means no clipping.
 
-    ``flops_per_token`` and ``peak_flops`` (operations a second) turn speed into utilisation when both are known; ``verb`` is
-    the command that goes on with an interrupted run.
+    ``stop_every`` says after which steps a run may be stopped: those whose number it divides, where some share what the weights
+    before the first of them brought forth. ``flops_per_token`` and ``peak_flops`` (operations a second) turn speed into
+    utilisation when both are known; ``verb`` is the command that goes on with an interrupted run.
     """
 
     steps: int
@@ -85,6 +86,7 @@ class LoopSettings:
     clip: float = 1.0
     log_every: int = 1
     save_every: int = 0
+    stop_every: int = 1
     give_up_after: int = 10
     flops_per_token: float = 0.0
     peak_flops: float = 0.0
@@ -139,7 +141,7 @@ class Loop:
         """Train to the last step and save it.
 
         Raises:
-            Interrupted: after SIGINT or SIGTERM, once the running step is finished and saved.
+            Interrupted: after SIGINT or SIGTERM, once the running step, or the last of its ``stop_every``, is done and saved.
             SeeklingError: the loss was not finite for ``give_up_after`` steps in a row, or a checkpoint cannot be written.
         """
         self._tick()
@@ -148,9 +150,9 @@ class Loop:
             try:
                 if self.step > 0 and not self.hooks_done:  # the stop came before them
                     self._run_hooks()
-                while self.step < self.settings.steps and not asked and not self.enough:
+                while self.step < self.settings.steps and not self._stops(asked) and not self.enough:
                     self.one_step()
-                    if asked:
+                    if self._stops(asked):
                         break
                     self._run_hooks()
                     if self.settings.save_every and self.step % self.settings.save_every == 0:
@@ -162,6 +164,9 @@ class Loop:
                 run = self.checkpoints.folder.parent if self.checkpoints else "the run"
                 where = f"saved at step {self.step} of {self.settings.steps}" if self.checkpoints else "nothing was saved"
                 raise Interrupted(asked[0], f"stopped: {where}; go on with: seekling {self.settings.verb} --resume {run}")
+
+    def _stops(self, asked: Sequence[int]) -> bool:
+        return bool(asked) and self.step % self.settings.stop_every == 0
 
     def one_step(self) -> None:
         """One optimizer step: gradients of all micro-batches, update, router biases, log line."""

@@ -175,6 +175,7 @@ def build_loop(
     hooks: Sequence[Hook],
     pinned: Mapping[str, str] | None = None,
     give_up_after: int = 10,
+    stop_every: int = 1,
 ) -> Loop:
     """The loop of a resolved recipe, with room on the disk made sure of.
 
@@ -194,6 +195,7 @@ def build_loop(
             clip=learn.clip,
             log_every=learn.log_every,
             save_every=learn.save_every,
+            stop_every=stop_every,
             verb=recipe.verb(),
             give_up_after=give_up_after,
         ),
