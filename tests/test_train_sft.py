@@ -11,6 +11,7 @@ import seekling
 from seekling.cli import main
 from seekling.errors import CheckpointError, DataError, RecipeError
 from seekling.formats.peft import read_adapter
+from seekling.formats.safetensors_io import open_tensors
 from seekling.lm import LM
 from seekling.model import Decoder
 from seekling.train.log import read_log
@@ -96,6 +97,18 @@ def test_an_adapter_run_is_exported_and_merged_like_any_model(base, talks, tmp_p
             assert torch.allclose(held[name].float(), want[name].float(), rtol=0.02, atol=1e-3), (verb[0], name)
     assert main(["export", str(run), "--to", "gguf", "--quant", "q8_0", "--out", str(tmp_path / "m.gguf")]) == 0
     assert seekling.load(tmp_path / "m.gguf").config.num_hidden_layers == 2
+
+
+def test_an_adapter_run_is_exported_in_the_type_of_its_base(base, talks, tmp_path):
+    half = tmp_path / "half"
+    seekling.load(base, dtype="bfloat16").save(half)
+    for source, dtype in ((base, torch.float32), (half, torch.bfloat16)):
+        run = sft(recipe(source, talks, tmp_path / f"run-{dtype}", lora=4))
+        assert main(["export", str(run), "--to", "hf", "--out", str(tmp_path / f"out-{dtype}")]) == 0
+        held, want = (seekling.load(f, dtype=dtype).model.state_dict() for f in (tmp_path / f"out-{dtype}", run))
+        assert all(torch.equal(held[name], want[name]) for name in want)
+        with open_tensors(tmp_path / f"out-{dtype}" / "model.safetensors") as read:
+            assert read("model.layers.0.self_attn.o_proj.weight").dtype == dtype
 
 
 @pytest.mark.parametrize("more", [{}, {"base_quant": "int8"}])
