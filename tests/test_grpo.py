@@ -267,6 +267,8 @@ def test_contradictions_are_named():
         GrpoRecipe.of(form=r"(\d+) or (\d+)")
     with pytest.raises(RecipeError, match="no regular expression"):
         GrpoRecipe.of(form="(")
+    with pytest.raises(RecipeError, match="the base under the adapters"):
+        GrpoRecipe.of(lora=4, kl=0.5, refresh=2)
     with pytest.raises(RecipeError, match="group must be at least 2"):
         GrpoRecipe.of(group=1)
 
