@@ -162,6 +162,14 @@ def test_the_json_has_lm_evals_shape(run, capsys, tmp_path):
     assert {"group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "config"} <= set(found)
 
 
+def test_the_place_of_the_scores_is_made_or_refused_before_anything_is_scored(run, capsys, tmp_path, monkeypatch):
+    asked = ["eval", str(run), "--suite", "pairs", "--limit", "4", "--out"]
+    assert cli.main([*asked, str(tmp_path / "new" / "r.json")]) == 0 and (tmp_path / "new" / "r.json").is_file()
+    monkeypatch.setattr("seekling.train.likelihood.score_suite", lambda *_: pytest.fail("it was scored"))
+    assert cli.main([*asked, str(tmp_path / "new")]) == 2 and "is a folder" in capsys.readouterr().err
+    assert cli.main([*asked, str(tmp_path / "new" / "r.json" / "s.json")]) == 2 and "cannot be made" in capsys.readouterr().err
+
+
 def test_a_stage_is_asked_about_its_runs_text(run, tmp_path):
     from seekling.verbs.eval import run_of
 

@@ -6,6 +6,7 @@ that lm-eval lacks (chance, intervals) have names of the same pattern.
 
 import argparse
 import json
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -41,6 +42,8 @@ def evaluate(args: argparse.Namespace) -> int:
         )
     if text is None and not args.suite:  # the default leaves out what cannot be asked; what is asked for is refused below
         names = [name for name in names if name not in ("bits", "cloze")]
+    if args.out:
+        make_place(Path(args.out))
     lm = load(args.path)
     if lm.tokenizer is None:
         raise DataError(f"{args.path} has no tokenizer, so no text can be scored; give a folder with tokenizer.json")
@@ -58,6 +61,18 @@ def evaluate(args: argparse.Namespace) -> int:
         return 0
     print("\n".join(lines(results)))
     return 0
+
+
+def make_place(file: Path) -> None:
+    """Make the folder of a file that is to be written when all is done. RecipeError where it could not be, before any work."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(f"--out {file}: {file.parent} cannot be made ({error.strerror}); give another file") from None
+    if file.is_dir():
+        raise RecipeError(f"--out {file} is a folder; name a file, such as {file / 'scores.json'}")
+    if not os.access(file.parent, os.W_OK):
+        raise RecipeError(f"--out {file}: {file.parent} cannot be written; check its permissions, or give another file")
 
 
 def _practice(args: argparse.Namespace) -> Any:
