@@ -222,11 +222,21 @@ def test_a_run_that_failed_before_its_first_step_leaves_its_name_free(tmp_path, 
     assert pretrain(recipe(tmp_path / "run", steps=1)) == tmp_path / "run"
 
 
-def test_a_disk_without_room_for_two_checkpoints_is_refused_before_the_first_step(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(MachineError, match="two checkpoints"):
+def test_a_disk_without_room_for_the_checkpoints_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    from seekling.train.rundir import check_room
+
+    with monkeypatch.context() as patch, pytest.raises(MachineError, match="3 checkpoints"):
         patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=20_000))
         pretrain(recipe(tmp_path / "run"))
     assert pretrain(recipe(tmp_path / "run", steps=1)) == tmp_path / "run"
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=350_000_000))
+    for keep, count in ((3, 4), (0, 20)):  # those kept and the one being written; all
+        with pytest.raises(MachineError, match=f"{count} checkpoints of 100.0 MB"):
+            check_room(tmp_path, 100_000_000, SimpleNamespace(steps=40, save_every=2, keep=keep))
+    check_room(tmp_path, 100_000_000, SimpleNamespace(steps=40, save_every=2, keep=2))
+    for step in (2, 4, 6):  # a run that goes on has most of them already
+        (tmp_path / "checkpoints" / f"step-{step:06d}").mkdir(parents=True)
+    check_room(tmp_path, 100_000_000, SimpleNamespace(steps=40, save_every=2, keep=3))
 
 
 def test_two_processes_cannot_train_in_one_folder(finished):

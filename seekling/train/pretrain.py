@@ -201,7 +201,7 @@ def _train(recipe: Recipe, config: ModelConfig, run: Path, saved: Saved | None, 
     optimizer = Optimizer(model, OptimSettings.of(recipe.train), getattr(torch, train.dtype))
     log = RunLog.of_run(run, saved, train.trackers)
     loop = build_loop(recipe, model, optimizer, packed, prepared, run, log, console)
-    check_room(run, loop.model_bytes + optimizer.state_bytes())
+    check_room(run, loop.model_bytes + optimizer.state_bytes(), train)
     if saved is not None:
         loop.restore(saved)
     say(opening(recipe, config, prepared, packed))

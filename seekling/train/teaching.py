@@ -211,7 +211,7 @@ def build_loop(
             **(pinned or {}),
         },
     )
-    check_room(run, loop.model_bytes + student.optimizer.state_bytes())
+    check_room(run, loop.model_bytes + student.optimizer.state_bytes(), learn)
     return loop
 
 
