@@ -171,6 +171,20 @@ def test_on_resume_the_reference_is_the_model_the_run_began_with_bit_for_bit(bas
 
 
 @pytest.mark.usefixtures("pays_for_e")
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_reference_that_moves_is_what_it_was_after_a_resume(tmp_path, tied):
+    base = save_base(tmp_path / "base", SUMS, tie_word_embeddings=tied)
+    run = grpo(recipe(base, tmp_path / "run", steps=5, kl=5.0, refresh=2, save_every=1))  # moves at steps 2 and 4
+    final = run / "checkpoints" / "step-000005"
+    want = weights(final)
+    for step in (3, 4):
+        for later in range(step + 1, 6):
+            shutil.rmtree(run / "checkpoints" / f"step-{later:06d}", ignore_errors=True)
+        resume(run)
+        assert weights(final) == want, step
+
+
+@pytest.mark.usefixtures("pays_for_e")
 def test_a_run_stopped_inside_a_roll_out_goes_on_bit_for_bit(base, tmp_path, monkeypatch):
     from seekling.train.loop import Loop
     from seekling.train.stopping import Interrupted

@@ -48,6 +48,9 @@ class Objective(Protocol):
 
     One that does more than read data in ``load`` tells how long in ``phases``: name -> (tokens, seconds) of the last call; the
     log then has the tokens a second of each, and of the update.
+
+    One that does keep something from step to step gives it as ``state()``, tensors by name, which every checkpoint holds, and
+    takes it back with ``load_state``; ``state_bytes`` is what it will come to.
     """
 
     def load(self, step: int) -> Sequence[Any]:
@@ -274,7 +277,8 @@ class Loop:
             self.log.sync()
         self._tick()
         torch_state, generators = random_state()
-        tensors = self.optimizer.state() | {"random.torch": torch_state}
+        own: Mapping[str, Tensor] = getattr(self.objective, "state", dict)()
+        tensors = self.optimizer.state() | {"random.torch": torch_state} | {f"objective.{name}": t for name, t in own.items()}
         values = {
             "optimizer_steps": self.optimizer.steps_done,
             "tokens": self.tokens,
@@ -306,6 +310,9 @@ class Loop:
             )
         tensors = dict(saved.tensors)
         torch_state = tensors.pop("random.torch")
+        own = {name: tensors.pop(name) for name in list(tensors) if name.startswith("objective.")}
+        if own:
+            self.objective.load_state({name.removeprefix("objective."): t for name, t in own.items()})  # type: ignore[attr-defined]
         v = saved.values
         self.optimizer.load_state(tensors, v["optimizer_steps"])
         self.step = self.saved_step = saved.step

@@ -199,6 +199,35 @@ class Policy:
                 source.to(self.recipe.start.device)
             self.reference = copy.deepcopy(plain_model(source)).eval().requires_grad_(False)
 
+    # ---- what a resumed run needs ----------------------------------------------------------------------------------
+
+    @property
+    def state_bytes(self) -> int:
+        """Of a reference that moves; any other is had again from the model the run began with."""
+        p = self.recipe.policy
+        if not (p.kl and p.refresh) or self.student.lora is not None:
+            return 0
+        return sum(t.numel() * t.element_size() for t in self.student.model.state_dict().values())
+
+    def state(self) -> dict[str, Tensor]:
+        """The reference as it is, where it moves."""
+        if self.reference is None or not self.recipe.policy.refresh:
+            return {}
+        tensors = self.reference.state_dict()
+        if self.reference.config.tie_word_embeddings:
+            del tensors["lm_head.weight"]
+        return {f"reference.{name}": t for name, t in tensors.items()}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what ``state`` gave."""
+        held = {name.removeprefix("reference."): t for name, t in tensors.items()}
+        reference = Decoder.empty(self.student.lm.config)
+        tied = reference.config.tie_word_embeddings
+        reference.load_state_dict(held | ({"lm_head.weight": held["model.embed_tokens.weight"]} if tied else {}), assign=True)
+        if tied:
+            reference.lm_head.weight = reference.model.embed_tokens.weight
+        self.reference = reference.to(self.recipe.start.device).eval().requires_grad_(False)
+
     # ---- the loss ------------------------------------------------------------------------------------------------
 
     def terms(self, micro: tuple[Rows | None, Whole, bool], step: int) -> Terms:

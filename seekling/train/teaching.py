@@ -211,7 +211,8 @@ def build_loop(
             **(pinned or {}),
         },
     )
-    check_room(run, loop.model_bytes + student.optimizer.state_bytes(), learn)
+    own = getattr(objective, "state_bytes", 0)
+    check_room(run, loop.model_bytes + student.optimizer.state_bytes() + own, learn)
     return loop
 
 
