@@ -220,7 +220,10 @@ def export(parser: Parser) -> None:
     parser.add_argument("--to", choices=("hf", "fp8", "gguf"), required=True, help="Hugging Face folder, FP8 blocks, GGUF file")
     parser.add_argument("--out", required=True, metavar="DIR", help="new folder (or a name ending in .gguf)")
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), default=None, help="of the weights [as they are]"
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default=None,
+        help="of the weights [as they are; of GGUF bfloat16]",
     )
     parser.add_argument(
         "--quant", choices=("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q4_k"), default=None, help="GGUF type [bf16]"

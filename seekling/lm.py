@@ -15,9 +15,9 @@ import torch
 
 from seekling.errors import CheckpointError
 from seekling.formats import load_model, save_model
-from seekling.formats.checkpoint import DEFAULT_SHARD_BYTES, model_from
+from seekling.formats.checkpoint import DEFAULT_SHARD_BYTES, Wide, cast, model_from
 from seekling.formats.families import read_config
-from seekling.formats.folder import CONFIG
+from seekling.formats.folder import CONFIG, dtype_of
 from seekling.model.config import ModelConfig
 from seekling.model.decoder import Decoder
 
@@ -59,12 +59,13 @@ class LM:
             self.tokenizer.save(Path(folder))
 
 
-def load(path_or_name: str | os.PathLike, dtype: str | torch.dtype = "float32") -> LM:
+def load(path_or_name: str | os.PathLike, dtype: str | torch.dtype = "float32", wide: Wide | None = None) -> LM:
     """Open a run folder, the name of a run under ``runs/``, a checkpoint folder, a GGUF file, or a pulled model by its name.
 
     Args:
         path_or_name: a run gives its newest complete checkpoint.
         dtype: "float32", "bfloat16" or "float64".
+        wide: which tensors are float32 whatever ``dtype`` says.
 
     Raises:
         CheckpointError: no such folder, not a run, or weights that do not fit; ConfigError: from config.json.
@@ -74,10 +75,10 @@ def load(path_or_name: str | os.PathLike, dtype: str | torch.dtype = "float32") 
         from seekling.formats.gguf_file import open_gguf
 
         file = open_gguf(path)
-        return LM(model_from(read_config(file.raw_config), file.source, dtype), file.tokenizer(), path)
+        return LM(model_from(read_config(file.raw_config), file.source, dtype, wide), file.tokenizer(), path)
     if is_adapter(path):
-        return _over_base(path, dtype)
-    return LM(load_model(path, dtype), tokenizer_of(path), path)
+        return _over_base(path, dtype_of(dtype), wide)
+    return LM(load_model(path, dtype, wide), tokenizer_of(path), path)
 
 
 def is_adapter(path: Path) -> bool:
@@ -103,22 +104,50 @@ def load_tokenizer(path_or_name: str | os.PathLike) -> "Tokenizer":
     return found
 
 
-def _over_base(folder: Path, dtype: str | torch.dtype) -> LM:
-    """A PEFT adapter folder merged into the base it names."""
-    from seekling.formats.adapters import merge
+def base_of(folder: Path) -> str:
+    """What an adapter folder calls its base.
+
+    Raises:
+        CheckpointError: it names none.
+    """
     from seekling.formats.folder import read_json
-    from seekling.formats.peft import read_adapter
 
     base = read_json(folder, ADAPTER).get("base_model_name_or_path")
     if not base:
         raise CheckpointError(
             f"{folder} is an adapter that names no base; merge it with: seekling merge BASE {folder} --out DIR"
         )
+    return base
+
+
+def stored_dtype(path: Path) -> torch.dtype:
+    """Bfloat16 where that holds every matrix of what ``resolve`` found as it is, else float32; of an adapter, its base's."""
+    from seekling.formats.stores import open_folder
+
+    if path.suffix == GGUF:
+        return torch.float32
+    if is_adapter(path):
+        return stored_dtype(resolve(base_of(path)))
+    source = open_folder(path)
+    kept = {source.dtypes[name] for name, shape in source.shapes.items() if len(shape) > 1}
+    return torch.bfloat16 if kept == {"BF16"} else torch.float32
+
+
+def _over_base(folder: Path, dtype: torch.dtype, wide: Wide | None) -> LM:
+    """A PEFT adapter folder merged into the base it names: the numbers do not depend on ``dtype``, in which they are rounded
+    once, at the end."""
+    from seekling.formats.adapters import merge
+    from seekling.formats.peft import read_adapter
+
+    base = base_of(folder)
     try:
-        lm = load(base, dtype)
+        found = resolve(base)
+        exact = not is_adapter(found) and (dtype == torch.float64 or stored_dtype(found) == dtype)
+        lm = load(found, dtype if exact else torch.float32, wide)
     except CheckpointError as error:
         raise CheckpointError(f"{folder} is an adapter over {base}, which cannot be opened: {error}") from None
     merge(lm.model, read_adapter(folder, lm.model), keep=False)
+    cast(lm.model, dtype, wide)
     return LM(lm.model, tokenizer_of(folder) or lm.tokenizer, folder)
 
 

@@ -162,10 +162,36 @@ def test_the_json_has_lm_evals_shape(run, capsys, tmp_path):
     assert {"group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "config"} <= set(found)
 
 
+def test_the_place_of_the_scores_is_made_or_refused_before_anything_is_scored(run, capsys, tmp_path, monkeypatch):
+    asked = ["eval", str(run), "--suite", "pairs", "--limit", "4", "--out"]
+    assert cli.main([*asked, str(tmp_path / "new" / "r.json")]) == 0 and (tmp_path / "new" / "r.json").is_file()
+    monkeypatch.setattr("seekling.train.likelihood.score_suite", lambda *_: pytest.fail("it was scored"))
+    assert cli.main([*asked, str(tmp_path / "new")]) == 2 and "is a folder" in capsys.readouterr().err
+    assert cli.main([*asked, str(tmp_path / "new" / "r.json" / "s.json")]) == 2 and "cannot be made" in capsys.readouterr().err
+
+
 def test_a_stage_is_asked_about_its_runs_text(run, tmp_path):
     from seekling.verbs.eval import run_of
 
     assert run_of(run / "checkpoints") == run and run_of(run / "grpo") == run and run_of(tmp_path) is None
+
+
+def test_a_stage_on_files_of_the_user_has_no_text_of_its_own_but_its_runs(run, capsys, tmp_path):
+    import shutil
+
+    from seekling.train.sft import sft
+    from seekling.train.sft_recipe import SftRecipe
+    from seekling.verbs.eval import run_of
+
+    talks = tmp_path / "talks.jsonl"
+    talks.write_text('{"prompt": "Who swims?", "completion": "The ducks."}\n' * 4)
+    taught = sft(SftRecipe.of(model=str(run), data=[str(talks)], out=str(tmp_path / "taught"), steps=1, dtype="float32"))
+    assert (taught / "data_manifest.json").is_file() and run_of(taught) is None
+    assert cli.main(["eval", str(taught), "--limit", "4"]) == 0, capsys.readouterr().err
+    assert "bits" not in capsys.readouterr().out
+    stage = shutil.copytree(taught, run / "sft")
+    assert run_of(stage) == run and run_of(stage / "checkpoints" / "step-000001") == run
+    shutil.rmtree(stage)
 
 
 def test_text_suites_of_a_model_that_is_no_run_need_a_run(run, capsys, tmp_path):

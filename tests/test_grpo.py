@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import signal
 
 import pytest
 import torch
@@ -137,7 +138,10 @@ def pays_for_e(monkeypatch):
 
 
 @pytest.mark.usefixtures("pays_for_e")
-@pytest.mark.parametrize("more", [{}, {"lora": 4, "kl": 0.05}, {"updates": 2, "kl": 0.05, "rollout": "torch"}])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"lora": 4, "kl": 0.05}, {"updates": 2, "kl": 0.05, "rollout": "torch"}, {"dtype": "bfloat16", "kl": 0.5}],
+)
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(base, tmp_path, more):
     run = grpo(recipe(base, tmp_path / "run", **more))
     final = run / "checkpoints" / "step-000004"
@@ -146,6 +150,58 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(base, tmp_path, m
     resume(run)
     assert weights(final) == want and want
     assert weights(final) != weights(run / "checkpoints" / "step-000002")
+
+
+def opened_policy(asked):
+    from seekling.train.policy import Policy
+    from seekling.train.rollout import Roller
+    from seekling.train.teaching import open_student
+
+    student = open_student(asked, None)
+    return Policy(student, Roller(student.lm, asked), asked, print)
+
+
+def test_on_resume_the_reference_is_the_model_the_run_began_with_bit_for_bit(base, tmp_path):
+    asked = recipe(base, tmp_path, kl=0.5, dtype="bfloat16")
+    first, resumed = opened_policy(asked), opened_policy(asked)
+    first._move_reference(0)
+    resumed._move_reference(2)
+    a, b = first.reference.state_dict(), resumed.reference.state_dict()
+    assert [n for n in a if a[n].dtype != b[n].dtype or not torch.equal(a[n], b[n])] == []
+
+
+@pytest.mark.usefixtures("pays_for_e")
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_reference_that_moves_is_what_it_was_after_a_resume(tmp_path, tied):
+    base = save_base(tmp_path / "base", SUMS, tie_word_embeddings=tied)
+    run = grpo(recipe(base, tmp_path / "run", steps=5, kl=5.0, refresh=2, save_every=1))  # moves at steps 2 and 4
+    final = run / "checkpoints" / "step-000005"
+    want = weights(final)
+    for step in (3, 4):
+        for later in range(step + 1, 6):
+            shutil.rmtree(run / "checkpoints" / f"step-{later:06d}", ignore_errors=True)
+        resume(run)
+        assert weights(final) == want, step
+
+
+@pytest.mark.usefixtures("pays_for_e")
+def test_a_run_stopped_inside_a_roll_out_goes_on_bit_for_bit(base, tmp_path, monkeypatch):
+    from seekling.train.loop import Loop
+    from seekling.train.stopping import Interrupted
+
+    asked = dict(steps=6, updates=3, save_every=6)
+    want = weights(grpo(recipe(base, tmp_path / "whole", **asked)) / "checkpoints" / "step-000006")
+    one_step = Loop.one_step
+
+    def stopped(self):
+        if self.step == 1:
+            signal.raise_signal(signal.SIGTERM)
+        one_step(self)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="saved at step 3 of 6"):
+        patch.setattr(Loop, "one_step", stopped)
+        grpo(recipe(base, tmp_path / "run", **asked))
+    assert weights(resume(tmp_path / "run") / "checkpoints" / "step-000006") == want
 
 
 @pytest.mark.usefixtures("pays_for_e")
@@ -225,6 +281,8 @@ def test_contradictions_are_named():
         GrpoRecipe.of(form=r"(\d+) or (\d+)")
     with pytest.raises(RecipeError, match="no regular expression"):
         GrpoRecipe.of(form="(")
+    with pytest.raises(RecipeError, match="the base under the adapters"):
+        GrpoRecipe.of(lora=4, kl=0.5, refresh=2)
     with pytest.raises(RecipeError, match="group must be at least 2"):
         GrpoRecipe.of(group=1)
 

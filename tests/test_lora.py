@@ -8,9 +8,11 @@ from oracle_models import draw_config, one_thread  # noqa: F401
 from seekling.errors import RecipeError
 from seekling.formats import load_model
 from seekling.formats.adapters import merge
+from seekling.formats.peft import read_adapter
+from seekling.formats.peft_write import write_adapter
 from seekling.model import Decoder, ModelConfig
 from seekling.model.cache import Cache
-from seekling.train.lora import LoRAExperts, LoraSettings, add_lora, base_alone, take_out
+from seekling.train.lora import LoRAExperts, LoraSettings, adapter_of, add_lora, base_alone, put_in, take_out
 from seekling.train.optim import Optimizer, OptimSettings
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
@@ -142,6 +144,18 @@ def test_equal_seeds_give_equal_adapters_whatever_their_order():
     add_lora(b, LoraSettings(2), seed=7)
     for (name, x), (_, y) in zip(a.named_parameters(), b.named_parameters(), strict=True):
         assert torch.equal(x, y), name
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_adapters_read_back_lie_in_memory_as_they_did(shared, tmp_path):
+    model = shaken(deepseek(), LoraSettings(2, shared_a=shared))
+    kept = {name: p.detach().float() for name, p in model.named_parameters() if "lora_" in name}
+    plain = Decoder.empty(model.config)
+    write_adapter(adapter_of(model, kept), tmp_path, {name: tuple(t.shape) for name, t in plain.state_dict().items()})
+    put_in(model, read_adapter(tmp_path, plain))
+    for name, p in model.named_parameters():
+        if name in kept:
+            assert torch.equal(p, kept[name]) and p.stride() == kept[name].stride(), name
 
 
 def test_a_target_that_does_not_exist_is_answered_with_those_that_do():

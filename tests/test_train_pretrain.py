@@ -2,6 +2,7 @@
 
 import json
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -221,13 +222,21 @@ def test_a_run_that_failed_before_its_first_step_leaves_its_name_free(tmp_path, 
     assert pretrain(recipe(tmp_path / "run", steps=1)) == tmp_path / "run"
 
 
-def test_a_disk_without_room_for_two_checkpoints_is_refused_before_the_first_step(tmp_path, monkeypatch):
-    from types import SimpleNamespace
+def test_a_disk_without_room_for_the_checkpoints_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    from seekling.train.rundir import check_room
 
-    with monkeypatch.context() as patch, pytest.raises(MachineError, match="two checkpoints"):
+    with monkeypatch.context() as patch, pytest.raises(MachineError, match="3 checkpoints"):
         patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=20_000))
         pretrain(recipe(tmp_path / "run"))
     assert pretrain(recipe(tmp_path / "run", steps=1)) == tmp_path / "run"
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=350_000_000))
+    for keep, count in ((3, 4), (0, 20)):  # those kept and the one being written; all
+        with pytest.raises(MachineError, match=f"{count} checkpoints of 100.0 MB"):
+            check_room(tmp_path, 100_000_000, SimpleNamespace(steps=40, save_every=2, keep=keep))
+    check_room(tmp_path, 100_000_000, SimpleNamespace(steps=40, save_every=2, keep=2))
+    for step in (2, 4, 6):  # a run that goes on has most of them already
+        (tmp_path / "checkpoints" / f"step-{step:06d}").mkdir(parents=True)
+    check_room(tmp_path, 100_000_000, SimpleNamespace(steps=40, save_every=2, keep=3))
 
 
 def test_two_processes_cannot_train_in_one_folder(finished):
@@ -291,6 +300,28 @@ def test_a_run_on_the_user_s_own_folder_survives_a_stop_from_text_to_checkpoint(
     texts = heldout_texts(whole, tokens=100)
     scores = bits_per_byte(seekling.load(whole), texts)
     assert set(scores) == {"text", ""} and scores[""]["bits_per_byte"] > 0
+
+
+def test_text_of_which_nothing_can_be_held_out_trains_without_evaluations(tmp_path, monkeypatch, capsys):
+    import random
+
+    from seekling.cli import main
+
+    monkeypatch.undo()
+    monkeypatch.setenv("SEEKLING_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "one.txt").write_text("".join(random.Random(0).choices("abcdefgh", k=3000)))  # no place to cut
+    asked = recipe(tmp_path / "run", data=(str(tmp_path / "text"),), eval_every=2, sample_every=2)
+    lines: list[str] = []
+    run = pretrain(asked, SimpleNamespace(print=lambda text, **_: lines.append(text), is_terminal=False))
+    assert newest(run).name == "step-000006" and {line["kind"] for line in log_of(run)} == {"step"}
+    assert sum("nothing is held out" in line for line in lines) == 1
+    assert main(["eval", str(run), "--limit", "4"]) == 0 and "bits" not in capsys.readouterr().out
+    assert main(["eval", str(run), "--suite", "bits"]) == 2 and "was held out" in capsys.readouterr().err
+    (tmp_path / "story").mkdir()
+    (tmp_path / "story" / "story.toml").write_text("")  # stages would be compared by it
+    with pytest.raises(DataError, match="--no-teach"):
+        pretrain(recipe(tmp_path / "story", data=(str(tmp_path / "text"),)))
 
 
 def test_a_vocabulary_larger_than_the_text_allows_is_refused_before_training(tmp_path, monkeypatch):

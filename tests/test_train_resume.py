@@ -269,5 +269,20 @@ def test_ctrl_c_in_process_raises_after_the_step_is_done(tmp_path):
     assert Checkpoints(tmp_path / "checkpoints").load().step == 4
 
 
+def test_steps_that_belong_together_are_done_before_a_run_stops(tmp_path):
+    loop = saving_loop(tmp_path, steps=10, stop_every=3, save_every=0)
+
+    class Once(TinyPretraining):
+        def load(self, step):
+            if step == 3:
+                signal.raise_signal(signal.SIGTERM)
+            return super().load(step)
+
+    loop.objective = Once(loop.model)
+    with pytest.raises(Interrupted):
+        loop.run()
+    assert loop.step == Checkpoints(tmp_path / "checkpoints").load().step == 6
+
+
 if __name__ == "__main__":
     victim(Path(sys.argv[1]))

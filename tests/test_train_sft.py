@@ -11,11 +11,13 @@ import seekling
 from seekling.cli import main
 from seekling.errors import CheckpointError, DataError, RecipeError
 from seekling.formats.peft import read_adapter
+from seekling.formats.safetensors_io import open_tensors
 from seekling.lm import LM
 from seekling.model import Decoder
 from seekling.train.log import read_log
 from seekling.train.sft import resume, sft
 from seekling.train.sft_recipe import SftRecipe
+from seekling.verbs.bench import config_of
 
 WORDS = ["red", "blue", "green", "gold"]
 
@@ -95,6 +97,45 @@ def test_an_adapter_run_is_exported_and_merged_like_any_model(base, talks, tmp_p
             assert torch.allclose(held[name].float(), want[name].float(), rtol=0.02, atol=1e-3), (verb[0], name)
     assert main(["export", str(run), "--to", "gguf", "--quant", "q8_0", "--out", str(tmp_path / "m.gguf")]) == 0
     assert seekling.load(tmp_path / "m.gguf").config.num_hidden_layers == 2
+
+
+def test_an_adapter_run_is_exported_in_the_type_of_its_base(base, talks, tmp_path):
+    half = tmp_path / "half"
+    seekling.load(base, dtype="bfloat16").save(half)
+    for source, dtype in ((base, torch.float32), (half, torch.bfloat16)):
+        run = sft(recipe(source, talks, tmp_path / f"run-{dtype}", lora=4))
+        assert main(["export", str(run), "--to", "hf", "--out", str(tmp_path / f"out-{dtype}")]) == 0
+        held, want = (seekling.load(f, dtype=dtype).model.state_dict() for f in (tmp_path / f"out-{dtype}", run))
+        assert all(torch.equal(held[name], want[name]) for name in want)
+        with open_tensors(tmp_path / f"out-{dtype}" / "model.safetensors") as read:
+            assert read("model.layers.0.self_attn.o_proj.weight").dtype == dtype
+
+
+@pytest.mark.parametrize("more", [{}, {"base_quant": "int8"}])
+def test_adapters_over_an_adapter_run_open_over_both(base, talks, tmp_path, more):
+    first = sft(recipe(base, talks, tmp_path / "first", lora=4, dtype="bfloat16"))
+    run = sft(recipe(first, talks, tmp_path / "second", lora=4, dtype="bfloat16", **more))
+    below, taught = (seekling.load(folder).model.state_dict() for folder in (first, run))
+    name = "model.layers.0.self_attn.o_proj.weight"
+    delta = read_adapter(run / "checkpoints" / "step-000006", seekling.load(base).model).parts[name].delta()
+    assert torch.allclose(taught[name], below[name] + delta, atol=1e-6) and delta.abs().max() > 0
+    rounded = seekling.load(run, dtype="bfloat16").model.state_dict()
+    assert torch.equal(rounded[name], taught[name].bfloat16())  # the same sum, rounded once
+    settings = seekling.Sampling(max_tokens=5, temperature=0, ignore_eos=True)
+    want = seekling.Engine(seekling.load(run), runner="native").generate(["the lamp"], settings)[0].token_ids
+    assert seekling.Engine(run, dtype="float32").generate(["the lamp"], settings)[0].token_ids == want
+    assert config_of(run / "checkpoints" / "step-000006") == seekling.load(base).config  # what bench asks
+    assert main(["export", str(run), "--to", "gguf", "--out", str(tmp_path / "m.gguf")]) == 0
+
+
+def test_what_decides_and_scales_keeps_its_float32_under_adapters_too(base, tmp_path):
+    from seekling.train.teaching import open_student
+
+    model = open_student(recipe(base, "", tmp_path, lora=2, lora_targets=["q_proj"], dtype="bfloat16"), None).model
+    before, now = seekling.load(base).model.state_dict(), model.state_dict()
+    router = "model.layers.1.mlp.gate.weight"
+    assert torch.equal(now[router], before[router]) and not torch.equal(before[router], before[router].bfloat16().float())
+    assert now["model.layers.1.mlp.shared_experts.up_proj.weight"].dtype == torch.bfloat16
 
 
 def test_the_folder_of_a_full_run_is_a_model_with_its_mtp_layer(base, talks, tmp_path):

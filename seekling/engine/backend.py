@@ -209,12 +209,11 @@ def _refuse_or_tell(choice: Choice, why_not: list[str]) -> None:
 
 
 def read_adapted_config(folder: Path) -> ModelConfig:
-    """The config of the model that an adapter folder belongs to."""
-    from seekling.formats.folder import read_json
-    from seekling.lm import ADAPTER, resolve
+    """The config of the model that an adapter folder belongs to; its base may be another adapter over one."""
+    from seekling.lm import base_of, is_adapter, resolve
 
-    base = resolve(read_json(folder, ADAPTER).get("base_model_name_or_path") or "")
-    return open_store(base)[0]
+    base = resolve(base_of(folder))
+    return read_adapted_config(base) if is_adapter(base) else open_store(base)[0]
 
 
 def open_store(path: Path) -> tuple[ModelConfig, Any, Any, str]:

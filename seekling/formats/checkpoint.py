@@ -32,7 +32,10 @@ TRANSFORMERS_SKIPS_LAYER = 61
 _MANY = 100  # from here on experts of one layer share a line of the error
 
 
-def load_model(folder: str | os.PathLike, dtype: str | torch.dtype = torch.float32) -> Decoder:
+Wide = Callable[[str, Tensor], bool]  # whether the tensor of that name is float32 whatever the others are
+
+
+def load_model(folder: str | os.PathLike, dtype: str | torch.dtype = torch.float32, wide: Wide | None = None) -> Decoder:
     """Read the weights of a checkpoint folder into a new model in evaluation mode.
 
     A folder whose config announces MTP layers but that holds no tensor of them (transformers drops them when it saves) is
@@ -40,7 +43,7 @@ def load_model(folder: str | os.PathLike, dtype: str | torch.dtype = torch.float
 
     Args:
         folder: with config.json and model.safetensors, or shards and their index.
-        dtype: of the model; router biases stay float32.
+        dtype: of the model; router biases stay float32, and what is ``wide``.
 
     Raises:
         CheckpointError: one that lists every missing, unexpected or misshaped tensor; see ``folder`` for damaged files.
@@ -48,10 +51,12 @@ def load_model(folder: str | os.PathLike, dtype: str | torch.dtype = torch.float
     """
     path = files.checkpoint_folder(folder)
     to_dtype = files.dtype_of(dtype)
-    return model_from(files.read_config(path), open_folder(path), to_dtype)
+    return model_from(files.read_config(path), open_folder(path), to_dtype, wide)
 
 
-def model_from(config: ModelConfig, source: TensorSource, dtype: str | torch.dtype = torch.float32) -> Decoder:
+def model_from(
+    config: ModelConfig, source: TensorSource, dtype: str | torch.dtype = torch.float32, wide: Wide | None = None
+) -> Decoder:
     """A model in evaluation mode, filled from any store of weights, one tensor at a time.
 
     Raises:
@@ -60,6 +65,7 @@ def model_from(config: ModelConfig, source: TensorSource, dtype: str | torch.dty
     source = hf.as_published(config, source)
     config = fitted(config, source)
     model = Decoder.empty(config, dtype=files.dtype_of(dtype), device="cpu")
+    cast(model, files.dtype_of(dtype), wide)
     by_name = {piece.name: piece for piece in hf.pieces(model)}
     memory = model.state_dict()
     with torch.no_grad():
@@ -68,6 +74,13 @@ def model_from(config: ModelConfig, source: TensorSource, dtype: str | torch.dty
                 by_name[name].put(memory[by_name[name].target], source.read(name))
     _check_copies(config, source)
     return model.eval()
+
+
+def cast(model: Decoder, dtype: torch.dtype, wide: Wide | None = None) -> None:
+    """Give every tensor in place the dtype it has in a model opened as ``dtype``, one at a time."""
+    plain = Decoder.empty(model.config, dtype=dtype).state_dict()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        tensor.data = tensor.data.to(torch.float32 if wide is not None and wide(name, tensor) else plain[name].dtype)
 
 
 def fitted(config: ModelConfig, source: TensorSource) -> ModelConfig:

@@ -64,10 +64,10 @@ def heldout_scores(
     Raises:
         DataError: there is no held-out text.
     """
-    from seekling.train.evaluate import byte_lengths
+    from seekling.train.evaluate import byte_lengths, held_out
 
     lengths_V = byte_lengths(tokenizer)
-    streams = {name: stream for name, stream in heldout.items() if len(stream) > 1}
+    streams = held_out(heldout)
     if not streams:
         raise DataError("no held-out text: a release needs an evaluation; repeat the run with --heldout above 0")
     sums = {name: document_sums(model, stream, seq_len, lengths_V) for name, stream in streams.items()}

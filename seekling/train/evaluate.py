@@ -90,6 +90,11 @@ def byte_lengths(tokenizer: "Tokenizer") -> np.ndarray:
     return np.array([0 if i in control else len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)], np.int64)
 
 
+def held_out(heldout: Mapping[str, TokenStream]) -> dict[str, TokenStream]:
+    """The streams with something to score: text of one short document has none."""
+    return {name: stream for name, stream in heldout.items() if len(stream) > 1}
+
+
 @torch.no_grad()
 def evaluate(
     model: Decoder,
@@ -109,7 +114,7 @@ def evaluate(
     Raises:
         DataError: there is no held-out text.
     """
-    streams = {name: stream for name, stream in heldout.items() if len(stream) > 1}
+    streams = held_out(heldout)
     if not streams:
         raise DataError("no held-out text: raise --heldout or add text")
     training = model.training

@@ -75,6 +75,7 @@ def train(recipe: GrpoRecipe, run: Path, saved: Saved | None, console: Any) -> P
         console,
         hooks=[Hook("eval", learn.eval_every, policy.evaluate), Hook("sample", learn.eval_every, policy.sample)],
         give_up_after=50,
+        stop_every=recipe.policy.updates,  # a roll-out that a stop cut in two would be drawn anew from other weights
     )
     try:
         if saved is not None:

@@ -102,6 +102,8 @@ class GrpoRecipe(Tree):
             bad.append("--base-quant draws with activations of 8 bits, unlike the trainer: keep --truncate above 0")
         if p.refresh and not p.kl:
             bad.append("--refresh moves the reference of the KL term: give --kl above 0")
+        if p.refresh and self.lora.lora and not self.start.resolved:  # a run begun when it was passed over may go on
+            bad.append("--refresh moves a reference of its own, and with --lora that is the base under the adapters: drop it")
         if p.updates > 1 and self.learn.save_every and self.learn.save_every % p.updates:
             bad.append(
                 f"--save-every {self.learn.save_every} must be a multiple of --updates {p.updates}, so that a run can resume"

@@ -48,6 +48,9 @@ class Objective(Protocol):
 
     One that does more than read data in ``load`` tells how long in ``phases``: name -> (tokens, seconds) of the last call; the
     log then has the tokens a second of each, and of the update.
+
+    One that does keep something from step to step gives it as ``state()``, tensors by name, which every checkpoint holds, and
+    takes it back with ``load_state``; ``state_bytes`` is what it will come to.
     """
 
     def load(self, step: int) -> Sequence[Any]:
@@ -75,8 +78,9 @@ class Hook:
 class LoopSettings:
     """How the loop steps. ``lr`` and ``router_speed`` are functions of the step; ``clip`` 0 means no clipping.
 
-    ``flops_per_token`` and ``peak_flops`` (operations a second) turn speed into utilisation when both are known; ``verb`` is
-    the command that goes on with an interrupted run.
+    ``stop_every`` says after which steps a run may be stopped: those whose number it divides, where some share what the weights
+    before the first of them brought forth. ``flops_per_token`` and ``peak_flops`` (operations a second) turn speed into
+    utilisation when both are known; ``verb`` is the command that goes on with an interrupted run.
     """
 
     steps: int
@@ -85,6 +89,7 @@ class LoopSettings:
     clip: float = 1.0
     log_every: int = 1
     save_every: int = 0
+    stop_every: int = 1
     give_up_after: int = 10
     flops_per_token: float = 0.0
     peak_flops: float = 0.0
@@ -139,7 +144,7 @@ class Loop:
         """Train to the last step and save it.
 
         Raises:
-            Interrupted: after SIGINT or SIGTERM, once the running step is finished and saved.
+            Interrupted: after SIGINT or SIGTERM, once the running step, or the last of its ``stop_every``, is done and saved.
             SeeklingError: the loss was not finite for ``give_up_after`` steps in a row, or a checkpoint cannot be written.
         """
         self._tick()
@@ -148,9 +153,9 @@ class Loop:
             try:
                 if self.step > 0 and not self.hooks_done:  # the stop came before them
                     self._run_hooks()
-                while self.step < self.settings.steps and not asked and not self.enough:
+                while self.step < self.settings.steps and not self._stops(asked) and not self.enough:
                     self.one_step()
-                    if asked:
+                    if self._stops(asked):
                         break
                     self._run_hooks()
                     if self.settings.save_every and self.step % self.settings.save_every == 0:
@@ -162,6 +167,9 @@ class Loop:
                 run = self.checkpoints.folder.parent if self.checkpoints else "the run"
                 where = f"saved at step {self.step} of {self.settings.steps}" if self.checkpoints else "nothing was saved"
                 raise Interrupted(asked[0], f"stopped: {where}; go on with: seekling {self.settings.verb} --resume {run}")
+
+    def _stops(self, asked: Sequence[int]) -> bool:
+        return bool(asked) and self.step % self.settings.stop_every == 0
 
     def one_step(self) -> None:
         """One optimizer step: gradients of all micro-batches, update, router biases, log line."""
@@ -269,7 +277,8 @@ class Loop:
             self.log.sync()
         self._tick()
         torch_state, generators = random_state()
-        tensors = self.optimizer.state() | {"random.torch": torch_state}
+        own: Mapping[str, Tensor] = getattr(self.objective, "state", dict)()
+        tensors = self.optimizer.state() | {"random.torch": torch_state} | {f"objective.{name}": t for name, t in own.items()}
         values = {
             "optimizer_steps": self.optimizer.steps_done,
             "tokens": self.tokens,
@@ -301,6 +310,9 @@ class Loop:
             )
         tensors = dict(saved.tensors)
         torch_state = tensors.pop("random.torch")
+        own = {name: tensors.pop(name) for name in list(tensors) if name.startswith("objective.")}
+        if own:
+            self.objective.load_state({name.removeprefix("objective."): t for name, t in own.items()})  # type: ignore[attr-defined]
         v = saved.values
         self.optimizer.load_state(tensors, v["optimizer_steps"])
         self.step = self.saved_step = saved.step

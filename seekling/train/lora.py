@@ -235,8 +235,8 @@ def adapter_of(model: nn.Module, values: Mapping[str, Tensor]) -> Adapter:
 def put_in(model: nn.Module, adapter: Adapter) -> None:
     """Give a model's adapters the numbers that ``adapter_of`` took from them, as float32 whatever the model computes in."""
 
-    def put(p: nn.Parameter, values: Tensor) -> None:
-        p.data = values.to(torch.float32, copy=True).to(p.device)
+    def put(p: nn.Parameter, values: Tensor) -> None:  # laid out as a fresh one: products of another layout round otherwise
+        p.data = values.to(torch.float32, copy=True, memory_format=torch.contiguous_format).to(p.device)
 
     for name, module in model.named_modules():
         if isinstance(module, LoRALinear):

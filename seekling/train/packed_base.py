@@ -23,7 +23,7 @@ from seekling.engine.native_runner import NativeRunner, unsupported
 from seekling.engine.packed import DecoderParts, PackedWeights, Parts, StoreParts
 from seekling.errors import MachineError, RecipeError
 from seekling.formats.adapters import fingerprint, model_fingerprint
-from seekling.formats.checkpoint import fitted
+from seekling.formats.checkpoint import cast, fitted
 from seekling.kernels.infer import Packed
 from seekling.kernels.packed_weight import FrozenLinear, PackedWeight, Part
 from seekling.lm import GGUF, LM, is_adapter, load, resolve
@@ -31,6 +31,7 @@ from seekling.model import Decoder
 from seekling.model.config import ModelConfig
 from seekling.model.moe import Routing, activated, by_expert
 from seekling.quants import QUANTS
+from seekling.train.precision import stays_float32
 
 
 class PackedLinear(nn.Module):
@@ -165,7 +166,7 @@ def open_packed(path_or_name: str, quant: str, compute: torch.dtype) -> PackedLM
     if quant == "gguf" and path.suffix != GGUF:
         raise RecipeError(f"--base-quant gguf keeps the blocks of a GGUF file, which {path} is not: give {' or '.join(QUANTS)}")
     if is_adapter(path):  # merged first, so in floats while it is packed
-        lm = load(path, torch.bfloat16)
+        lm = load(path, torch.bfloat16, stays_float32)
         config, tokenizer, mark = lm.config, lm.tokenizer, model_fingerprint(lm.model)
         parts: Any = DecoderParts(lm.model)
     else:
@@ -189,6 +190,7 @@ def packed_decoder(weights: SharedWeights, parts: Parts, compute: torch.dtype) -
     """The decoder whose matrices are those of a runner."""
     config = weights.config
     model = Decoder.empty(config, dtype=compute)
+    cast(model, compute, stays_float32)
     for name, module in list(model.named_modules()):
         if name.endswith(".experts"):
             stacks = weights.experts(f"{name}.gate_up_proj", f"{name}.down_proj")

@@ -24,6 +24,7 @@ from seekling.train.grpo_recipe import GrpoRecipe
 from seekling.train.loop import Terms
 from seekling.train.lora import base_alone
 from seekling.train.loss import head_inputs
+from seekling.train.precision import stays_float32
 from seekling.train.rollout import Answer, Roller, plain_model
 from seekling.train.rows import Rows, agreement, drawn_states, micro_batches
 from seekling.train.teaching import MICRO_TOKENS, Student
@@ -194,8 +195,38 @@ class Policy:
         if self.reference is None:
             source = self.student.model
             if step and not refresh:  # the run was resumed: its beginning lies with the model it started from
-                source = load(self.student.base, dtype=source.lm_head.weight.dtype).model
+                source = load(self.student.base, source.lm_head.weight.dtype, stays_float32).model
+                source.to(self.recipe.start.device)
             self.reference = copy.deepcopy(plain_model(source)).eval().requires_grad_(False)
+
+    # ---- what a resumed run needs ----------------------------------------------------------------------------------
+
+    @property
+    def state_bytes(self) -> int:
+        """Of a reference that moves; any other is had again from the model the run began with."""
+        p = self.recipe.policy
+        if not (p.kl and p.refresh) or self.student.lora is not None:
+            return 0
+        return sum(t.numel() * t.element_size() for t in self.student.model.state_dict().values())
+
+    def state(self) -> dict[str, Tensor]:
+        """The reference as it is, where it moves."""
+        if self.reference is None or not self.recipe.policy.refresh:
+            return {}
+        tensors = self.reference.state_dict()
+        if self.reference.config.tie_word_embeddings:
+            del tensors["lm_head.weight"]
+        return {f"reference.{name}": t for name, t in tensors.items()}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what ``state`` gave."""
+        held = {name.removeprefix("reference."): t for name, t in tensors.items()}
+        reference = Decoder.empty(self.student.lm.config)
+        tied = reference.config.tie_word_embeddings
+        reference.load_state_dict(held | ({"lm_head.weight": held["model.embed_tokens.weight"]} if tied else {}), assign=True)
+        if tied:
+            reference.lm_head.weight = reference.model.embed_tokens.weight
+        self.reference = reference.to(self.recipe.start.device).eval().requires_grad_(False)
 
     # ---- the loss ------------------------------------------------------------------------------------------------
 

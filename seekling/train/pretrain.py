@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from seekling.data import Batch, Packed
-from seekling.errors import CheckpointError
+from seekling.errors import CheckpointError, DataError
 from seekling.formats import load_model, save_model
 from seekling.model import Decoder, ModelConfig
 from seekling.recipe import Recipe, model_config, resolve
-from seekling.train.evaluate import byte_lengths, evaluate
+from seekling.train.evaluate import byte_lengths, evaluate, held_out
 from seekling.train.log import Progress, RunLog, say_to
 from seekling.train.loop import Hook, Loop, LoopSettings, Terms
 from seekling.train.loss import IGNORE, compute_loss, targets_of
@@ -178,10 +178,18 @@ def _train(recipe: Recipe, config: ModelConfig, run: Path, saved: Saved | None, 
     torch.set_num_threads(recipe.run.threads or torch.get_num_threads())
     seed_everything(recipe.run.seed)
     prepared = prepare_data(recipe, run, say)
+    judged = bool(held_out(prepared.heldout))
     if saved is None:
+        if not judged and (run / "story.toml").is_file():
+            raise DataError(
+                "nothing of this text can be held out, by which seekling run compares its stages: add a second document, or "
+                "give --no-teach"
+            )
         prepared.save(run)
         for note in prepared.notes:
             say(note)
+        if not judged:
+            say("nothing is held out, so nothing is evaluated or sampled: add text if that is wanted")
     packed = Packed(
         prepared.train,
         recipe.data.seq_len,
@@ -193,18 +201,18 @@ def _train(recipe: Recipe, config: ModelConfig, run: Path, saved: Saved | None, 
     optimizer = Optimizer(model, OptimSettings.of(recipe.train), getattr(torch, train.dtype))
     log = RunLog.of_run(run, saved, train.trackers)
     loop = build_loop(recipe, model, optimizer, packed, prepared, run, log, console)
-    check_room(run, loop.model_bytes + optimizer.state_bytes())
+    check_room(run, loop.model_bytes + optimizer.state_bytes(), train)
     if saved is not None:
         loop.restore(saved)
     say(opening(recipe, config, prepared, packed))
     try:
         loop.run()
-        if ("eval", train.steps) not in log.seen:
+        if judged and ("eval", train.steps) not in log.seen:
             say("evaluating on all held-out text")
             final = evaluate(model, prepared.heldout, recipe.data.seq_len, byte_lengths(prepared.tokenizer))
             log.write("eval", train.steps, final=True, **final.to_dict())
             say(f"bits per byte on held-out text: {final.total.bits_per_byte:.4f}")
-        if ("sample", train.steps) not in log.seen:
+        if judged and ("sample", train.steps) not in log.seen:
             log.write("sample", train.steps, **Sampler(model, prepared)(train.steps))
     finally:
         log.close()
@@ -255,7 +263,9 @@ def build_loop(
     def run_evaluation(step: int) -> dict[str, Any]:
         return evaluate(model, prepared.heldout, recipe.data.seq_len, lengths_V, train.eval_tokens).to_dict()
 
-    hooks = [Hook("eval", train.eval_every, run_evaluation), Hook("sample", train.sample_every, Sampler(model, prepared))]
+    hooks = []
+    if held_out(prepared.heldout):
+        hooks = [Hook("eval", train.eval_every, run_evaluation), Hook("sample", train.sample_every, Sampler(model, prepared))]
     return Loop(
         model,
         optimizer,

@@ -2,18 +2,19 @@
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from seekling.data import TokenStream
 from seekling.errors import CheckpointError, MachineError, RecipeError, SeeklingError
 from seekling.train.log import read_log
-from seekling.train.state import Checkpoints, Saved, replace_text
+from seekling.train.state import Checkpoints, Saved, replace_text, space_of
 from seekling.tree import Tree
 
 try:
@@ -38,13 +39,20 @@ def check_fresh(run: Path, verb: str = "pretrain") -> None:
             raise RecipeError(f"--out {run} is not a run and not empty (it holds {foreign[0]}); give a new folder")
 
 
-def check_room(run: Path, checkpoint_bytes: int) -> None:
-    """Refuse to start where two checkpoints do not fit: the next one is written while the last is still there."""
-    free = shutil.disk_usage(run).free
-    if free < 2 * checkpoint_bytes:
+def check_room(run: Path, checkpoint_bytes: int, learn: Any) -> None:
+    """Refuse to start where the checkpoints of a run do not fit: those kept, and the next, written while they are there.
+
+    ``learn`` has steps, save_every and keep; what a run that goes on has saved already counts as there.
+    """
+    saves = math.ceil(learn.steps / learn.save_every)
+    wanted = min(learn.keep + 1, saves) if learn.keep else saves
+    more = max(1, wanted - len(Checkpoints(run / "checkpoints").found()))
+    needed, free = more * space_of(checkpoint_bytes), shutil.disk_usage(run).free
+    if free < needed:
         raise MachineError(
-            f"two checkpoints of {checkpoint_bytes / 1e6:,.0f} MB do not fit into the {free / 1e6:,.0f} MB free at {run}; "
-            "free some space or give an --out on another disk"
+            f"{more} checkpoint{'s' * (more > 1)} of {checkpoint_bytes / 1e6:,.1f} MB, as --keep {learn.keep} and --save-every "
+            f"{learn.save_every} come to, take {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free at {run}; free some "
+            "space, keep fewer, or give an --out on another disk"
         )
 
 

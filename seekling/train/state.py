@@ -145,7 +145,7 @@ class Checkpoints:
 
     def _check_space(self, expected: int) -> None:
         free = shutil.disk_usage(self.folder).free
-        needed = expected + expected // 50 + (1 << 20)
+        needed = space_of(expected)
         if free < needed:
             raise OSError(errno.ENOSPC, f"needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")
 
@@ -166,6 +166,11 @@ class Checkpoints:
             older = [p for p in self.found() if step_of(p) <= step_of(newest)]
             for path in older[self.keep :]:
                 _discard(path)
+
+
+def space_of(checkpoint_bytes: int) -> int:
+    """Bytes that must be free for a checkpoint of that many bytes of tensors: configs, tokenizer and the file system's own."""
+    return checkpoint_bytes + checkpoint_bytes // 50 + (1 << 20)
 
 
 def _discard(path: Path) -> None:

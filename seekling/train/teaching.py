@@ -20,7 +20,7 @@ from seekling.train.loop import Hook, Loop, LoopSettings, Objective
 from seekling.train.lora import LoraSettings, adapter_of, add_lora, put_in
 from seekling.train.optim import Optimizer, OptimSettings
 from seekling.train.packed_base import open_packed
-from seekling.train.precision import compute_dtype
+from seekling.train.precision import compute_dtype, stays_float32
 from seekling.train.recipe_parts import LoraPart
 from seekling.train.rundir import check_fresh, check_room, claim, fresh, newest_state, note_sources, recipe_of, text_fingerprint
 from seekling.train.schedule import Schedules, piecewise
@@ -106,7 +106,7 @@ def open_student(recipe: Any, saved: Saved | None) -> Student:
         lm = open_packed(source, recipe.lora.base_quant, compute)
         model, mark = lm.model, lm.fingerprint
     else:
-        lm = load(saved.path if saved is not None and full else source, dtype=torch.float32 if full else compute)
+        lm = load(saved.path if saved is not None and full else source, torch.float32 if full else compute, stays_float32)
         model, mark = lm.model.to(start.device), model_fingerprint(lm.model)
     if lm.tokenizer is None:
         raise RecipeError(f"{source} has no tokenizer, which conversations need; give a model folder with tokenizer.json")
@@ -175,6 +175,7 @@ def build_loop(
     hooks: Sequence[Hook],
     pinned: Mapping[str, str] | None = None,
     give_up_after: int = 10,
+    stop_every: int = 1,
 ) -> Loop:
     """The loop of a resolved recipe, with room on the disk made sure of.
 
@@ -194,6 +195,7 @@ def build_loop(
             clip=learn.clip,
             log_every=learn.log_every,
             save_every=learn.save_every,
+            stop_every=stop_every,
             verb=recipe.verb(),
             give_up_after=give_up_after,
         ),
@@ -209,7 +211,8 @@ def build_loop(
             **(pinned or {}),
         },
     )
-    check_room(run, loop.model_bytes + student.optimizer.state_bytes())
+    own = getattr(objective, "state_bytes", 0)
+    check_room(run, loop.model_bytes + student.optimizer.state_bytes() + own, learn)
     return loop
 
 

@@ -6,6 +6,8 @@ that lm-eval lacks (chance, intervals) have names of the same pattern.
 
 import argparse
 import json
+import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +42,8 @@ def evaluate(args: argparse.Namespace) -> int:
         )
     if text is None and not args.suite:  # the default leaves out what cannot be asked; what is asked for is refused below
         names = [name for name in names if name not in ("bits", "cloze")]
+    if args.out:
+        make_place(Path(args.out))
     lm = load(args.path)
     if lm.tokenizer is None:
         raise DataError(f"{args.path} has no tokenizer, so no text can be scored; give a folder with tokenizer.json")
@@ -57,6 +61,18 @@ def evaluate(args: argparse.Namespace) -> int:
         return 0
     print("\n".join(lines(results)))
     return 0
+
+
+def make_place(file: Path) -> None:
+    """Make the folder of a file that is to be written when all is done. RecipeError where it could not be, before any work."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(f"--out {file}: {file.parent} cannot be made ({error.strerror}); give another file") from None
+    if file.is_dir():
+        raise RecipeError(f"--out {file} is a folder; name a file, such as {file / 'scores.json'}")
+    if not os.access(file.parent, os.W_OK):
+        raise RecipeError(f"--out {file}: {file.parent} cannot be written; check its permissions, or give another file")
 
 
 def _practice(args: argparse.Namespace) -> Any:
@@ -77,9 +93,14 @@ def _practice(args: argparse.Namespace) -> Any:
 def run_of(path: Path) -> Path | None:
     """The pretraining run a path lies in (itself, a checkpoint, a stage taught after it), whose text can be asked."""
     for folder in (path, *path.absolute().parents):
-        if all((folder / name).is_file() for name in RUN_FILES):
+        if all((folder / name).is_file() for name in RUN_FILES) and _pretrains(folder / RUN_FILES[0]):
             return folder
     return None
+
+
+def _pretrains(recipe: Path) -> bool:
+    """Whether a recipe has pretraining's own section: stages on files of the user have a data manifest too, but no text."""
+    return re.search(r"^\[run\]", recipe.read_text("utf-8", errors="replace"), re.MULTILINE) is not None
 
 
 def _suites(lm: "LM", names: list[str], text: Path | None, args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -95,6 +116,10 @@ def _suites(lm: "LM", names: list[str], text: Path | None, args: argparse.Namesp
         from seekling.train.heldout import heldout_texts
 
         texts = heldout_texts(text, args.tokens)
+        if not texts:
+            if args.suite:
+                raise DataError(f"nothing of the text of {text} was held out: {where}, or other suites")
+            names = [name for name in names if name not in ("bits", "cloze")]
     for name in names:
         if name == "bits":
             from seekling.train.heldout import bits_per_byte

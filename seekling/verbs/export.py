@@ -98,10 +98,12 @@ def loaded_to_folder(path: Path, args: argparse.Namespace) -> dict[str, Any]:
         raise CheckpointError(f"{out} is not an empty folder; give a new one")
     if args.dtype == "float16":
         raise RecipeError(f"--dtype float16 is not written from {what}; use bfloat16 or float32")
-    from seekling.formats.stream import SHARD_BYTES
-    from seekling.lm import load
+    import torch
 
-    lm = load(path, args.dtype or "bfloat16")
+    from seekling.formats.stream import SHARD_BYTES
+    from seekling.lm import load, stored_dtype
+
+    lm = load(path, args.dtype or (torch.bfloat16 if path.is_file() else stored_dtype(path)))
     lm.save(out, max_shard_bytes=SHARD_BYTES if args.shard_gb is None else max(1, int(args.shard_gb * 1e9)))
     copy_licences(path, out)
     return {"path": str(out), "to": "hf", "bytes": sum(f.stat().st_size for f in out.glob("*.safetensors"))}
