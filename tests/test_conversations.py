@@ -49,6 +49,53 @@ def test_alpaca_input_follows_the_instruction():
     assert said(talk)[0] == ("user", "add\n\n1 2")
 
 
+TOOL = {"type": "function", "function": {"name": "look", "description": "looks", "parameters": {"type": "object"}}}
+SHAPES = [
+    {"messages": [QUESTION, ANSWER]},
+    {"conversations": [{"from": "human", "value": "what is it?"}, {"from": "gpt", "value": "it is a test"}]},
+    {"instruction": "what is it?", "output": "it is a test"},
+    {"prompt": "what is it?", "completion": "it is a test"},
+]
+
+
+@pytest.mark.parametrize("record", SHAPES, ids=lambda record: next(iter(record)))
+def test_a_system_text_and_tools_beside_any_shape_are_part_of_the_conversation(record):
+    for tools in ([TOOL], json.dumps([TOOL]), [TOOL["function"]]):
+        talk = conversation_of({**record, "system": "be rude", "tools": tools})
+        assert said(talk) == [("system", "be rude"), ("user", "what is it?"), ("assistant", "it is a test")]
+        assert talk.tools == (TOOL,)
+
+
+def test_a_system_text_is_said_once_and_never_against_another():
+    system = {"role": "system", "content": "be rude"}
+    record = {"messages": [system, QUESTION, ANSWER], "system": "be rude"}
+    assert [role for role, _ in said(conversation_of(record))] == ["system", "user", "assistant"]
+    with pytest.raises(ValueError, match="keep one"):
+        conversation_of({**record, "system": "be kind"})
+
+
+def test_alpaca_history_comes_before_the_instruction():
+    talk = conversation_of({"instruction": "c", "output": "d", "history": [["a", "b"]]})
+    assert said(talk) == [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+
+
+@pytest.mark.parametrize("record", SHAPES, ids=lambda record: next(iter(record)))
+def test_what_could_be_content_is_refused_and_notes_are_passed_over(record):
+    notes = {"id": 3, "source": "x", "score": 0.1, "prompt_id": "p", "metadata": {"a": 1}, "images": [], "system": None}
+    assert conversation_of({**record, **notes}) == conversation_of(record)
+    for key, value in {"weight": 0, "images": ["a.png"], "label": False, "functions": [{}], "system_prompt": "x"}.items():
+        with pytest.raises(ValueError, match=f"cannot be learned from: {key}"):
+            conversation_of({**record, **notes, key: value})
+
+
+def test_a_turn_with_more_than_its_speaker_and_text_is_refused():
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "weight": 0}]
+    with pytest.raises(ValueError, match=r"turn 1 .*weight"):
+        conversation_of({"conversations": turns})
+    with pytest.raises(ValueError, match="turn 0 is from"):
+        conversation_of({"conversations": [{"from": ["human"], "value": "a"}]})
+
+
 def test_all_bad_lines_are_named_in_one_error(tmp_path):
     path = write(
         tmp_path,

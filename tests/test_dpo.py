@@ -111,6 +111,21 @@ def test_what_is_no_pair_is_told(record, said):
         preference_of(record)
 
 
+def test_a_system_text_stands_before_both_answers_and_unknown_keys_are_refused():
+    pair = preference_of({"system": "be rude", "prompt": "a", "chosen": "b", "rejected": "c", "score_chosen": 8})
+    for side in (pair.chosen, pair.rejected):
+        assert side.messages[0] == {"role": "system", "content": "be rude"} and len(side.messages) == 3
+    with pytest.raises(ValueError, match="cannot be learned from: weight"):
+        preference_of({"prompt": "a", "chosen": "b", "rejected": "c", "weight": 2})
+
+
+def test_answers_that_repeat_the_prompt_are_whole_conversations():
+    talk = [[{"role": "user", "content": "a"}, {"role": "assistant", "content": c}] for c in "bc"]
+    want = preference_of({"chosen": talk[0], "rejected": talk[1]})
+    assert preference_of({"prompt": "a", "chosen": talk[0], "rejected": talk[1], "messages": talk[0]}) == want
+    assert preference_of({"prompt": talk[0][:1], "chosen": talk[0], "rejected": talk[1]}) == want
+
+
 def test_broken_lines_are_named_with_their_numbers(base, tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\nnot json\n{"prompt": "a"}\n', "utf-8")
