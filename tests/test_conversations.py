@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seekling.data.conversations import conversation_of, read_conversations
-from seekling.data.packed_conversations import Example, PackedConversations, examples_of, fill_bins
+from seekling.data.packed_conversations import Example, PackedConversations, encode_each, examples_of, fill_bins
 from seekling.errors import DataError
 from seekling.text.bpe import train_tokenizer
 
@@ -166,6 +166,18 @@ class Fickle(Forgetful):
 def test_a_template_that_changes_the_question_is_refused():
     with pytest.raises(DataError, match="keeps a conversation's beginning"):
         examples_of(Fickle(), conversation_of({"messages": [QUESTION, ANSWER]}, "here:1"))
+
+
+def test_a_model_that_can_encode_nothing_is_not_asked_for_every_line():
+    asked = []
+
+    def encode(number):
+        asked.append(number)
+        raise DataError(f"f:{number}: no chat format")
+
+    with pytest.raises(DataError, match=r"f:7: no chat format\n.*no other was tried"):
+        encode_each(range(10000), encode, "conversations")
+    assert len(asked) == 8
 
 
 LENGTHS = st.lists(st.integers(1, 20), min_size=1, max_size=60)

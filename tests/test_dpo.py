@@ -133,6 +133,13 @@ def test_broken_lines_are_named_with_their_numbers(base, tmp_path):
         dpo(recipe(base, str(path), tmp_path / "run"))
 
 
+def test_every_pair_that_cannot_be_encoded_is_named_with_its_line(base, tmp_path):
+    bad = [{"role": "assistant", "content": "b", "weight": 0}]
+    lines = [{"prompt": "a", "chosen": answer, "rejected": "c"} for answer in ("b", bad, "b", bad)]
+    with pytest.raises(DataError, match=r"mine.jsonl:2: [\s\S]*weight[\s\S]*mine.jsonl:4: [\s\S]*weight"):
+        dpo(recipe(base, write_rows(tmp_path / "mine.jsonl", lines), tmp_path / "run"))
+
+
 def test_the_verb_learns_and_resumes(base, pairs, tmp_path):
     out = tmp_path / "run"
     assert main(["dpo", "--model", str(base), "--data", pairs, "--steps", "2", "--lora", "2", "--out", str(out)]) == 0

@@ -124,6 +124,17 @@ def test_changed_conversations_are_refused_on_resume(base, talks, tmp_path):
         resume(run)
 
 
+def test_every_conversation_that_cannot_be_encoded_is_named_with_its_line(base, tmp_path):
+    asks, answers = {"role": "user", "content": "red?"}, {"role": "assistant", "content": "blue."}
+    lines = [[asks, answers], [asks, answers | {"weight": 0}], [asks, answers], [asks, answers, answers]]
+    mine = write_rows(tmp_path / "talks.jsonl", [{"messages": line} for line in lines])
+    with pytest.raises(DataError, match="correct or remove") as caught:
+        sft(recipe(base, mine, tmp_path / "run"))
+    said = str(caught.value).splitlines()
+    assert len(said) == 3 and ":2: messages: message 1 has keys" in said[1]
+    assert ":4: messages: message 2 is an answer without a question" in said[2]
+
+
 def test_problems_come_before_anything_is_written(base, talks, tmp_path):
     with pytest.raises(DataError, match="--seq-len"):
         sft(recipe(base, talks, tmp_path / "run", seq_len=8))

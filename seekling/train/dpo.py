@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from seekling.data.packed import epoch_order
-from seekling.data.packed_conversations import reply_span
+from seekling.data.packed_conversations import encode_each, reply_span
 from seekling.data.preferences import Preference, read_preferences
 from seekling.errors import CheckpointError, DataError, raise_all
 from seekling.formats.safetensors_io import ToWrite, open_tensors, read_metadata, write_safetensors
@@ -73,15 +73,14 @@ def resume(run: Path | str, console: Any = None) -> Path:
 
 def encoded(tokenizer: "Tokenizer", preferences: Sequence[Preference], context: int) -> list[Pair]:
     """Pairs of token ids. Raises DataError naming every pair that cannot be encoded or is too long."""
-    out, bad = [], []
-    for p in preferences:
+
+    def encode(p: Preference) -> Pair:
         where, tools = p.chosen.where, list(p.chosen.tools) or None
         spans = [reply_span(tokenizer, list(side.messages), tools, where) for side in (p.chosen, p.rejected)]
-        begin = min(begin for _, begin in spans)  # one of them may think and so open otherwise
-        pair = Pair((spans[0][0], spans[1][0]), begin, where)
-        if pair.places // 2 > context:
-            bad.append(f"{where} takes {pair.places // 2} tokens")
-        out.append(pair)
+        return Pair((spans[0][0], spans[1][0]), min(begin for _, begin in spans), where)  # one may think and so open otherwise
+
+    out = encode_each(preferences, encode, "pairs")
+    bad = [f"{pair.where} takes {pair.places // 2} tokens" for pair in out if pair.places // 2 > context]
     raise_all(DataError, bad[:8], f"pairs longer than the model's context of {context}; shorten them")
     return out
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from seekling.data.conversations import SHOWN, read_conversations
-from seekling.data.packed_conversations import Example, PackedConversations, examples_of
+from seekling.data.packed_conversations import Example, PackedConversations, encode_each, examples_of
 from seekling.errors import DataError, RecipeError, raise_all
 from seekling.train.log import RunLog, read_log, say_to
 from seekling.train.loop import Hook
@@ -69,10 +69,10 @@ def lessons_of(recipe: Any, tokenizer: "Tokenizer", config: Any) -> Lessons:
     """Read, encode, split and pack the conversations.
 
     Raises:
-        DataError: every broken line; a template that cannot encode; conversations longer than a row.
+        DataError: every broken line; every conversation that the template cannot encode; those longer than a row.
     """
     talks = read_conversations(recipe.talks.data)
-    encoded = [examples_of(tokenizer, talk) for talk in talks]
+    encoded = encode_each(talks, lambda talk: examples_of(tokenizer, talk), "conversations")
     empty = [parts[0].where for parts in encoded if not any(e.targets.any() for e in parts)]
     raise_all(DataError, empty[:SHOWN], "conversations in which nothing is learned (the template leaves out every reply)")
     longest = max(len(e) for parts in encoded for e in parts) - 1
