@@ -1,6 +1,7 @@
 """The recipe: one tree that is API, TOML and flags; and how it is resolved."""
 
 import argparse
+import math
 import tomllib
 
 import pytest
@@ -14,6 +15,11 @@ from seekling.machine import Machine
 from seekling.recipe import Recipe, from_args, knobs, model_config, resolve
 from seekling.resolve import explain
 from seekling.sizes import PUBLISHED, SIZES, get_size, named_config, size_config
+from seekling.train.distill_recipe import DistillRecipe
+from seekling.train.dpo_recipe import DpoRecipe
+from seekling.train.grpo_recipe import GrpoRecipe
+from seekling.train.recipe_parts import steps_of
+from seekling.train.sft_recipe import SftRecipe
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
@@ -349,3 +355,71 @@ def test_an_unknown_size_names_the_nearest():
 def test_every_named_config_can_be_written_and_read(name):
     config = named_config(name)[1]
     assert read_config(write_config(config)) == config
+
+
+# ---- a finished run's recipe, with something changed (the stages after pretraining) ----------------------------------------
+
+
+def finished(kind, **values):
+    """A resolved recipe as a stage saves it."""
+    learnt = dict(steps=60, epochs=20.0, warmup=3, save_every=15, eval_every=7, batch_size=16, data=["a.jsonl"], lr=5e-4)
+    learnt |= dict(micro_batch=8, seq_len=64) if kind is SftRecipe else {}
+    return kind.of(**{**learnt, "lora": 4, "lora_alpha": 8.0, "threads": 1, "resolved": True, **values})
+
+
+FOLLOW = dict(warmup=None, save_every=None, eval_every=None)
+
+
+@pytest.mark.parametrize("kind", [SftRecipe, DpoRecipe])
+@pytest.mark.parametrize(
+    ("given", "after"),
+    [
+        ({"epochs": "10"}, {"steps": None, "epochs": 10.0, **FOLLOW}),
+        ({"steps": "8"}, {"steps": 8, "epochs": None, **FOLLOW}),
+        ({"steps": "8", "save_every": "4"}, {"steps": 8, "epochs": None, **FOLLOW, "save_every": 4}),
+        ({"data": ["b.jsonl"]}, {"steps": None, "epochs": 20.0, **FOLLOW}),
+        ({"batch_size": "8"}, {"steps": 120, "epochs": None, **FOLLOW}),
+        ({"lora": "8"}, {"steps": 60, "lora_alpha": None, "lr": 5e-4, "warmup": 3}),
+        ({"lora": "0"}, {"lora_alpha": None, "lr": None, "warmup": 3}),
+    ],
+    ids=lambda v: " ".join(v),
+)
+def test_what_was_derived_is_derived_anew_when_what_it_follows_from_is_given(kind, given, after):
+    recipe = finished(kind).override(given)
+    assert not recipe.start.resolved
+    assert {name: recipe.flat()[name] for name in after} == after
+
+
+def test_rows_of_other_data_or_batches_are_cut_anew():
+    assert finished(SftRecipe).override({"data": ["b.jsonl"]}).flat()["seq_len"] is None
+    for change in ({"data": ["b.jsonl"]}, {"batch_size": 12}, {"seq_len": 128}):
+        assert finished(SftRecipe).override(change).flat()["micro_batch"] is None
+
+
+@pytest.mark.parametrize("kind", [SftRecipe, DpoRecipe])
+def test_a_finished_recipe_stays_fixed_where_nothing_follows_from_what_is_given(kind):
+    same = finished(kind).override({"steps": "60", "data": ["a.jsonl"], "lr": "1e-3", "model": "again-1"})
+    assert same == finished(kind).replaced({"lr": 1e-3, "model": "again-1"})
+    with pytest.raises(RecipeError, match="contradict"):
+        finished(kind).override({"steps": "8", "epochs": "2"})
+
+
+def test_practice_derives_its_rhythm_anew():
+    recipe = GrpoRecipe.of(steps=60, warmup=2, save_every=15, eval_every=15, lr=1e-5, resolved=True).override({"steps": 8})
+    assert {name: recipe.flat()[name] for name in FOLLOW} == FOLLOW and not recipe.start.resolved
+
+
+def test_a_teacher_is_asked_anew_for_a_changed_distillation_and_its_old_traces_are_not_its_data():
+    old = DistillRecipe.of(
+        tasks=["addition"], data=[], teacher="t", steps=60, epochs=20.0, lr=1e-4, seq_len=64, micro_batch=8, resolved=True
+    ).replaced({"data": ("traces.jsonl",)})
+    for change in ({"steps": 8}, {"asked": 50}, {"tasks": ["sorting"]}):
+        assert old.override(change).flat()["data"] == () and not old.override(change).start.resolved
+    assert old.override({"lr": 1e-3}).flat()["data"] == ("traces.jsonl",)
+
+
+@pytest.mark.parametrize(("rows", "batch", "epochs"), [(37, 4, 2.0), (37, 16, 1.0), (19999, 7, 3.0), (5, 8, 0.1)])
+def test_the_passes_that_a_run_saves_give_its_steps_again(rows, batch, epochs):
+    steps = max(1, math.ceil(rows * epochs / batch))
+    assert steps_of(epochs, rows, batch) == steps
+    assert steps_of(round(steps * batch / rows, 4), rows, batch) == steps

@@ -135,6 +135,18 @@ def test_every_conversation_that_cannot_be_encoded_is_named_with_its_line(base, 
     assert ":4: messages: message 2 is an answer without a question" in said[2]
 
 
+def test_a_finished_run_is_repeated_as_it_was_or_at_another_length(base, talks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sft", "--model", str(base), "--data", talks, "--epochs", "2", "--batch-size", "4", "--out", "a"]) == 0
+    first = SftRecipe.load("a").learn
+    assert main(["sft", "--recipe", "a"]) == 0  # into a folder of its own
+    assert SftRecipe.load("runs/sft-1").learn == first
+    assert main(["sft", "--recipe", "a", "--epochs", "1"]) == 0
+    half = SftRecipe.load("runs/sft-2").learn
+    assert half.steps == -(-first.steps // 2) and half.epochs < 0.6 * first.epochs
+    assert len([r for r in read_log(tmp_path / "runs/sft-2/log.jsonl") if r["kind"] == "step"]) == half.steps
+
+
 def test_problems_come_before_anything_is_written(base, talks, tmp_path):
     with pytest.raises(DataError, match="--seq-len"):
         sft(recipe(base, talks, tmp_path / "run", seq_len=8))

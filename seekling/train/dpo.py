@@ -8,7 +8,6 @@ Shapes: P pairs, R = 2P rows (chosen, rejected, chosen, …), S tokens of a row,
 """
 
 import hashlib
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from seekling.train.dpo_recipe import DpoRecipe
 from seekling.train.log import Progress, RunLog, read_log, say_to
 from seekling.train.loop import Hook, Terms
 from seekling.train.loss import head_inputs
+from seekling.train.recipe_parts import steps_of
 from seekling.train.state import Saved, replace_text
 from seekling.train.teaching import MICRO_TOKENS, Student, begin, build_loop, go_on, open_student, run_between
 
@@ -92,7 +92,7 @@ def resolved(recipe: DpoRecipe, pairs: int) -> DpoRecipe:
     learn = recipe.learn
     batch = min(learn.batch_size, pairs)
     epochs = 1.0 if learn.epochs is None and learn.steps is None else learn.epochs
-    steps = learn.steps or max(1, math.ceil(pairs * (epochs or 0) / batch))
+    steps = learn.steps or steps_of(epochs or 0, pairs, batch)
     values: dict[str, Any] = dict(
         steps=steps, epochs=round(steps * batch / pairs, 4), batch_size=batch, resolved=True,
         lr=learn.lr or (5e-5 if recipe.lora.lora else 5e-6), warmup=learn.warmup if learn.warmup is not None else steps // 10,

@@ -2,9 +2,10 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from seekling.knobs import knob
-from seekling.train.recipe_parts import LoraPart, OptimPart, StartPart, contradictions
+from seekling.train.recipe_parts import LoraPart, OptimPart, StartPart, contradictions, relaxed
 from seekling.tree import Tree
 
 
@@ -47,6 +48,9 @@ class DpoRecipe(Tree):
     @classmethod
     def verb(cls) -> str:
         return "dpo"
+
+    def relaxed(self, values: dict[str, Any]) -> dict[str, Any]:
+        return relaxed(self, values)
 
     def contradictions(self) -> list[str]:
         bad = contradictions(self)

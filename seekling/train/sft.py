@@ -6,7 +6,6 @@ Run: ``seekling sft --model smollm2 --data talks.jsonl --lora 16 --out runs/mine
 """
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from seekling.train.log import RunLog, read_log, say_to
 from seekling.train.loop import Hook
 from seekling.train.loss import IGNORE, targets_of, token_losses
 from seekling.train.pretrain import NextTokens
+from seekling.train.recipe_parts import steps_of
 from seekling.train.schedule import Schedules
 from seekling.train.sft_recipe import SftRecipe
 from seekling.train.state import Saved, replace_text
@@ -107,7 +107,7 @@ def resolved(recipe: Any, lessons: Lessons) -> Any:
     learn, rows, seq_len = recipe.learn, lessons.train.n_rows, lessons.train.seq_len
     batch = min(learn.batch_size, rows)
     epochs = 2.0 if learn.epochs is None and learn.steps is None else learn.epochs
-    steps = learn.steps or max(1, math.ceil(rows * (epochs or 0) / batch))
+    steps = learn.steps or steps_of(epochs or 0, rows, batch)
     fits = max(1, MICRO_TOKENS // seq_len)
     micro = learn.micro_batch or max(n for n in range(1, batch + 1) if batch % n == 0 and n <= fits)
     if batch % micro:

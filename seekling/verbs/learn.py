@@ -111,7 +111,12 @@ def _stage(args: argparse.Namespace, kind: Any, start: Callable[..., Path], resu
 
 def _stage_recipe(args: argparse.Namespace, kind: Any) -> Any:
     """The recipe of ``--recipe`` and the flags, with the command noted."""
-    recipe = kind.from_args(args, kind.load(args.recipe) if args.recipe else None)
+    base = kind.load(args.recipe) if args.recipe else None
+    if base is not None and base.start.resolved:
+        base = base.replaced({"out": None})  # a repeated run gets its own folder
+    if hasattr(args, "data"):  # before it is compared with what the recipe has
+        args.data = [str(Path(path).absolute()) for path in args.data]
+    recipe = kind.from_args(args, base)
     noted: dict[str, Any] = dict(command=shlex.join(["seekling", *args.argv]))
     if "data" in recipe.flat():  # a run is resumed from any folder
         noted["data"] = [str(Path(path).absolute()) for path in recipe.flat()["data"]]
