@@ -114,6 +114,13 @@ def test_all_bad_lines_are_named_in_one_error(tmp_path):
     assert ":1:" not in message
 
 
+@pytest.mark.parametrize("name", ["deep.jsonl", "deep.json"])
+def test_json_that_is_nested_without_end_is_named(tmp_path, name):
+    (tmp_path / name).write_text("[" * 100_000)
+    with pytest.raises(DataError, match=rf"{name}.* is not valid JSON"):
+        read_conversations([tmp_path / name])
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"no file .*absent\.jsonl"):
         read_conversations([tmp_path / "absent.jsonl"])

@@ -57,6 +57,19 @@ def test_line_ends_and_byte_order_marks_are_normalised(tmp_path):
     assert documents(put(tmp_path / "a.txt", b"\xef\xbb\xbfone\r\ntwo\rthree")) == ["one\ntwo\nthree"]
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (r'{"text": "half a \ud800 pair"}', "half a surrogate pair"),
+        (r'{"messages": [{"role": "user", "content": "\udc00"}]}', "half a surrogate pair"),
+        ("[" * 100_000, "no JSON"),
+    ],
+)
+def test_lines_that_no_text_can_be_made_of_are_named(tmp_path, line, said):
+    with pytest.raises(DataError, match=rf"a\.jsonl:2 .*{said}"):
+        documents(put(tmp_path / "a.jsonl", '{"text": "whole \\ud83e\\udd86"}\n' + line))
+
+
 def test_jsonl_rows_are_texts_or_conversations(tmp_path):
     rows = [{"text": "one", "id": 7}, {"messages": TALK}, {"text": "  "}, {"text": "two"}]
     put(tmp_path / "a.jsonl", "\n\n".join(map(json.dumps, rows)))

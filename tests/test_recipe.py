@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seekling.errors import RecipeError
+from seekling.errors import MachineError, RecipeError
 from seekling.formats.families import read_config, write_config
-from seekling.knobs import read_number, toml_value
+from seekling.knobs import MOST, read_number, toml_value
 from seekling.machine import Machine
 from seekling.recipe import Recipe, from_args, knobs, model_config, resolve
 from seekling.resolve import explain
@@ -20,6 +20,7 @@ from seekling.train.dpo_recipe import DpoRecipe
 from seekling.train.grpo_recipe import GrpoRecipe
 from seekling.train.recipe_parts import steps_of
 from seekling.train.sft_recipe import SftRecipe
+from seekling.verbs.learn import check_memory
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
@@ -51,12 +52,12 @@ def value_of(spec) -> st.SearchStrategy:
     elif spec.kind is str:
         inner = TEXT
     elif spec.kind is int:
-        inner = st.integers(int(m["low"] or 0), int(m["high"] or 2**62))
+        inner = st.integers(int(m["low"] or 0), int(m["high"] or MOST[int]))
     else:
         low = m["low"] if m["low"] is not None else m["above"]
-        high = m["high"] if m["high"] is not None else m["below"]
+        high = next(bound for bound in (m["high"], m["below"], MOST[float]) if bound is not None)
         inner = st.floats(
-            low, high, exclude_min=m["low"] is None and low is not None, exclude_max=m["high"] is None and high is not None,
+            low, high, exclude_min=m["low"] is None and low is not None, exclude_max=high == m["below"],
             allow_nan=False, allow_infinity=False,
         )  # fmt: skip
     return st.one_of(st.none(), inner) if spec.optional else inner
@@ -137,6 +138,29 @@ def test_every_problem_is_listed_at_once_with_the_nearest_name():
     assert "steps must be at least 1, not -1" in text
     assert "did you mean nano?" in text
     assert "document_mask must be true or false, not 'maybe'" in text
+
+
+@pytest.mark.parametrize(
+    "name", ["hidden_size", "num_hidden_layers", "n_routed_experts", "batch_size", "steps", "loss_chunk", "clip"]
+)
+def test_a_number_that_nobody_means_is_told_with_its_limit(name):
+    with pytest.raises(RecipeError, match=f"{name} must be .*at most"):
+        Recipe.of(**{name: "1e99"})
+    with pytest.raises(RecipeError, match=r"lora_alpha must be .*at most"):
+        SftRecipe.of(lora_alpha=1e99)
+
+
+def test_a_model_that_no_memory_of_this_machine_holds_is_refused():
+    recipe = resolve(Recipe.of(size="nano", hidden_size=2**19, steps=1), machine())
+    with pytest.raises(MachineError, match="this machine has 9 GB"):
+        check_memory(recipe, machine())
+    check_memory(resolve(Recipe.of(size="nano", steps=1), machine()), machine())
+
+
+def test_a_path_that_is_not_utf8_is_refused_before_anything_is_written():
+    with pytest.raises(RecipeError, match="rename"):
+        SftRecipe.of(data=["n\udcff.jsonl"])
+    assert SftRecipe.of(data=["né\U0001f986.jsonl"]).talks.data == ("né\U0001f986.jsonl",)
 
 
 def test_unknown_toml_keys_and_sections_are_refused():

@@ -114,6 +114,12 @@ def reward(tmp_path, text):
     return path
 
 
+def test_json_that_is_nested_without_end_is_named(tmp_path):
+    (tmp_path / "p.jsonl").write_text("[" * 100_000)
+    with pytest.raises(RecipeError, match=r"p\.jsonl:1 is not valid JSON"):
+        user_task(str(tmp_path / "p.jsonl"))
+
+
 def test_a_reward_file_judges_in_a_process_of_its_own(tmp_path):
     import os
 

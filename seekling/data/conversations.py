@@ -88,7 +88,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
     if path.suffix == ".json":
         try:
             whole = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             yield str(path), f"is not valid JSON ({error})"
             return
         for number, record in enumerate(whole if isinstance(whole, list) else [whole], 1):
@@ -99,7 +99,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             record = f"is not valid JSON ({error})"
         yield f"{path}:{number}", record if not isinstance(record, str) or "not valid" in record else "is no JSON object"
 

@@ -1,5 +1,6 @@
 """Text on this machine: .txt, .md, .jsonl, .jsonl.zst and .parquet, found recursively, in the order of their paths."""
 
+import functools
 import io
 import json
 import os
@@ -96,11 +97,21 @@ def _json_lines(lines: IO[bytes], path: Path) -> Iterator[Content]:
                 where = f"{path}:{number}"
                 try:
                     row = json.loads(utf8(line, where))
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise DataError(f"{where} is no JSON ({error}): correct or remove the line") from None
-                yield from _row(row, where)
+                yield from map(functools.partial(_whole, where=where), _row(row, where))
     except OSError as error:
         raise DataError(f"{path} cannot be read after line {number} ({error}): write it again") from None
+
+
+def _whole(content: Content, where: str) -> Content:
+    """The content, unless UTF-8 cannot hold it: JSON's escapes can name half a surrogate pair, which is no character."""
+    try:
+        for text in [content] if isinstance(content, str) else [value for message in content for value in message.values()]:
+            text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{where} holds half a surrogate pair, which is no character: correct or remove the line") from None
+    return content
 
 
 def _row(row: Any, where: str) -> Iterator[Content]:

@@ -32,7 +32,7 @@ class PreferLearnPart(OptimPart):
     """How it is learned"""
 
     epochs: float = knob(None, "passes over the pairs", above=0, derived="1, or steps")
-    batch_size: int = knob(16, "pairs in an optimizer step", low=1)
+    batch_size: int = knob(16, "pairs in an optimizer step", low=1, high=2**20)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class LoraPart:
     """Low-rank adapters instead of full weights"""
 
     lora: int = knob(0, "rank of the adapters; 0 = train all weights", low=0, high=4096)
-    lora_alpha: float = knob(None, "scale of the adapters times their rank", above=0, derived="twice the rank")
+    lora_alpha: float = knob(None, "scale of the adapters times their rank", above=0, high=1e6, derived="twice the rank")
     lora_targets: tuple[str, ...] = knob(("all-linear",), "layers: q_proj … experts, or all-linear")
     lora_dropout: float = knob(0.0, "dropout before the adapters", low=0, below=1)
     rslora: bool = knob(False, "rank-stabilised scale: alpha / √rank")

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from seekling.data import TokenStream
-from seekling.errors import CheckpointError, MachineError, RecipeError, SeeklingError
+from seekling.errors import CheckpointError, MachineError, RecipeError
 from seekling.train.log import read_log
 from seekling.train.state import Checkpoints, Saved, replace_text
 from seekling.tree import Tree
@@ -56,7 +56,7 @@ def fresh(run: Path) -> Iterator[None]:
     with claim(run):
         try:
             yield
-        except SeeklingError:
+        except Exception:
             if not read_log(run / "log.jsonl"):
                 (run / "recipe.toml").unlink(missing_ok=True)
                 (run / "log.jsonl").unlink(missing_ok=True)

@@ -109,7 +109,7 @@ def resolved(recipe: Any, lessons: Lessons) -> Any:
     epochs = 2.0 if learn.epochs is None and learn.steps is None else learn.epochs
     steps = learn.steps or steps_of(epochs or 0, rows, batch)
     fits = max(1, MICRO_TOKENS // seq_len)
-    micro = learn.micro_batch or max(n for n in range(1, batch + 1) if batch % n == 0 and n <= fits)
+    micro = learn.micro_batch or max(n for n in range(1, min(batch, fits) + 1) if batch % n == 0)
     if batch % micro:
         raise RecipeError(f"micro_batch {micro} does not divide the {batch} rows of a step; drop --micro-batch")
     values: dict[str, Any] = dict(
