@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seekling.data.conversations import conversation_of, read_conversations
-from seekling.data.packed_conversations import Example, PackedConversations, encode_each, examples_of, fill_bins
+from seekling.data.packed_conversations import Example, PackedConversations, encode_each, examples_of, fill_bins, held_out
 from seekling.errors import DataError
 from seekling.text.bpe import train_tokenizer
 
@@ -201,6 +201,22 @@ def test_every_example_lies_in_one_row_and_no_row_overflows(lengths):
 
 def examples(lengths):
     return [Example(np.arange(n) + 10 * i, np.arange(n) % 2 == 1, f"f:{i}") for i, n in enumerate(lengths)]
+
+
+@given(st.lists(st.integers(0, 30), min_size=2, max_size=80), st.sampled_from([0.05, 0.2, 0.5]))
+def test_what_is_held_out_is_never_also_trained_on(keys, share):
+    order = list(np.random.default_rng(0).permutation(len(keys)))
+    out = held_out(order, keys, share)
+    assert not {keys[i] for i in out} & {keys[i] for i in set(order) - out}
+    wanted, largest = round(share * len(keys)), max(map(keys.count, keys))
+    if len(set(keys)) == 1 or not wanted:
+        assert out == set()
+    else:
+        assert 1 <= len(out) <= max(wanted, len(keys) // 2) and len(out) > wanted - largest
+
+
+def test_without_equals_exactly_the_share_is_held_out_first_of_the_order_first():
+    assert held_out([3, 1, 4, 0, 2, 5, 9, 7, 8, 6], "abcdefghij", 0.2) == {3, 1}
 
 
 def test_a_row_keeps_examples_apart_and_fills_up_with_padding_that_is_no_target():

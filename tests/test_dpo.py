@@ -12,7 +12,7 @@ import seekling
 from seekling.cli import main
 from seekling.data.preferences import preference_of
 from seekling.errors import CheckpointError, DataError
-from seekling.train.dpo import REFERENCE, Pair, dpo, log_probs, resume
+from seekling.train.dpo import REFERENCE, Pair, Preferred, dpo, log_probs, resume
 from seekling.train.dpo_loss import pair_loss
 from seekling.train.dpo_recipe import DpoRecipe
 from seekling.train.log import read_log
@@ -138,6 +138,16 @@ def test_every_pair_that_cannot_be_encoded_is_named_with_its_line(base, tmp_path
     lines = [{"prompt": "a", "chosen": answer, "rejected": "c"} for answer in ("b", bad, "b", bad)]
     with pytest.raises(DataError, match=r"mine.jsonl:2: [\s\S]*weight[\s\S]*mine.jsonl:4: [\s\S]*weight"):
         dpo(recipe(base, write_rows(tmp_path / "mine.jsonl", lines), tmp_path / "run"))
+
+
+def test_pairs_that_occur_twice_are_all_held_out_or_all_learned(base, tmp_path, monkeypatch):
+    lines = [{"prompt": f"lamp {i % 10}?", "chosen": "gold", "rejected": "red"} for i in range(40)]
+    sides = []
+    monkeypatch.setattr(Preferred, "judge", lambda self, held: sides.append((self, held)) or {"accuracy": 0.5})
+    dpo(recipe(base, write_rows(tmp_path / "p.jsonl", lines), tmp_path / "run", heldout=0.2, steps=1))
+    objective, held = sides[0]
+    ids = [[objective.pairs[i].ids for i in side] for side in (objective.train, held)]
+    assert len(ids[0]) == 32 and len(ids[1]) == 8 and all(pair not in ids[0] for pair in ids[1])
 
 
 def test_the_verb_learns_and_resumes(base, pairs, tmp_path):

@@ -14,7 +14,7 @@ from seekling.formats.peft import read_adapter
 from seekling.lm import LM
 from seekling.model import Decoder
 from seekling.train.log import read_log
-from seekling.train.sft import resume, sft
+from seekling.train.sft import lessons_of, resume, sft
 from seekling.train.sft_recipe import SftRecipe
 
 WORDS = ["red", "blue", "green", "gold"]
@@ -133,6 +133,15 @@ def test_every_conversation_that_cannot_be_encoded_is_named_with_its_line(base, 
     said = str(caught.value).splitlines()
     assert len(said) == 3 and ":2: messages: message 1 has keys" in said[1]
     assert ":4: messages: message 2 is an answer without a question" in said[2]
+
+
+def test_conversations_that_occur_twice_are_all_held_out_or_all_learned(base, tmp_path):
+    lines = [{"prompt": f"lamp {i % 10}?", "completion": "red"} for i in range(40)]
+    lm = seekling.load(base)
+    asked = recipe(base, write_rows(tmp_path / "talks.jsonl", lines), tmp_path / "run", heldout=0.2)
+    lessons = lessons_of(asked, lm.tokenizer, lm.config)
+    sides = [[tuple(e.ids.tolist()) for e in rows.examples] for rows in (lessons.train, lessons.heldout)]
+    assert len(sides[1]) == 8 and len(sides[0]) == 32 and not set(sides[0]) & set(sides[1])
 
 
 def test_a_finished_run_is_repeated_as_it_was_or_at_another_length(base, talks, tmp_path, monkeypatch):

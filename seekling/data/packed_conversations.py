@@ -7,7 +7,7 @@ dropped from history), each reply becomes an example of its own, encoded as it w
 Shapes: B rows, T seq_len, S = T + 1 + extra.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -104,6 +104,22 @@ def reply_span(tokenizer: "Tokenizer", messages: list[Any], tools: Any, where: s
 def _encode(tokenizer: "Tokenizer", messages: list[Any], tools: Any, *, opened: bool, thinking: bool) -> list[int]:
     options: dict[str, Any] = {} if tools is None else {"tools": tools}
     return tokenizer.encode_chat(messages, add_generation_prompt=opened, thinking=thinking, **options)
+
+
+def held_out(order: Sequence[int], keys: Sequence[Hashable], share: float) -> set[int]:
+    """Numbers of the items kept for evaluation: the first of ``order`` up to the share, equals always on one side.
+
+    Where even one set of equals exceeds the share, the smallest set; none where all are equal.
+    """
+    equal: dict[Hashable, list[int]] = {}
+    for i in order:
+        equal.setdefault(keys[i], []).append(i)
+    wanted = round(share * len(order)) if len(equal) > 1 else 0
+    out: set[int] = set()
+    for numbers in equal.values():
+        if len(out) + len(numbers) <= wanted:
+            out.update(numbers)
+    return out or set(min(equal.values(), key=len) if wanted else ())
 
 
 class PackedConversations:

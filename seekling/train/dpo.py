@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from seekling.data.packed import epoch_order
-from seekling.data.packed_conversations import encode_each, reply_span
+from seekling.data.packed_conversations import encode_each, held_out, reply_span
 from seekling.data.preferences import Preference, read_preferences
 from seekling.errors import CheckpointError, DataError, raise_all
 from seekling.formats.safetensors_io import ToWrite, open_tensors, read_metadata, write_safetensors
@@ -109,8 +109,8 @@ def _train(recipe: DpoRecipe, run: Path, saved: Saved | None, console: Any) -> P
     assert student.lm.tokenizer is not None  # open_student has seen to it
     pairs = encoded(student.lm.tokenizer, read_preferences(recipe.pairs.data), student.lm.config.max_position_embeddings)
     order = epoch_order(recipe.start.seed, 2**32, len(pairs))
-    kept = round(recipe.pairs.heldout * len(pairs)) if len(pairs) > 1 else 0
-    held, train = sorted(order[:kept].tolist()), sorted(order[kept:].tolist())
+    out = held_out(order.tolist(), [tuple(map(tuple, pair.ids)) for pair in pairs], recipe.pairs.heldout)
+    held, train = sorted(out), sorted(set(order.tolist()) - out)
     recipe = resolved(recipe, len(train))
     learn, print_of = recipe.learn, fingerprint(pairs)
     if saved is None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from seekling.data.conversations import SHOWN, read_conversations
-from seekling.data.packed_conversations import Example, PackedConversations, encode_each, examples_of
+from seekling.data.packed_conversations import Example, PackedConversations, encode_each, examples_of, held_out
 from seekling.errors import DataError, RecipeError, raise_all
 from seekling.train.log import RunLog, read_log, say_to
 from seekling.train.loop import Hook
@@ -79,8 +79,8 @@ def lessons_of(recipe: Any, tokenizer: "Tokenizer", config: Any) -> Lessons:
     room = min(config.max_position_embeddings, max(longest, min(LONGEST_ROW, 4 * longest)))
     seq_len = recipe.talks.seq_len or max(8, room)
     order = np.argsort(np.random.Philox(key=np.array([recipe.start.seed, 7], np.uint64)).random_raw(len(talks)), kind="stable")
-    kept = round(recipe.talks.heldout * len(talks)) if len(talks) > 1 else 0
-    out = set(order[:kept].tolist())
+    keys = [tuple((e.ids.tobytes(), e.targets.tobytes()) for e in parts) for parts in encoded]
+    out = held_out(order.tolist(), keys, recipe.talks.heldout)
     train = [e for i, parts in enumerate(encoded) if i not in out for e in parts]
     judged = [e for i, parts in enumerate(encoded) if i in out for e in parts]
     pad = next(i for i in (tokenizer.pad_id, tokenizer.eos_id, 0) if i is not None)
