@@ -160,6 +160,21 @@ def resolve(path_or_name: str | os.PathLike) -> Path:
     return latest
 
 
+def resolve_base(folder: Path) -> Path:
+    """What ``resolve`` finds of the base that an adapter folder names. Raises CheckpointError that names both."""
+    from seekling.formats.folder import read_json
+
+    base = read_json(folder, ADAPTER).get("base_model_name_or_path") or ""
+    try:
+        return resolve(base)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{folder} is an adapter over {base or 'a base that it does not name'}, which cannot be opened "
+            f"({str(error).partition(';')[0]}): put the base back, or merge the adapter into it where it is now: "
+            f"seekling merge BASE {folder} --out DIR"
+        ) from None
+
+
 def _latest(checkpoints: Path) -> Path | None:
     """What ``latest`` names, if it is complete; else the newest complete ``step-…`` folder."""
     complete = {p.name: p for p in checkpoints.glob("step-*") if (p / CONFIG).is_file() or (p / ADAPTER).is_file()}

@@ -13,6 +13,7 @@ from seekling.errors import CheckpointError, DataError, RecipeError
 from seekling.formats.peft import read_adapter
 from seekling.lm import LM
 from seekling.model import Decoder
+from seekling.train.grpo_recipe import GrpoRecipe
 from seekling.train.log import read_log
 from seekling.train.sft import lessons_of, resume, sft
 from seekling.train.sft_recipe import SftRecipe
@@ -164,6 +165,39 @@ def test_problems_come_before_anything_is_written(base, talks, tmp_path):
     with pytest.raises(RecipeError, match="no layer is called w_pack"):
         sft(recipe(base, talks, tmp_path / "run", lora=2, lora_targets=["w_pack"]))
     sft(recipe(base, talks, tmp_path / "run", steps=1))  # the same --out may be used after a failed start
+
+
+def test_a_run_started_with_relative_paths_goes_on_from_any_folder(base, talks, tmp_path, monkeypatch):
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    shutil.copytree(base, home / "base")
+    shutil.copy(talks, home / "talks.jsonl")
+    elsewhere.mkdir()
+    monkeypatch.chdir(home)
+    assert main(["sft", "--model", "base", "--data", "talks.jsonl", "--steps", "2", "--lora", "2", "--out", "run"]) == 0
+    shutil.rmtree(home / "run/checkpoints/step-000002")
+    monkeypatch.chdir(elsewhere)
+    assert main(["sft", "--resume", "../home/run"]) == 0
+    assert weights(home / "run/checkpoints/step-000002")
+
+
+def test_the_files_of_practice_are_noted_with_their_whole_path(base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "p.jsonl", [{"question": f"lamp {i}?", "answer": "red"} for i in range(30)])
+    shutil.copytree(base, tmp_path / "runs/base")
+    words = "--problems 1 --group 2 --max-tokens 2 --steps 1 --warmup 0 --eval-problems 1 --no-tagged --out run".split()
+    assert main(["grpo", "--model", "base", "--tasks", "p.jsonl", "addition", *words]) == 0
+    flat = GrpoRecipe.load("run").flat()
+    assert flat["model"] == str(tmp_path / "runs/base") and flat["tasks"] == (str(tmp_path / "p.jsonl"), "addition")
+
+
+def test_an_adapter_whose_base_is_gone_names_itself_and_the_remedy(base, talks, tmp_path, capsys):
+    mine = tmp_path / "base"
+    shutil.copytree(base, mine)
+    run = sft(recipe(mine, talks, tmp_path / "run", lora=2))
+    mine.rename(tmp_path / "moved")
+    assert main(["generate", str(run), "lamp"]) == 2
+    said = capsys.readouterr().err
+    assert f"{run}/checkpoints/step-000006 is an adapter over {mine}" in said and "seekling merge BASE" in said
 
 
 # ---- killed --------------------------------------------------------------------------------------------------------------

@@ -210,10 +210,9 @@ def _refuse_or_tell(choice: Choice, why_not: list[str]) -> None:
 
 def read_adapted_config(folder: Path) -> ModelConfig:
     """The config of the model that an adapter folder belongs to."""
-    from seekling.formats.folder import read_json
-    from seekling.lm import ADAPTER, resolve
+    from seekling.lm import resolve_base
 
-    base = resolve(read_json(folder, ADAPTER).get("base_model_name_or_path") or "")
+    base = resolve_base(folder)
     return open_store(base)[0]
 
 

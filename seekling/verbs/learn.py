@@ -3,7 +3,7 @@
 import argparse
 import shlex
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
         resume(folder, console=console())
     else:
         recipe, story = asked_recipe(args), StoryRecipe.from_args(args)
+        story = story.replaced(_absolute(story.flat()))
         if recipe.run.minutes is None and recipe.train.steps is None and recipe.train.tokens is None:
             recipe = recipe.override(dict(minutes=DEFAULT_MINUTES))
         folder = train(recipe, args, story if story.story.teach else None)
@@ -115,13 +116,29 @@ def _stage_recipe(args: argparse.Namespace, kind: Any) -> Any:
     base = kind.load(args.recipe) if args.recipe else None
     if base is not None and base.start.resolved:
         base = base.replaced({"out": None})  # a repeated run gets its own folder
-    if hasattr(args, "data"):  # before it is compared with what the recipe has
-        args.data = [str(Path(path).absolute()) for path in args.data]
-    recipe = kind.from_args(args, base)
-    noted: dict[str, Any] = dict(command=_command(args))
-    if "data" in recipe.flat():  # a run is resumed from any folder
-        noted["data"] = [str(Path(path).absolute()) for path in recipe.flat()["data"]]
-    return recipe.override(noted)
+    recipe = kind.from_args(argparse.Namespace(**_absolute(vars(args))), base)
+    return recipe.override({"command": _command(args), **_absolute(recipe.flat(), only=True)})
+
+
+def _absolute(values: Mapping[str, Any], only: bool = False) -> dict[str, Any]:
+    """Values of fields, what may name files with absolute paths: a run is resumed from any folder. Names of pulled models and
+    of tasks, and addresses, stay.
+
+    Args:
+        only: leave out the other fields.
+    """
+    from seekling.tasks.named import with_paths
+
+    def place(name: str) -> str:
+        found = [Path(name), *([Path("runs", name)] if len(Path(name).parts) == 1 else [])]
+        return str(next((path.absolute() for path in found if path.exists()), name))
+
+    out = {} if only else dict(values)
+    out |= {name: place(values[name]) for name in ("model", "teacher") if values.get(name)}
+    out |= {"data": [str(Path(path).absolute()) for path in values["data"]]} if values.get("data") else {}
+    if values.get("tasks"):
+        out["tasks"] = tuple(with_paths(task, lambda path: str(Path(path).absolute())) for task in values["tasks"])
+    return out
 
 
 def _command(args: argparse.Namespace) -> str:
