@@ -182,6 +182,7 @@ class Recipe(Tree):
         bad = []
         run, model, data, train = self.run, self.model, self.data, self.train
         if not run.resolved:
+            bad += unused_by_schedule(train)
             given = [
                 n for n, v in (("minutes", run.minutes), ("steps", train.steps), ("tokens", train.tokens)) if v is not None
             ]
@@ -201,6 +202,17 @@ class Recipe(Tree):
         if data.corpus == "none" and not data.data:
             bad.append("--corpus none leaves nothing to read; add --data DIR")
         return bad
+
+
+def unused_by_schedule(part: Any) -> list[str]:
+    """What was set of a learning-rate schedule although the one chosen has no use for it."""
+    bad, kind = [], part.schedule
+    if kind in ("v3", "constant") and part.min_lr_ratio != type(part).min_lr_ratio:
+        end = "V3's own tails" if kind == "v3" else "the rate it began with"
+        bad.append(f"--min-lr-ratio has no use with --schedule {kind}, which ends at {end}: drop it, or use cosine or wsd")
+    if kind != "wsd" and part.decay_fraction != type(part).decay_fraction:
+        bad.append(f"--decay-fraction has no use with --schedule {kind}: drop it, or use wsd")
+    return bad
 
 
 SECTIONS = Recipe.sections()

@@ -223,6 +223,21 @@ def test_contradictions_are_refused(values, complaint):
     assert complaint in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", [Recipe, SftRecipe, DpoRecipe, GrpoRecipe, DistillRecipe])
+def test_what_a_schedule_has_no_use_for_is_refused(kind):
+    for schedule, name in [("constant", "min_lr_ratio"), ("constant", "decay_fraction"), ("cosine", "decay_fraction")]:
+        with pytest.raises(RecipeError, match=f"--{name.replace('_', '-')} has no use with --schedule {schedule}"):
+            kind.of(**{"schedule": schedule, name: 0.3})
+        kind.of(**{"schedule": schedule, name: 0.3, "resolved": True})  # a run begun when it was passed over may go on
+    kind.of(schedule="wsd", min_lr_ratio=0.3, decay_fraction=0.3)
+    kind.of(schedule="cosine", min_lr_ratio=0.3)
+
+
+def test_v3s_own_tails_have_no_other_end():
+    with pytest.raises(RecipeError, match="V3's own tails"):
+        Recipe.of(schedule="v3", min_lr_ratio=0.5)
+
+
 def test_a_sequence_longer_than_the_size_is_meant_for_is_refused():
     with pytest.raises(RecipeError, match="raise --max-position-embeddings"):
         resolve(Recipe.of(size="nano", steps=5, seq_len=100_000), machine())

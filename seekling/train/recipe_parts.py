@@ -8,6 +8,7 @@ from typing import Any
 
 from seekling.knobs import knob
 from seekling.quants import QUANTS
+from seekling.recipe import unused_by_schedule
 from seekling.tree import knobs_of
 
 
@@ -90,6 +91,8 @@ def contradictions(recipe: Any) -> list[str]:
     epochs, micro = getattr(learn, "epochs", None), getattr(learn, "micro_batch", None)
     if not start.resolved and learn.steps is not None and epochs is not None:
         bad.append("--steps and --epochs contradict each other: give one of them")
+    if not start.resolved:
+        bad += unused_by_schedule(learn)
     if micro and learn.batch_size % micro:
         bad.append(f"micro_batch {micro} does not divide batch_size {learn.batch_size}")
     if lora.base_quant and not lora.lora:
