@@ -53,6 +53,12 @@ def test_links_do_not_lead_out_of_the_folder_nor_in_circles(tmp_path):
     assert any("1 links that lead out" in note for note in notes)
 
 
+def test_a_file_whose_name_is_not_utf8_is_named(tmp_path):
+    put(tmp_path / "n\udcff.txt", "x")
+    with pytest.raises(DataError, match=r"n.udcff\.txt' has a name that is not UTF-8.*rename"):
+        text_files(tmp_path)
+
+
 def test_line_ends_and_byte_order_marks_are_normalised(tmp_path):
     assert documents(put(tmp_path / "a.txt", b"\xef\xbb\xbfone\r\ntwo\rthree")) == ["one\ntwo\nthree"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from seekling.data.filters import Content
-from seekling.errors import DataError
+from seekling.errors import DataError, raise_all
 from seekling.text.chat import message_problems
 
 READ = (".txt", ".md", ".jsonl", ".jsonl.zst", ".parquet")
@@ -42,6 +42,8 @@ def text_files(root: str | Path) -> tuple[list[Path], list[str]]:
                 outside += 1
             elif path.is_file():
                 found.append(path)
+    odd = [repr(str(path)) for path in found if str(path).encode("utf-8", "replace").decode() != str(path)]
+    raise_all(DataError, [f"{path} has a name that is not UTF-8, which manifests are: rename it" for path in odd])
     found.sort(key=lambda path: path.relative_to(root).parts)
     notes = [f"{root}: {others} files of other kinds were not read"] if others else []
     notes += [f"{root}: {outside} links that lead out of the folder were not followed"] if outside else []
