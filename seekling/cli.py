@@ -6,6 +6,7 @@ at once. What the user can fix becomes one ``error: …`` on stderr and exit cod
 
 import argparse
 import difflib
+import errno
 import importlib
 import os
 import signal
@@ -174,9 +175,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.filename is None:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        place = error.filename2 if full and error.filename2 else error.filename  # of a copy: source and target
+        if place is None and not full:
             raise
-        print(f"error: {error.filename}: {error.strerror}; check the path, its permissions and free space", file=sys.stderr)
+        print(f"error: {place or 'writing'}: {error.strerror}; check the path, its permissions and free space", file=sys.stderr)
         return 2
 
 

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+# Where a field names no bound of its own: no count is larger, and single precision holds every number.
+MOST = {int: 10**15, float: 1e30}
+
 
 def knob(
     default: Any,
@@ -52,12 +55,16 @@ class Knob:
         value = self._convert(value)
         meta = self.meta
         for word in value if self.kind is tuple else (value,):
+            if isinstance(word, str) and not word.isascii() and word != word.encode("utf-8", "replace").decode():
+                raise ValueError(f"{self.name} {word!r} is not UTF-8, which recipe.toml is: rename the file or folder")
             if meta["choices"] is not None and word not in meta["choices"]:
                 near = difflib.get_close_matches(word, meta["choices"], n=1)
                 hint = f" (did you mean {near[0]}?)" if near else ""
                 raise ValueError(f"{self.name} must be one of {', '.join(meta['choices'])}, not {word!r}{hint}")
         if self.kind in (int, float) and not self._in_range(value):
             raise ValueError(f"{self.name} must be {self.range_text()}, not {value!r}")
+        if self.kind in (int, float) and meta["high"] is None and value > MOST[self.kind]:
+            raise ValueError(f"{self.name} must be at most {MOST[self.kind]:g}, not {value!r}")
         return value
 
     def _convert(self, value: Any) -> Any:
@@ -106,7 +113,8 @@ class Knob:
     def range_text(self) -> str:
         m = self.meta
         words = [("low", "at least"), ("above", "more than"), ("high", "at most"), ("below", "less than")]
-        return " and ".join(f"{word} {m[key]:g}" for key, word in words if m[key] is not None) or "finite"
+        told = [f"{word} {m[key]:{',' if isinstance(m[key], int) else 'g'}}" for key, word in words if m[key] is not None]
+        return " and ".join(told) or "finite"
 
 
 def read_number(text: str) -> int | float:

@@ -127,7 +127,7 @@ def stored_dtype(path: Path) -> torch.dtype:
     if path.suffix == GGUF:
         return torch.float32
     if is_adapter(path):
-        return stored_dtype(resolve(base_of(path)))
+        return stored_dtype(resolve_base(path))
     source = open_folder(path)
     kept = {source.dtypes[name] for name, shape in source.shapes.items() if len(shape) > 1}
     return torch.bfloat16 if kept == {"BF16"} else torch.float32
@@ -139,13 +139,12 @@ def _over_base(folder: Path, dtype: torch.dtype, wide: Wide | None) -> LM:
     from seekling.formats.adapters import merge
     from seekling.formats.peft import read_adapter
 
-    base = base_of(folder)
+    found = resolve_base(folder)
     try:
-        found = resolve(base)
         exact = not is_adapter(found) and (dtype == torch.float64 or stored_dtype(found) == dtype)
         lm = load(found, dtype if exact else torch.float32, wide)
     except CheckpointError as error:
-        raise CheckpointError(f"{folder} is an adapter over {base}, which cannot be opened: {error}") from None
+        raise CheckpointError(f"{folder} is an adapter over {found}, which cannot be opened: {error}") from None
     merge(lm.model, read_adapter(folder, lm.model), keep=False)
     cast(lm.model, dtype, wide)
     return LM(lm.model, tokenizer_of(folder) or lm.tokenizer, folder)
@@ -187,6 +186,19 @@ def resolve(path_or_name: str | os.PathLike) -> Path:
     if latest is None:
         raise CheckpointError(f"{path} holds no complete checkpoint yet; let the run save one, or {_REMEDY}")
     return latest
+
+
+def resolve_base(folder: Path) -> Path:
+    """What ``resolve`` finds of the base that an adapter folder names. Raises CheckpointError that names both."""
+    base = base_of(folder)
+    try:
+        return resolve(base)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{folder} is an adapter over {base}, which cannot be opened "
+            f"({str(error).partition(';')[0]}): put the base back, or merge the adapter into it where it is now: "
+            f"seekling merge BASE {folder} --out DIR"
+        ) from None
 
 
 def _latest(checkpoints: Path) -> Path | None:

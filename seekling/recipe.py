@@ -16,6 +16,8 @@ from seekling.knobs import Knob, knob
 from seekling.sizes import SIZES
 from seekling.tree import Tree, knobs_of
 
+WIDEST = 2**20  # of any width in a model
+
 
 @dataclass(frozen=True)
 class RunPart:
@@ -24,7 +26,7 @@ class RunPart:
     out: str = knob(None, "run folder", derived="runs/<size>-<n>, the first that is free")
     size: str = knob(None, "model size", choices=tuple(SIZES), derived="the time budget, or nano")
     minutes: float | None = knob(
-        None, "time budget of the whole run; measures this machine, then picks size and tokens", above=0
+        None, "time budget of the whole run; measures this machine, then picks size and tokens", above=0, high=1e7
     )
     seed: int = knob(0, "seed of weights, data order and samples", low=0, high=2**63 - 1)
     device: str = knob("cpu", "device to train on", choices=("cpu", "cuda", "mps"))
@@ -38,29 +40,33 @@ class ModelPart:
     """ModelConfig's fields; all follow from the size. The vocabulary is in the data section."""
 
     dense: bool = knob(False, "no experts: a dense model with as many active parameters (for comparison)")
-    num_hidden_layers: int = knob(None, "decoder layers", low=1, derived="size")
-    hidden_size: int = knob(None, "width of the residual stream", low=1, derived="size")
-    num_attention_heads: int = knob(None, "attention heads", low=1, derived="size")
-    q_lora_rank: int = knob(None, "query latent width; 0 = no query compression", low=0, derived="size")
-    kv_lora_rank: int = knob(None, "key/value latent width (what the cache holds)", low=1, derived="size")
-    qk_nope_head_dim: int = knob(None, "query/key channels of a head without position", low=1, derived="size")
-    qk_rope_head_dim: int = knob(None, "query/key channels of a head with rotary position", low=2, derived="size")
-    v_head_dim: int = knob(None, "value channels of a head", low=1, derived="size")
-    intermediate_size: int = knob(None, "width of dense MLPs", low=1, derived="size")
-    moe_intermediate_size: int = knob(None, "width of one expert", low=1, derived="size")
-    n_routed_experts: int = knob(None, "routed experts a layer", low=0, derived="size")
-    num_experts_per_tok: int = knob(None, "routed experts a token visits", low=0, derived="size")
-    n_shared_experts: int = knob(None, "experts every token visits", low=0, derived="size")
-    first_k_dense_replace: int = knob(None, "leading layers with a dense MLP", low=0, derived="size")
-    n_group: int = knob(None, "groups of experts", low=1, derived="size")
-    topk_group: int = knob(None, "groups a token may choose experts from", low=1, derived="size")
+    num_hidden_layers: int = knob(None, "decoder layers", low=1, high=2**12, derived="size")
+    hidden_size: int = knob(None, "width of the residual stream", low=1, high=WIDEST, derived="size")
+    num_attention_heads: int = knob(None, "attention heads", low=1, high=WIDEST, derived="size")
+    q_lora_rank: int = knob(None, "query latent width; 0 = no query compression", low=0, high=WIDEST, derived="size")
+    kv_lora_rank: int = knob(None, "key/value latent width (what the cache holds)", low=1, high=WIDEST, derived="size")
+    qk_nope_head_dim: int = knob(None, "query/key channels of a head without position", low=1, high=WIDEST, derived="size")
+    qk_rope_head_dim: int = knob(None, "query/key channels of a head with rotary position", low=2, high=WIDEST, derived="size")
+    v_head_dim: int = knob(None, "value channels of a head", low=1, high=WIDEST, derived="size")
+    intermediate_size: int = knob(None, "width of dense MLPs", low=1, high=WIDEST, derived="size")
+    moe_intermediate_size: int = knob(None, "width of one expert", low=1, high=WIDEST, derived="size")
+    n_routed_experts: int = knob(None, "routed experts a layer", low=0, high=2**16, derived="size")
+    num_experts_per_tok: int = knob(None, "routed experts a token visits", low=0, high=2**16, derived="size")
+    n_shared_experts: int = knob(None, "experts every token visits", low=0, high=2**16, derived="size")
+    first_k_dense_replace: int = knob(None, "leading layers with a dense MLP", low=0, high=2**16, derived="size")
+    n_group: int = knob(None, "groups of experts", low=1, high=2**16, derived="size")
+    topk_group: int = knob(None, "groups a token may choose experts from", low=1, high=2**16, derived="size")
     model_type: str = knob("deepseek_v3", "model family", choices=("deepseek_v3", "deepseek_v2"))
     scoring_func: str = knob(None, "router scores", choices=("sigmoid", "softmax"), derived="model type")
     topk_method: str = knob(None, "expert choice", choices=("noaux_tc", "greedy", "group_limited_greedy"), derived="model type")
     norm_topk_prob: bool = knob(None, "make the chosen experts' weights sum to one", derived="model type")
-    routed_scaling_factor: float = knob(None, "factor on the routed experts' sum", above=0, derived="√num_experts_per_tok")
+    routed_scaling_factor: float = knob(
+        None, "factor on the routed experts' sum", above=0, high=1e6, derived="√num_experts_per_tok"
+    )
     num_nextn_predict_layers: int = knob(None, "MTP depth; 0 = none", low=0, high=8, derived="size")
-    max_position_embeddings: int = knob(None, "longest sequence", low=1, derived="seq_len, up to the size's maximum")
+    max_position_embeddings: int = knob(
+        None, "longest sequence", low=1, high=2**22, derived="seq_len, up to the size's maximum"
+    )
     rope_theta: float = knob(10000.0, "rotary base", above=1)
     rms_norm_eps: float = knob(1e-6, "RMSNorm epsilon", above=0, below=1)
     tie_word_embeddings: bool = knob(False, "one table for embedding and output head")
@@ -101,7 +107,7 @@ class TrainPart:
 
     steps: int = knob(None, "optimizer steps", low=1, derived="tokens or minutes")
     tokens: int = knob(None, "training tokens (10M, 1.5e9)", low=1, derived="steps, minutes, or 20 an active parameter")
-    batch_size: int = knob(None, "sequences in an optimizer step", low=1, derived="size")
+    batch_size: int = knob(None, "sequences in an optimizer step", low=1, high=2**20, derived="size")
     micro_batch: int = knob(
         None, "sequences computed at once (gradients accumulate)", low=1, derived="batch_size, 8192 tokens at most"
     )
@@ -176,6 +182,7 @@ class Recipe(Tree):
         bad = []
         run, model, data, train = self.run, self.model, self.data, self.train
         if not run.resolved:
+            bad += unused_by_schedule(train)
             given = [
                 n for n, v in (("minutes", run.minutes), ("steps", train.steps), ("tokens", train.tokens)) if v is not None
             ]
@@ -195,6 +202,17 @@ class Recipe(Tree):
         if data.corpus == "none" and not data.data:
             bad.append("--corpus none leaves nothing to read; add --data DIR")
         return bad
+
+
+def unused_by_schedule(part: Any) -> list[str]:
+    """What was set of a learning-rate schedule although the one chosen has no use for it."""
+    bad, kind = [], part.schedule
+    if kind in ("v3", "constant") and part.min_lr_ratio != type(part).min_lr_ratio:
+        end = "V3's own tails" if kind == "v3" else "the rate it began with"
+        bad.append(f"--min-lr-ratio has no use with --schedule {kind}, which ends at {end}: drop it, or use cosine or wsd")
+    if kind != "wsd" and part.decay_fraction != type(part).decay_fraction:
+        bad.append(f"--decay-fraction has no use with --schedule {kind}: drop it, or use wsd")
+    return bad
 
 
 SECTIONS = Recipe.sections()

@@ -143,7 +143,7 @@ def _length(recipe: Recipe) -> dict[str, Any]:
             tokens = TOKENS_PER_ACTIVE_PARAMETER * model_config(recipe).parameters().active
         steps = max(1, -(-tokens // per_step))
     fits = max(1, MICRO_BATCH_TOKENS // recipe.data.seq_len)
-    micro = max(n for n in range(1, recipe.train.batch_size + 1) if recipe.train.batch_size % n == 0 and n <= fits)
+    micro = max(n for n in range(1, min(recipe.train.batch_size, fits) + 1) if recipe.train.batch_size % n == 0)
     return dict(steps=steps, tokens=steps * per_step, micro_batch=micro)
 
 

@@ -1,5 +1,6 @@
 """The command line: quick to start, one-line errors with remedy, and each verb calls its room."""
 
+import errno
 import importlib
 import io
 import json
@@ -498,3 +499,15 @@ def test_flags_may_stand_between_the_run_and_the_prompt():
     for argv in (["generate", "RUN", "--seed", "3", "hi"], ["generate", "--seed", "3", "RUN", "hi"]):
         args = cli.parse(argv)[1]
         assert (str(args.path), args.prompt, args.seed) == ("RUN", "hi", 3)
+
+
+def test_a_disk_that_fills_while_something_is_copied_is_told_by_the_target(monkeypatch, capsys):
+    from seekling.verbs import doctor
+
+    for error, said in [
+        (OSError(errno.ENOSPC, "No space left on device", "the/source", None, "the/target"), "error: the/target: No space"),
+        (OSError(errno.ENOSPC, "No space left on device"), "error: writing: No space"),
+    ]:
+        monkeypatch.setattr(doctor, "doctor", lambda args, error=error: (_ for _ in ()).throw(error))
+        assert cli.main(["doctor"]) == 2
+        assert capsys.readouterr().err.startswith(said)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seekling.data.conversations import conversation_of, read_conversations
-from seekling.data.packed_conversations import Example, PackedConversations, examples_of, fill_bins
+from seekling.data.packed_conversations import Example, PackedConversations, encode_each, examples_of, fill_bins, held_out
 from seekling.errors import DataError
 from seekling.text.bpe import train_tokenizer
 
@@ -49,6 +49,53 @@ def test_alpaca_input_follows_the_instruction():
     assert said(talk)[0] == ("user", "add\n\n1 2")
 
 
+TOOL = {"type": "function", "function": {"name": "look", "description": "looks", "parameters": {"type": "object"}}}
+SHAPES = [
+    {"messages": [QUESTION, ANSWER]},
+    {"conversations": [{"from": "human", "value": "what is it?"}, {"from": "gpt", "value": "it is a test"}]},
+    {"instruction": "what is it?", "output": "it is a test"},
+    {"prompt": "what is it?", "completion": "it is a test"},
+]
+
+
+@pytest.mark.parametrize("record", SHAPES, ids=lambda record: next(iter(record)))
+def test_a_system_text_and_tools_beside_any_shape_are_part_of_the_conversation(record):
+    for tools in ([TOOL], json.dumps([TOOL]), [TOOL["function"]]):
+        talk = conversation_of({**record, "system": "be rude", "tools": tools})
+        assert said(talk) == [("system", "be rude"), ("user", "what is it?"), ("assistant", "it is a test")]
+        assert talk.tools == (TOOL,)
+
+
+def test_a_system_text_is_said_once_and_never_against_another():
+    system = {"role": "system", "content": "be rude"}
+    record = {"messages": [system, QUESTION, ANSWER], "system": "be rude"}
+    assert [role for role, _ in said(conversation_of(record))] == ["system", "user", "assistant"]
+    with pytest.raises(ValueError, match="keep one"):
+        conversation_of({**record, "system": "be kind"})
+
+
+def test_alpaca_history_comes_before_the_instruction():
+    talk = conversation_of({"instruction": "c", "output": "d", "history": [["a", "b"]]})
+    assert said(talk) == [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+
+
+@pytest.mark.parametrize("record", SHAPES, ids=lambda record: next(iter(record)))
+def test_what_could_be_content_is_refused_and_notes_are_passed_over(record):
+    notes = {"id": 3, "source": "x", "score": 0.1, "prompt_id": "p", "metadata": {"a": 1}, "images": [], "system": None}
+    assert conversation_of({**record, **notes}) == conversation_of(record)
+    for key, value in {"weight": 0, "images": ["a.png"], "label": False, "functions": [{}], "system_prompt": "x"}.items():
+        with pytest.raises(ValueError, match=f"cannot be learned from: {key}"):
+            conversation_of({**record, **notes, key: value})
+
+
+def test_a_turn_with_more_than_its_speaker_and_text_is_refused():
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "weight": 0}]
+    with pytest.raises(ValueError, match=r"turn 1 .*weight"):
+        conversation_of({"conversations": turns})
+    with pytest.raises(ValueError, match="turn 0 is from"):
+        conversation_of({"conversations": [{"from": ["human"], "value": "a"}]})
+
+
 def test_all_bad_lines_are_named_in_one_error(tmp_path):
     path = write(
         tmp_path,
@@ -65,6 +112,13 @@ def test_all_bad_lines_are_named_in_one_error(tmp_path):
     for line, word in [(2, "not valid JSON"), (3, "'wizard'"), (4, "nothing to learn"), (5, "(it has text)"), (6, "list")]:
         assert any(f":{line}:" in part and word in part for part in message.splitlines()), (line, word, message)
     assert ":1:" not in message
+
+
+@pytest.mark.parametrize("name", ["deep.jsonl", "deep.json"])
+def test_json_that_is_nested_without_end_is_named(tmp_path, name):
+    (tmp_path / name).write_text("[" * 100_000)
+    with pytest.raises(DataError, match=rf"{name}.* is not valid JSON"):
+        read_conversations([tmp_path / name])
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -121,6 +175,18 @@ def test_a_template_that_changes_the_question_is_refused():
         examples_of(Fickle(), conversation_of({"messages": [QUESTION, ANSWER]}, "here:1"))
 
 
+def test_a_model_that_can_encode_nothing_is_not_asked_for_every_line():
+    asked = []
+
+    def encode(number):
+        asked.append(number)
+        raise DataError(f"f:{number}: no chat format")
+
+    with pytest.raises(DataError, match=r"f:7: no chat format\n.*no other was tried"):
+        encode_each(range(10000), encode, "conversations")
+    assert len(asked) == 8
+
+
 LENGTHS = st.lists(st.integers(1, 20), min_size=1, max_size=60)
 
 
@@ -135,6 +201,22 @@ def test_every_example_lies_in_one_row_and_no_row_overflows(lengths):
 
 def examples(lengths):
     return [Example(np.arange(n) + 10 * i, np.arange(n) % 2 == 1, f"f:{i}") for i, n in enumerate(lengths)]
+
+
+@given(st.lists(st.integers(0, 30), min_size=2, max_size=80), st.sampled_from([0.05, 0.2, 0.5]))
+def test_what_is_held_out_is_never_also_trained_on(keys, share):
+    order = list(np.random.default_rng(0).permutation(len(keys)))
+    out = held_out(order, keys, share)
+    assert not {keys[i] for i in out} & {keys[i] for i in set(order) - out}
+    wanted, largest = round(share * len(keys)), max(map(keys.count, keys))
+    if len(set(keys)) == 1 or not wanted:
+        assert out == set()
+    else:
+        assert 1 <= len(out) <= max(wanted, len(keys) // 2) and len(out) > wanted - largest
+
+
+def test_without_equals_exactly_the_share_is_held_out_first_of_the_order_first():
+    assert held_out([3, 1, 4, 0, 2, 5, 9, 7, 8, 6], "abcdefghij", 0.2) == {3, 1}
 
 
 def test_a_row_keeps_examples_apart_and_fills_up_with_padding_that_is_no_target():

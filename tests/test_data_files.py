@@ -53,8 +53,27 @@ def test_links_do_not_lead_out_of_the_folder_nor_in_circles(tmp_path):
     assert any("1 links that lead out" in note for note in notes)
 
 
+def test_a_file_whose_name_is_not_utf8_is_named(tmp_path):
+    put(tmp_path / "n\udcff.txt", "x")
+    with pytest.raises(DataError, match=r"n.udcff\.txt' has a name that is not UTF-8.*rename"):
+        text_files(tmp_path)
+
+
 def test_line_ends_and_byte_order_marks_are_normalised(tmp_path):
     assert documents(put(tmp_path / "a.txt", b"\xef\xbb\xbfone\r\ntwo\rthree")) == ["one\ntwo\nthree"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (r'{"text": "half a \ud800 pair"}', "half a surrogate pair"),
+        (r'{"messages": [{"role": "user", "content": "\udc00"}]}', "half a surrogate pair"),
+        ("[" * 100_000, "no JSON"),
+    ],
+)
+def test_lines_that_no_text_can_be_made_of_are_named(tmp_path, line, said):
+    with pytest.raises(DataError, match=rf"a\.jsonl:2 .*{said}"):
+        documents(put(tmp_path / "a.jsonl", '{"text": "whole \\ud83e\\udd86"}\n' + line))
 
 
 def test_jsonl_rows_are_texts_or_conversations(tmp_path):

@@ -1,5 +1,6 @@
 """Distillation: divergences against full logits, traces that are right, teachers here and behind an API, runs that resume."""
 
+import dataclasses
 import json
 import shutil
 import threading
@@ -11,9 +12,12 @@ import torch
 from oracle_models import one_thread  # noqa: F401
 from teach_tiny import SUMS, save_base, weights, write_rows
 
+import seekling
 from seekling.cli import main
 from seekling.errors import DataError, RecipeError, SeeklingError
 from seekling.kernels.divergence import LinearDivergence
+from seekling.lm import LM
+from seekling.model import Decoder
 from seekling.train.distill import distill, resume
 from seekling.train.distill_recipe import DistillRecipe
 from seekling.train.log import read_log
@@ -211,6 +215,17 @@ def test_a_refused_key_ends_the_run_at_once(models, api, tmp_path):
     with pytest.raises(SeeklingError, match=r"401.*key"):
         distill(recipe(models, tmp_path / "run", teacher=api, teacher_key="NO_SUCH_KEY", tasks=["letters"]))
     assert not (tmp_path / "run" / "recipe.toml").exists()
+
+
+def test_a_teacher_whose_context_is_too_short_is_named_as_the_one(models, talks, tmp_path):
+    lm = seekling.load(models["teacher"])
+    short = dataclasses.replace(lm.config, max_position_embeddings=12)
+    LM(Decoder.build(short, seed=3), lm.tokenizer).save(tmp_path / "short")
+    more = dict(teacher=str(tmp_path / "short"), data=[talks])
+    with pytest.raises(RecipeError, match=r"teacher .*short reads rows of 12 tokens at most.*--seq-len 12"):
+        distill(recipe(models, tmp_path / "run", method="logits", **more))
+    with pytest.raises(RecipeError, match=r"the teacher: a row of \d+ tokens is longer than the model's 12"):
+        distill(recipe(models, tmp_path / "run", method="on-policy", max_tokens=40, **more))
 
 
 def test_problems_are_named_before_anything_starts(models, talks, tmp_path, monkeypatch):

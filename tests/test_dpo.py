@@ -12,7 +12,7 @@ import seekling
 from seekling.cli import main
 from seekling.data.preferences import preference_of
 from seekling.errors import CheckpointError, DataError
-from seekling.train.dpo import REFERENCE, Pair, dpo, log_probs, resume
+from seekling.train.dpo import REFERENCE, Pair, Preferred, dpo, log_probs, resume
 from seekling.train.dpo_loss import pair_loss
 from seekling.train.dpo_recipe import DpoRecipe
 from seekling.train.log import read_log
@@ -111,11 +111,43 @@ def test_what_is_no_pair_is_told(record, said):
         preference_of(record)
 
 
+def test_a_system_text_stands_before_both_answers_and_unknown_keys_are_refused():
+    pair = preference_of({"system": "be rude", "prompt": "a", "chosen": "b", "rejected": "c", "score_chosen": 8})
+    for side in (pair.chosen, pair.rejected):
+        assert side.messages[0] == {"role": "system", "content": "be rude"} and len(side.messages) == 3
+    with pytest.raises(ValueError, match="cannot be learned from: weight"):
+        preference_of({"prompt": "a", "chosen": "b", "rejected": "c", "weight": 2})
+
+
+def test_answers_that_repeat_the_prompt_are_whole_conversations():
+    talk = [[{"role": "user", "content": "a"}, {"role": "assistant", "content": c}] for c in "bc"]
+    want = preference_of({"chosen": talk[0], "rejected": talk[1]})
+    assert preference_of({"prompt": "a", "chosen": talk[0], "rejected": talk[1], "messages": talk[0]}) == want
+    assert preference_of({"prompt": talk[0][:1], "chosen": talk[0], "rejected": talk[1]}) == want
+
+
 def test_broken_lines_are_named_with_their_numbers(base, tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\nnot json\n{"prompt": "a"}\n', "utf-8")
     with pytest.raises(DataError, match=r"pairs.jsonl:2[\s\S]*pairs.jsonl:3"):
         dpo(recipe(base, str(path), tmp_path / "run"))
+
+
+def test_every_pair_that_cannot_be_encoded_is_named_with_its_line(base, tmp_path):
+    bad = [{"role": "assistant", "content": "b", "weight": 0}]
+    lines = [{"prompt": "a", "chosen": answer, "rejected": "c"} for answer in ("b", bad, "b", bad)]
+    with pytest.raises(DataError, match=r"mine.jsonl:2: [\s\S]*weight[\s\S]*mine.jsonl:4: [\s\S]*weight"):
+        dpo(recipe(base, write_rows(tmp_path / "mine.jsonl", lines), tmp_path / "run"))
+
+
+def test_pairs_that_occur_twice_are_all_held_out_or_all_learned(base, tmp_path, monkeypatch):
+    lines = [{"prompt": f"lamp {i % 10}?", "chosen": "gold", "rejected": "red"} for i in range(40)]
+    sides = []
+    monkeypatch.setattr(Preferred, "judge", lambda self, held: sides.append((self, held)) or {"accuracy": 0.5})
+    dpo(recipe(base, write_rows(tmp_path / "p.jsonl", lines), tmp_path / "run", heldout=0.2, steps=1))
+    objective, held = sides[0]
+    ids = [[objective.pairs[i].ids for i in side] for side in (objective.train, held)]
+    assert len(ids[0]) == 32 and len(ids[1]) == 8 and all(pair not in ids[0] for pair in ids[1])
 
 
 def test_the_verb_learns_and_resumes(base, pairs, tmp_path):

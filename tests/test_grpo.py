@@ -204,6 +204,11 @@ def test_a_run_stopped_inside_a_roll_out_goes_on_bit_for_bit(base, tmp_path, mon
     assert weights(resume(tmp_path / "run") / "checkpoints" / "step-000006") == want
 
 
+def test_the_warm_up_of_a_single_step_fits_into_it(base, tmp_path):
+    run = grpo(recipe(base, tmp_path / "run", steps=1, problems=1, group=2))
+    assert GrpoRecipe.load(run).learn.warmup == 1
+
+
 @pytest.mark.usefixtures("pays_for_e")
 def test_every_step_logs_what_people_look_at(base, tmp_path):
     run = grpo(recipe(base, tmp_path / "run", updates=2, kl=0.01))

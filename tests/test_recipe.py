@@ -1,19 +1,26 @@
 """The recipe: one tree that is API, TOML and flags; and how it is resolved."""
 
 import argparse
+import math
 import tomllib
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seekling.errors import RecipeError
+from seekling.errors import MachineError, RecipeError
 from seekling.formats.families import read_config, write_config
-from seekling.knobs import read_number, toml_value
+from seekling.knobs import MOST, read_number, toml_value
 from seekling.machine import Machine
 from seekling.recipe import Recipe, from_args, knobs, model_config, resolve
 from seekling.resolve import explain
 from seekling.sizes import PUBLISHED, SIZES, get_size, named_config, size_config
+from seekling.train.distill_recipe import DistillRecipe
+from seekling.train.dpo_recipe import DpoRecipe
+from seekling.train.grpo_recipe import GrpoRecipe
+from seekling.train.recipe_parts import steps_of
+from seekling.train.sft_recipe import SftRecipe
+from seekling.verbs.learn import check_memory
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
@@ -45,12 +52,12 @@ def value_of(spec) -> st.SearchStrategy:
     elif spec.kind is str:
         inner = TEXT
     elif spec.kind is int:
-        inner = st.integers(int(m["low"] or 0), int(m["high"] or 2**62))
+        inner = st.integers(int(m["low"] or 0), int(m["high"] or MOST[int]))
     else:
         low = m["low"] if m["low"] is not None else m["above"]
-        high = m["high"] if m["high"] is not None else m["below"]
+        high = next(bound for bound in (m["high"], m["below"], MOST[float]) if bound is not None)
         inner = st.floats(
-            low, high, exclude_min=m["low"] is None and low is not None, exclude_max=m["high"] is None and high is not None,
+            low, high, exclude_min=m["low"] is None and low is not None, exclude_max=high == m["below"],
             allow_nan=False, allow_infinity=False,
         )  # fmt: skip
     return st.one_of(st.none(), inner) if spec.optional else inner
@@ -133,6 +140,29 @@ def test_every_problem_is_listed_at_once_with_the_nearest_name():
     assert "document_mask must be true or false, not 'maybe'" in text
 
 
+@pytest.mark.parametrize(
+    "name", ["hidden_size", "num_hidden_layers", "n_routed_experts", "batch_size", "steps", "loss_chunk", "clip"]
+)
+def test_a_number_that_nobody_means_is_told_with_its_limit(name):
+    with pytest.raises(RecipeError, match=f"{name} must be .*at most"):
+        Recipe.of(**{name: "1e99"})
+    with pytest.raises(RecipeError, match=r"lora_alpha must be .*at most"):
+        SftRecipe.of(lora_alpha=1e99)
+
+
+def test_a_model_that_no_memory_of_this_machine_holds_is_refused():
+    recipe = resolve(Recipe.of(size="nano", hidden_size=2**19, steps=1), machine())
+    with pytest.raises(MachineError, match="this machine has 9 GB"):
+        check_memory(recipe, machine())
+    check_memory(resolve(Recipe.of(size="nano", steps=1), machine()), machine())
+
+
+def test_a_path_that_is_not_utf8_is_refused_before_anything_is_written():
+    with pytest.raises(RecipeError, match="rename"):
+        SftRecipe.of(data=["n\udcff.jsonl"])
+    assert SftRecipe.of(data=["né\U0001f986.jsonl"]).talks.data == ("né\U0001f986.jsonl",)
+
+
 def test_unknown_toml_keys_and_sections_are_refused():
     with pytest.raises(RecipeError) as caught:
         Recipe.from_toml("[train]\nleraning_rate = 1\nseq_len = 4\n[nonsense]\nx = 1\n")
@@ -191,6 +221,21 @@ def test_contradictions_are_refused(values, complaint):
     with pytest.raises(RecipeError) as caught:
         Recipe.of(**values)
     assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [Recipe, SftRecipe, DpoRecipe, GrpoRecipe, DistillRecipe])
+def test_what_a_schedule_has_no_use_for_is_refused(kind):
+    for schedule, name in [("constant", "min_lr_ratio"), ("constant", "decay_fraction"), ("cosine", "decay_fraction")]:
+        with pytest.raises(RecipeError, match=f"--{name.replace('_', '-')} has no use with --schedule {schedule}"):
+            kind.of(**{"schedule": schedule, name: 0.3})
+        kind.of(**{"schedule": schedule, name: 0.3, "resolved": True})  # a run begun when it was passed over may go on
+    kind.of(schedule="wsd", min_lr_ratio=0.3, decay_fraction=0.3)
+    kind.of(schedule="cosine", min_lr_ratio=0.3)
+
+
+def test_v3s_own_tails_have_no_other_end():
+    with pytest.raises(RecipeError, match="V3's own tails"):
+        Recipe.of(schedule="v3", min_lr_ratio=0.5)
 
 
 def test_a_sequence_longer_than_the_size_is_meant_for_is_refused():
@@ -349,3 +394,71 @@ def test_an_unknown_size_names_the_nearest():
 def test_every_named_config_can_be_written_and_read(name):
     config = named_config(name)[1]
     assert read_config(write_config(config)) == config
+
+
+# ---- a finished run's recipe, with something changed (the stages after pretraining) ----------------------------------------
+
+
+def finished(kind, **values):
+    """A resolved recipe as a stage saves it."""
+    learnt = dict(steps=60, epochs=20.0, warmup=3, save_every=15, eval_every=7, batch_size=16, data=["a.jsonl"], lr=5e-4)
+    learnt |= dict(micro_batch=8, seq_len=64) if kind is SftRecipe else {}
+    return kind.of(**{**learnt, "lora": 4, "lora_alpha": 8.0, "threads": 1, "resolved": True, **values})
+
+
+FOLLOW = dict(warmup=None, save_every=None, eval_every=None)
+
+
+@pytest.mark.parametrize("kind", [SftRecipe, DpoRecipe])
+@pytest.mark.parametrize(
+    ("given", "after"),
+    [
+        ({"epochs": "10"}, {"steps": None, "epochs": 10.0, **FOLLOW}),
+        ({"steps": "8"}, {"steps": 8, "epochs": None, **FOLLOW}),
+        ({"steps": "8", "save_every": "4"}, {"steps": 8, "epochs": None, **FOLLOW, "save_every": 4}),
+        ({"data": ["b.jsonl"]}, {"steps": None, "epochs": 20.0, **FOLLOW}),
+        ({"batch_size": "8"}, {"steps": 120, "epochs": None, **FOLLOW}),
+        ({"lora": "8"}, {"steps": 60, "lora_alpha": None, "lr": 5e-4, "warmup": 3}),
+        ({"lora": "0"}, {"lora_alpha": None, "lr": None, "warmup": 3}),
+    ],
+    ids=lambda v: " ".join(v),
+)
+def test_what_was_derived_is_derived_anew_when_what_it_follows_from_is_given(kind, given, after):
+    recipe = finished(kind).override(given)
+    assert not recipe.start.resolved
+    assert {name: recipe.flat()[name] for name in after} == after
+
+
+def test_rows_of_other_data_or_batches_are_cut_anew():
+    assert finished(SftRecipe).override({"data": ["b.jsonl"]}).flat()["seq_len"] is None
+    for change in ({"data": ["b.jsonl"]}, {"batch_size": 12}, {"seq_len": 128}):
+        assert finished(SftRecipe).override(change).flat()["micro_batch"] is None
+
+
+@pytest.mark.parametrize("kind", [SftRecipe, DpoRecipe])
+def test_a_finished_recipe_stays_fixed_where_nothing_follows_from_what_is_given(kind):
+    same = finished(kind).override({"steps": "60", "data": ["a.jsonl"], "lr": "1e-3", "model": "again-1"})
+    assert same == finished(kind).replaced({"lr": 1e-3, "model": "again-1"})
+    with pytest.raises(RecipeError, match="contradict"):
+        finished(kind).override({"steps": "8", "epochs": "2"})
+
+
+def test_practice_derives_its_rhythm_anew():
+    recipe = GrpoRecipe.of(steps=60, warmup=2, save_every=15, eval_every=15, lr=1e-5, resolved=True).override({"steps": 8})
+    assert {name: recipe.flat()[name] for name in FOLLOW} == FOLLOW and not recipe.start.resolved
+
+
+def test_a_teacher_is_asked_anew_for_a_changed_distillation_and_its_old_traces_are_not_its_data():
+    old = DistillRecipe.of(
+        tasks=["addition"], data=[], teacher="t", steps=60, epochs=20.0, lr=1e-4, seq_len=64, micro_batch=8, resolved=True
+    ).replaced({"data": ("traces.jsonl",)})
+    for change in ({"steps": 8}, {"asked": 50}, {"tasks": ["sorting"]}):
+        assert old.override(change).flat()["data"] == () and not old.override(change).start.resolved
+    assert old.override({"lr": 1e-3}).flat()["data"] == ("traces.jsonl",)
+
+
+@pytest.mark.parametrize(("rows", "batch", "epochs"), [(37, 4, 2.0), (37, 16, 1.0), (19999, 7, 3.0), (5, 8, 0.1)])
+def test_the_passes_that_a_run_saves_give_its_steps_again(rows, batch, epochs):
+    steps = max(1, math.ceil(rows * epochs / batch))
+    assert steps_of(epochs, rows, batch) == steps
+    assert steps_of(round(steps * batch / rows, 4), rows, batch) == steps

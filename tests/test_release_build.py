@@ -1,6 +1,7 @@
 """Building a release: all is in it, agrees with itself and with the schemas of others, and what is wrong leaves nothing."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -10,12 +11,14 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from release_runs import OFFLINE, tales, talks  # noqa: F401  fixtures
 
 from seekling.cli import main
-from seekling.errors import CheckpointError, RecipeError
+from seekling.errors import CheckpointError, MachineError, RecipeError
+from seekling.release import build as build_room
 from seekling.release.bom import cyclonedx_problems
 from seekling.release.build import build
 from seekling.release.layout import COMPONENTS, files_of, manifest_problems
@@ -57,6 +60,18 @@ def manifest(released):
 
 
 # ---- what is in it ---------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_told_as_the_place_of_the_release_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(folder, *rest):
+        raise OSError(errno.ENOSPC, "No space left on device", "the/source", None, str(folder / "model.safetensors"))
+
+    monkeypatch.setattr(build_room, "gather", lambda *rest: SimpleNamespace(licence_ids=lambda: ()))
+    monkeypatch.setattr(build_room, "installed", lambda: None)
+    monkeypatch.setattr(build_room, "_fill", full)
+    with pytest.raises(MachineError, match=r"--out .*mine: No space left on device; free some space"):
+        build_room.build("run", tmp_path / "mine", SimpleNamespace(key=None, git=False), print)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_manifest_follows_its_schema_and_lists_every_file_with_its_hash(released, manifest):

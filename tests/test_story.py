@@ -104,6 +104,23 @@ def test_a_stopped_practice_goes_on_to_the_very_same_model(run, made_text, tmp_p
     assert len([r for r in read_log(again / "grpo/log.jsonl") if r["kind"] == "step"]) == 2
 
 
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_a_run_that_was_moved_goes_on_in_its_new_place_alone(run, made_text, tmp_path, monkeypatch, stage):  # noqa: F811
+    there = tmp_path / "there"
+    shutil.copytree(run, there)
+    for later in ("sft", "grpo")[("sft", "grpo").index(stage) :]:
+        shutil.rmtree(there / later / "checkpoints") if later == stage else shutil.rmtree(there / later)
+        (there / later / "evaluation.json").unlink(missing_ok=True)
+    hidden = run.rename(tmp_path / "hidden")  # what reads the old place fails
+    try:
+        monkeypatch.chdir(tmp_path)
+        assert cli.main(["run", "--resume", "there"]) == 0
+    finally:
+        hidden.rename(run)
+    a, b = (seekling.load(folder / "grpo").model.state_dict() for folder in (run, there))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
 def test_lessons_end_once_enough_comes_out_right_and_stay_ended(run, made_text, tmp_path):  # noqa: F811
     base = tmp_path / "easy"
     shutil.copytree(run, base)

@@ -13,6 +13,7 @@ from seekling.tasks import get_task, reward_of, task_at
 from seekling.tasks.base import Problem, Reward, Task, is_unseen
 from seekling.tasks.code import CODE, code_of, passes
 from seekling.tasks.lessons import lesson
+from seekling.tasks.named import with_paths
 from seekling.tasks.shaping import language_share, overlong_penalty, shaped
 from seekling.tasks.stories import word_problem
 from seekling.tasks.user import RewardFile, user_task
@@ -112,6 +113,28 @@ def reward(tmp_path, text):
     path = tmp_path / "reward.py"
     path.write_text(text)
     return path
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [
+        ("p.jsonl", "/x/p.jsonl"),
+        ("p.jsonl@2", "/x/p.jsonl@2"),
+        ("p.jsonl:r.py", "/x/p.jsonl:/x/r.py"),
+        ("p.jsonl:r@2.py@3", "/x/p.jsonl:/x/r@2.py@3"),
+        ("addition@2", "addition@2"),
+        ("rg:chain_sum", "rg:chain_sum"),
+    ],
+)
+def test_the_files_in_a_task_s_name_can_be_named_from_elsewhere(name, there):
+    assert with_paths(name, lambda path: f"/x/{path}") == there
+    assert with_paths(there, lambda path: path.removeprefix("/x/")) == name
+
+
+def test_json_that_is_nested_without_end_is_named(tmp_path):
+    (tmp_path / "p.jsonl").write_text("[" * 100_000)
+    with pytest.raises(RecipeError, match=r"p\.jsonl:1 is not valid JSON"):
+        user_task(str(tmp_path / "p.jsonl"))
 
 
 def test_a_reward_file_judges_in_a_process_of_its_own(tmp_path):

@@ -14,8 +14,9 @@ from seekling.formats.peft import read_adapter
 from seekling.formats.safetensors_io import open_tensors
 from seekling.lm import LM
 from seekling.model import Decoder
+from seekling.train.grpo_recipe import GrpoRecipe
 from seekling.train.log import read_log
-from seekling.train.sft import resume, sft
+from seekling.train.sft import lessons_of, resume, sft
 from seekling.train.sft_recipe import SftRecipe
 from seekling.verbs.bench import config_of
 
@@ -165,6 +166,38 @@ def test_changed_conversations_are_refused_on_resume(base, talks, tmp_path):
         resume(run)
 
 
+def test_every_conversation_that_cannot_be_encoded_is_named_with_its_line(base, tmp_path):
+    asks, answers = {"role": "user", "content": "red?"}, {"role": "assistant", "content": "blue."}
+    lines = [[asks, answers], [asks, answers | {"weight": 0}], [asks, answers], [asks, answers, answers]]
+    mine = write_rows(tmp_path / "talks.jsonl", [{"messages": line} for line in lines])
+    with pytest.raises(DataError, match="correct or remove") as caught:
+        sft(recipe(base, mine, tmp_path / "run"))
+    said = str(caught.value).splitlines()
+    assert len(said) == 3 and ":2: messages: message 1 has keys" in said[1]
+    assert ":4: messages: message 2 is an answer without a question" in said[2]
+
+
+def test_conversations_that_occur_twice_are_all_held_out_or_all_learned(base, tmp_path):
+    lines = [{"prompt": f"lamp {i % 10}?", "completion": "red"} for i in range(40)]
+    lm = seekling.load(base)
+    asked = recipe(base, write_rows(tmp_path / "talks.jsonl", lines), tmp_path / "run", heldout=0.2)
+    lessons = lessons_of(asked, lm.tokenizer, lm.config)
+    sides = [[tuple(e.ids.tolist()) for e in rows.examples] for rows in (lessons.train, lessons.heldout)]
+    assert len(sides[1]) == 8 and len(sides[0]) == 32 and not set(sides[0]) & set(sides[1])
+
+
+def test_a_finished_run_is_repeated_as_it_was_or_at_another_length(base, talks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sft", "--model", str(base), "--data", talks, "--epochs", "2", "--batch-size", "4", "--out", "a"]) == 0
+    first = SftRecipe.load("a").learn
+    assert main(["sft", "--recipe", "a"]) == 0  # into a folder of its own
+    assert SftRecipe.load("runs/sft-1").learn == first
+    assert main(["sft", "--recipe", "a", "--epochs", "1"]) == 0
+    half = SftRecipe.load("runs/sft-2").learn
+    assert half.steps == -(-first.steps // 2) and half.epochs < 0.6 * first.epochs
+    assert len([r for r in read_log(tmp_path / "runs/sft-2/log.jsonl") if r["kind"] == "step"]) == half.steps
+
+
 def test_problems_come_before_anything_is_written(base, talks, tmp_path):
     with pytest.raises(DataError, match="--seq-len"):
         sft(recipe(base, talks, tmp_path / "run", seq_len=8))
@@ -173,6 +206,39 @@ def test_problems_come_before_anything_is_written(base, talks, tmp_path):
     with pytest.raises(RecipeError, match="no layer is called w_pack"):
         sft(recipe(base, talks, tmp_path / "run", lora=2, lora_targets=["w_pack"]))
     sft(recipe(base, talks, tmp_path / "run", steps=1))  # the same --out may be used after a failed start
+
+
+def test_a_run_started_with_relative_paths_goes_on_from_any_folder(base, talks, tmp_path, monkeypatch):
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    shutil.copytree(base, home / "base")
+    shutil.copy(talks, home / "talks.jsonl")
+    elsewhere.mkdir()
+    monkeypatch.chdir(home)
+    assert main(["sft", "--model", "base", "--data", "talks.jsonl", "--steps", "2", "--lora", "2", "--out", "run"]) == 0
+    shutil.rmtree(home / "run/checkpoints/step-000002")
+    monkeypatch.chdir(elsewhere)
+    assert main(["sft", "--resume", "../home/run"]) == 0
+    assert weights(home / "run/checkpoints/step-000002")
+
+
+def test_the_files_of_practice_are_noted_with_their_whole_path(base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "p.jsonl", [{"question": f"lamp {i}?", "answer": "red"} for i in range(30)])
+    shutil.copytree(base, tmp_path / "runs/base")
+    words = "--problems 1 --group 2 --max-tokens 2 --steps 1 --warmup 0 --eval-problems 1 --no-tagged --out run".split()
+    assert main(["grpo", "--model", "base", "--tasks", "p.jsonl", "addition", *words]) == 0
+    flat = GrpoRecipe.load("run").flat()
+    assert flat["model"] == str(tmp_path / "runs/base") and flat["tasks"] == (str(tmp_path / "p.jsonl"), "addition")
+
+
+def test_an_adapter_whose_base_is_gone_names_itself_and_the_remedy(base, talks, tmp_path, capsys):
+    mine = tmp_path / "base"
+    shutil.copytree(base, mine)
+    run = sft(recipe(mine, talks, tmp_path / "run", lora=2))
+    mine.rename(tmp_path / "moved")
+    assert main(["generate", str(run), "lamp"]) == 2
+    said = capsys.readouterr().err
+    assert f"{run}/checkpoints/step-000006 is an adapter over {mine}" in said and "seekling merge BASE" in said
 
 
 # ---- killed --------------------------------------------------------------------------------------------------------------

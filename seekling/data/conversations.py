@@ -1,9 +1,12 @@
 """Conversations from files, in the shapes people have them; every problem is named with its file and line.
 
-    {"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}], "tools": […]}
+    {"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]}
     {"conversations": [{"from": "human", "value": …}, {"from": "gpt", "value": …}]}           ShareGPT
-    {"instruction": …, "input": …, "output": …}                                             Alpaca
+    {"instruction": …, "input": …, "output": …, "history": [[question, answer], …]}          Alpaca
     {"prompt": … or messages, "completion": … or messages}                                  prompt and completion
+
+Each may have "system" (text of a system message in front) and "tools" (a list, or that list as JSON text). Notes on a
+conversation (`is_note`) are not read; any other key could be something to learn, so it is refused.
 
 One JSON object a line (.jsonl), or a list of them (.json).
 """
@@ -21,6 +24,15 @@ SHAREGPT = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bing": "assistant",
     "bard": "assistant", "system": "system", "tool": "tool", "observation": "tool",
 }  # fmt: skip
+CONTEXT = ("system", "tools")
+PAIR = ("chosen", "rejected")  # a file may serve seekling dpo too
+NOTES = frozenset(
+    """id idx index uuid key hash sha256 source sources dataset origin url uri link title date time timestamp created created_at
+    updated_at version split license licence lang language locale category categories topic topics subject domain field tag tags
+    type task task_type task_name difficulty level quality rating ratings score scores rank reward accuracy margin
+    votes views likes model model_name generator teacher author annotator turn turns length tokens metadata meta info
+    comment comments note notes""".split()
+)
 SHOWN = 8  # problems told one by one
 T = TypeVar("T")
 
@@ -76,7 +88,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
     if path.suffix == ".json":
         try:
             whole = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             yield str(path), f"is not valid JSON ({error})"
             return
         for number, record in enumerate(whole if isinstance(whole, list) else [whole], 1):
@@ -87,33 +99,69 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             record = f"is not valid JSON ({error})"
         yield f"{path}:{number}", record if not isinstance(record, str) or "not valid" in record else "is no JSON object"
 
 
 def conversation_of(record: Any, where: str = "") -> Conversation:
     """One record in any of the shapes. ValueError says what is wrong with it."""
-    if not isinstance(record, Mapping):
-        raise ValueError(f"is a {type(record).__name__}, not a JSON object")
-    tools: tuple[Mapping[str, Any], ...] = ()
+    record = without_nulls(record)
     if "messages" in record:
-        messages = _messages(record["messages"])
-        tools = _tools(record.get("tools"))
+        messages, own = _messages(record["messages"]), {"messages"}
+        if record.get("prompt") in [m.get("content") for m in messages]:
+            own.add("prompt")  # some data sets repeat the question beside the conversation
     elif "conversations" in record:
-        messages = _sharegpt(record)
+        messages, own = _sharegpt(record["conversations"]), {"conversations"}
     elif "instruction" in record:
-        messages = _alpaca(record)
+        messages, own = (
+            _alpaca(record),
+            {"instruction", "input", "output", "history", "text"},
+        )  # Stanford's text is the same again
     elif "prompt" in record and "completion" in record:
-        messages = [*_side(record["prompt"], "user"), *_side(record["completion"], "assistant")]
+        messages, own = [*_side(record["prompt"], "user"), *_side(record["completion"], "assistant")], {"prompt", "completion"}
     else:
         raise ValueError(
             "has none of messages, conversations, instruction, prompt + completion "
             f"(it has {', '.join(map(str, record)) or 'nothing'})"
         )
+    refuse_unknown(record, own.union(PAIR))
+    return in_context(record, messages, where)
+
+
+def without_nulls(record: Any) -> dict[str, Any]:
+    """A record without the empty columns that tables give it. ValueError where it is none."""
+    if not isinstance(record, Mapping):
+        raise ValueError(f"is a {type(record).__name__}, not a JSON object")
+    return {key: value for key, value in record.items() if value is not None}
+
+
+def is_note(key: str) -> bool:
+    """Whether a key says something about a conversation and is no part of it: ids, sources, scores, and what begins with _."""
+    key = key.lower()
+    return key in NOTES or key.startswith(("_", "score_", "num_", "n_", "meta_")) or key.endswith(("_id", "_score", "_url"))
+
+
+def refuse_unknown(record: Mapping[str, Any], own: set[str]) -> None:
+    """ValueError for keys that are neither the shape's own, nor context, nor notes, nor empty."""
+    known = own.union(CONTEXT)
+    unknown = [str(k) for k, v in record.items() if k not in known and not is_note(str(k)) and v not in ("", [], {})]
+    if unknown:
+        raise ValueError(f"has keys that cannot be learned from: {', '.join(unknown)}; remove them, or put notes into metadata")
+
+
+def in_context(record: Mapping[str, Any], messages: list[dict[str, Any]], where: str) -> Conversation:
+    """Messages with the record's ``system`` before them and its ``tools``."""
+    system = record.get("system", "")
+    if not isinstance(system, str):
+        raise ValueError(f"system must be text, not a {type(system).__name__}")
+    if system and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": system}, *messages]
+    elif system and messages[0]["content"] != system:
+        raise ValueError("has a system text and another system message: keep one of them")
     if not any(m["role"] == "assistant" and (m.get("content") or m.get("tool_calls")) for m in messages):
         raise ValueError("has no assistant message with content: there is nothing to learn from")
-    return Conversation(tuple(messages), tools, where)
+    return Conversation(tuple(messages), _tools(record.get("tools")), where)
 
 
 def _messages(value: Any) -> list[dict[str, Any]]:
@@ -136,27 +184,31 @@ def _messages(value: Any) -> list[dict[str, Any]]:
 
 
 def _tools(value: Any) -> tuple[Mapping[str, Any], ...]:
-    if value is None:
+    if isinstance(value, str) and value.strip():  # some data sets keep the definitions as a JSON text
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"tools is text, but not valid JSON ({error})") from None
+    if not value:
         return ()
-    if isinstance(value, str):  # some data sets keep the definitions as a JSON text
-        value = json.loads(value)
     if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
         raise ValueError("tools must be a list of tool definitions")
-    return tuple(value)
+    bare = [{"type": "function", "function": tool} if "name" in tool and "function" not in tool else tool for tool in value]
+    return tuple(bare)
 
 
-def _sharegpt(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    turns = record["conversations"]
+def _sharegpt(turns: Any) -> list[dict[str, Any]]:
     if not isinstance(turns, list) or not turns:
         raise ValueError("conversations must be a list of turns and not empty")
     messages = []
-    if isinstance(record.get("system"), str) and record["system"]:
-        messages.append({"role": "system", "content": record["system"]})
     for number, turn in enumerate(turns):
         if not isinstance(turn, Mapping) or "from" not in turn or "value" not in turn:
             raise ValueError(f"turn {number} needs from and value")
-        if turn["from"] not in SHAREGPT:
+        if not isinstance(turn["from"], str) or turn["from"] not in SHAREGPT:
             raise ValueError(f"turn {number} is from {turn['from']!r}; known are {', '.join(SHAREGPT)}")
+        unknown = [str(k) for k, v in turn.items() if k not in ("from", "value") and not is_note(str(k)) and v is not None]
+        if unknown:
+            raise ValueError(f"turn {number} has keys that cannot be learned from: {', '.join(unknown)}; remove them")
         messages.append({"role": SHAREGPT[turn["from"]], "content": turn["value"]})
     return _messages(messages)
 
@@ -165,9 +217,15 @@ def _alpaca(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     for key in ("instruction", "output"):
         if not isinstance(record.get(key), str) or not record[key]:
             raise ValueError(f"{key} must be text and not empty")
-    question = record["instruction"] + (f"\n\n{record['input']}" if record.get("input") else "")
-    system = [{"role": "system", "content": record["system"]}] if record.get("system") else []
-    return _messages([*system, {"role": "user", "content": question}, {"role": "assistant", "content": record["output"]}])
+    history, more = record.get("history", []), record.get("input", "")
+    if not isinstance(more, str):
+        raise ValueError(f"input must be text, not a {type(more).__name__}")
+    if not isinstance(history, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in history):
+        raise ValueError("history must be a list of [question, answer]")
+    messages = []
+    for question, answer in [*history, [record["instruction"] + (f"\n\n{more}" if more else ""), record["output"]]]:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return _messages(messages)
 
 
 def _side(value: Any, role: str) -> list[dict[str, Any]]:

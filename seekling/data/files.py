@@ -1,5 +1,6 @@
 """Text on this machine: .txt, .md, .jsonl, .jsonl.zst and .parquet, found recursively, in the order of their paths."""
 
+import functools
 import io
 import json
 import os
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from seekling.data.filters import Content
-from seekling.errors import DataError
+from seekling.errors import DataError, raise_all
 from seekling.text.chat import message_problems
 
 READ = (".txt", ".md", ".jsonl", ".jsonl.zst", ".parquet")
@@ -41,6 +42,8 @@ def text_files(root: str | Path) -> tuple[list[Path], list[str]]:
                 outside += 1
             elif path.is_file():
                 found.append(path)
+    odd = [repr(str(path)) for path in found if str(path).encode("utf-8", "replace").decode() != str(path)]
+    raise_all(DataError, [f"{path} has a name that is not UTF-8, which manifests are: rename it" for path in odd])
     found.sort(key=lambda path: path.relative_to(root).parts)
     notes = [f"{root}: {others} files of other kinds were not read"] if others else []
     notes += [f"{root}: {outside} links that lead out of the folder were not followed"] if outside else []
@@ -96,11 +99,21 @@ def _json_lines(lines: IO[bytes], path: Path) -> Iterator[Content]:
                 where = f"{path}:{number}"
                 try:
                     row = json.loads(utf8(line, where))
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise DataError(f"{where} is no JSON ({error}): correct or remove the line") from None
-                yield from _row(row, where)
+                yield from map(functools.partial(_whole, where=where), _row(row, where))
     except OSError as error:
         raise DataError(f"{path} cannot be read after line {number} ({error}): write it again") from None
+
+
+def _whole(content: Content, where: str) -> Content:
+    """The content, unless UTF-8 cannot hold it: JSON's escapes can name half a surrogate pair, which is no character."""
+    try:
+        for text in [content] if isinstance(content, str) else [value for message in content for value in message.values()]:
+            text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{where} holds half a surrogate pair, which is no character: correct or remove the line") from None
+    return content
 
 
 def _row(row: Any, where: str) -> Iterator[Content]:

@@ -7,19 +7,22 @@ dropped from history), each reply becomes an example of its own, encoded as it w
 Shapes: B rows, T seq_len, S = T + 1 + extra.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
 from seekling.data.conversations import SHOWN, Conversation
 from seekling.data.packed import Batch, epoch_order
-from seekling.errors import DataError, raise_all
+from seekling.errors import DataError, SeeklingError, raise_all
 
 if TYPE_CHECKING:
     from seekling.text.tokenizer import Tokenizer
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,23 @@ class Example:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def encode_each(items: Sequence[A], encode: Callable[[A], B], what: str) -> list[B]:
+    """``encode`` of every item. Raises DataError that lists what every one that fails says."""
+    found, bad = [], []
+    for item in items:
+        try:
+            found.append(encode(item))
+        except SeeklingError as error:
+            bad.append(str(error))
+        if len(bad) == SHOWN and not found:  # then it is the model's format that fails, and with a slow template slowly
+            bad.append("… and no other was tried: not one of these can be encoded")
+            break
+    if len(bad) > SHOWN and found:
+        bad = [*bad[:SHOWN], f"… and {len(bad) - SHOWN} more"]
+    raise_all(DataError, bad, f"{what} that this model's chat format cannot express; correct or remove their lines")
+    return found
 
 
 def examples_of(tokenizer: "Tokenizer", conversation: Conversation) -> list[Example]:
@@ -67,8 +87,12 @@ def reply_span(tokenizer: "Tokenizer", messages: list[Any], tools: Any, where: s
         DataError: the template cannot encode it, or changes what comes before the reply once it is there.
     """
     think = bool(messages[-1].get("reasoning_content"))
-    before = _encode(tokenizer, messages[:-1], tools, opened=True, thinking=think)
-    upto = _encode(tokenizer, messages, tools, opened=False, thinking=think)
+    try:  # the whole first: what it says is of the data, what the question alone says may be of how it is encoded here
+        upto = _encode(tokenizer, messages, tools, opened=False, thinking=think)
+        before = _encode(tokenizer, messages[:-1], tools, opened=True, thinking=think)
+    except SeeklingError as error:
+        what, *several = str(error).split("\n  - ")
+        raise DataError(f"{where}: {what}" + (f": {'; '.join(several)}" if several else "")) from None
     if upto[: len(before)] != before:
         raise DataError(
             f"{where}: this model's template changes what comes before message {len(messages) - 1} once that message answers, "
@@ -80,6 +104,22 @@ def reply_span(tokenizer: "Tokenizer", messages: list[Any], tools: Any, where: s
 def _encode(tokenizer: "Tokenizer", messages: list[Any], tools: Any, *, opened: bool, thinking: bool) -> list[int]:
     options: dict[str, Any] = {} if tools is None else {"tools": tools}
     return tokenizer.encode_chat(messages, add_generation_prompt=opened, thinking=thinking, **options)
+
+
+def held_out(order: Sequence[int], keys: Sequence[Hashable], share: float) -> set[int]:
+    """Numbers of the items kept for evaluation: the first of ``order`` up to the share, equals always on one side.
+
+    Where even one set of equals exceeds the share, the smallest set; none where all are equal.
+    """
+    equal: dict[Hashable, list[int]] = {}
+    for i in order:
+        equal.setdefault(keys[i], []).append(i)
+    wanted = round(share * len(order)) if len(equal) > 1 else 0
+    out: set[int] = set()
+    for numbers in equal.values():
+        if len(out) + len(numbers) <= wanted:
+            out.update(numbers)
+    return out or set(min(equal.values(), key=len) if wanted else ())
 
 
 class PackedConversations:

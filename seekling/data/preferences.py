@@ -2,6 +2,8 @@
 
 {"prompt": … or messages, "chosen": … or [message], "rejected": … or [message]}
 {"chosen": [messages], "rejected": [messages]}                               equal up to their last message
+
+Each may have "system" and "tools"; notes are not read and other keys refused, as in `seekling.data.conversations`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seekling.data.conversations import Conversation, conversation_of, read_each
+from seekling.data.conversations import Conversation, conversation_of, in_context, read_each, refuse_unknown, without_nulls
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,12 @@ def read_preferences(paths: Iterable[str | Path]) -> list[Preference]:
 
 def preference_of(record: Any, where: str = "") -> Preference:
     """One record. ValueError says what is wrong with it."""
-    if not isinstance(record, Mapping):
-        raise ValueError(f"is a {type(record).__name__}, not a JSON object")
+    record = without_nulls(record)
     missing = [name for name in ("chosen", "rejected") if not record.get(name)]
     if missing:
         raise ValueError(f"has no {' and no '.join(missing)} (it has {', '.join(map(str, record)) or 'nothing'})")
+    again = {"messages"} if record.get("messages") == record["chosen"] else set()  # some data sets repeat the better one
+    refuse_unknown(record, {"prompt", "chosen", "rejected", "completion"} | again)  # a file may serve seekling sft too
     sides = [_side(record, name, where) for name in ("chosen", "rejected")]
     if sides[0].messages[:-1] != sides[1].messages[:-1]:
         raise ValueError("chosen and rejected answer different conversations: all but their last messages must be equal")
@@ -41,12 +44,19 @@ def preference_of(record: Any, where: str = "") -> Preference:
 
 
 def _side(record: Mapping[str, Any], name: str, where: str) -> Conversation:
-    value = record[name]
-    if "prompt" in record:
-        talk = conversation_of({"prompt": record["prompt"], "completion": value}, where)
+    value, prompt = record[name], record.get("prompt")
+    if prompt is None or _repeats(value, prompt):
+        talk = conversation_of({"messages": value})
     else:
-        talk = conversation_of({"messages": value}, where)
-    talk = Conversation(talk.messages, conversation_of({**record, "messages": list(talk.messages)}, where).tools, where)
+        talk = conversation_of({"prompt": prompt, "completion": value})
+    talk = in_context(record, [dict(m) for m in talk.messages], where)
     if talk.messages[-1]["role"] != "assistant" or len(talk.messages) < 2:
         raise ValueError(f"{name} must end with the assistant's answer to something")
     return talk
+
+
+def _repeats(value: Any, prompt: Any) -> bool:
+    """Whether an answer is the whole conversation, its question included."""
+    if not isinstance(value, list) or not value or not isinstance(value[0], Mapping):
+        return False
+    return value[: len(prompt)] == prompt if isinstance(prompt, list) else value[0].get("content") == prompt

@@ -210,9 +210,9 @@ def _refuse_or_tell(choice: Choice, why_not: list[str]) -> None:
 
 def read_adapted_config(folder: Path) -> ModelConfig:
     """The config of the model that an adapter folder belongs to; its base may be another adapter over one."""
-    from seekling.lm import base_of, is_adapter, resolve
+    from seekling.lm import is_adapter, resolve_base
 
-    base = resolve(base_of(folder))
+    base = resolve_base(folder)
     return read_adapted_config(base) if is_adapter(base) else open_store(base)[0]
 
 

@@ -5,6 +5,7 @@ its name
 when it is whole. A build that fails or is stopped leaves nothing.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -55,6 +56,10 @@ def build(run: str | Path, out: str | Path, options: Options, say: Callable[[str
         if out.exists():
             out.rmdir()
         os.replace(part, out)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise MachineError(f"--out {out}: {error.strerror}; free some space, or give an --out on another disk") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return release

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+from collections.abc import Callable
 
 from seekling.errors import RecipeError
 from seekling.tasks.base import Task
@@ -24,6 +25,15 @@ def task_at(name: str, level: int) -> tuple[Task, int]:
     task = get_task(name)
     task.check_level(level)
     return task, level
+
+
+def with_paths(name: str, change: Callable[[str], str]) -> str:
+    """The name of a task with the paths of its files changed; a name without files stays."""
+    file, jsonl, rest = name.partition(".jsonl")
+    if not jsonl:
+        return name
+    reward, mark, level = rest.rpartition("@") if rest.rpartition("@")[2].isdecimal() else (rest, "", "")
+    return change(file + jsonl) + (":" + change(reward[1:]) if reward.startswith(":") else reward) + mark + level
 
 
 @functools.lru_cache(64)  # a reward file's process serves the whole run

@@ -72,7 +72,7 @@ def read_problems(path: Path, with_reward: bool = False) -> list[dict[str, Any]]
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             row = f"is not valid JSON ({error})"
         wrong = row if isinstance(row, str) else problem_with(row, with_reward)
         if wrong:

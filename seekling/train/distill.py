@@ -109,6 +109,12 @@ def _logits(recipe: DistillRecipe, run: Path, saved: Saved | None, console: Any,
     assert student.lm.tokenizer is not None  # open_student has seen to it
     teacher = open_teacher_model(recipe, student.lm)
     lessons = sft.lessons_of(recipe, student.lm.tokenizer, student.lm.config)
+    rows, reach = lessons.train.seq_len, teacher.config.max_row
+    if rows > reach:
+        raise RecipeError(
+            f"the teacher {recipe.teach.teacher} reads rows of {reach} tokens at most, and the conversations' have {rows}: "
+            f"give --seq-len {reach}, or a teacher with a longer context"
+        )
     fresh = not recipe.start.resolved
     recipe = sft.resolved(recipe, lessons)
     if fresh:

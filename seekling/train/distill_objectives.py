@@ -3,13 +3,15 @@
 Shapes: A answers, N tokens, D hidden.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from seekling.data.packed_conversations import PackedConversations
+from seekling.errors import RecipeError, SeeklingError
 from seekling.kernels import ops
 from seekling.model import Decoder
 from seekling.train.distill_recipe import DistillRecipe
@@ -20,6 +22,15 @@ from seekling.train.rollout import Answer, Roller
 from seekling.train.rows import Rows, drawn_states, micro_batches
 from seekling.train.schedule import Schedules
 from seekling.train.teaching import MICRO_TOKENS
+
+
+@contextmanager
+def of_the_teacher() -> Iterator[None]:
+    """Errors say that the model they are about is the teacher."""
+    try:
+        yield
+    except SeeklingError as error:
+        raise RecipeError(f"the teacher: {error}; lower --max-tokens, or take a teacher with a longer context") from None
 
 
 class TeacherForced(NextTokens):
@@ -109,7 +120,7 @@ class OnPolicy:
     def terms(self, micro: tuple[Rows, int, dict[str, tuple[float, float]]], step: int) -> Terms:
         rows, tokens, means = micro
         h_ND, w_VD = head_inputs(self.model, drawn_states(self.model, rows)[0])
-        with torch.no_grad():
+        with torch.no_grad(), of_the_teacher():
             teacher = head_inputs(self.teacher, drawn_states(self.teacher, rows)[0])
         loss, kl_N = ops.linear_divergence(
             h_ND, w_VD, *teacher, 1.0 / tokens, reverse=self.recipe.teach.divergence == "reverse",

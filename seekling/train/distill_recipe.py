@@ -2,10 +2,11 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from seekling.knobs import knob
 from seekling.train.grpo_recipe import ProblemsPart, RolloutPart
-from seekling.train.recipe_parts import LoraPart, StartPart, contradictions
+from seekling.train.recipe_parts import LoraPart, StartPart, contradictions, relaxed
 from seekling.train.sft_recipe import LearnPart, TalksPart
 from seekling.tree import Tree
 
@@ -60,6 +61,17 @@ class DistillRecipe(Tree):
     def remote(self) -> bool:
         """Whether the teacher is asked over HTTP."""
         return self.teach.teacher.startswith(("http://", "https://"))
+
+    def relaxed(self, values: dict[str, Any]) -> dict[str, Any]:
+        asking = {f.name for part in (TeacherPart, AskedPart, RolloutPart) for f in dataclasses.fields(part)}
+        again = relaxed(self, values, asking)
+        if again is values:
+            return values
+        if self.practice.tasks and values.get("method", self.teach.method) == "traces" and not values.get("data"):
+            again = relaxed(self, {**values, "data": ()}, asking)  # the teacher is asked anew: what is there now are its traces
+        if "method" in values and values["method"] != self.teach.method:
+            again = {**dict.fromkeys(("divergence", "lr")), **again}
+        return again
 
     def contradictions(self) -> list[str]:
         bad, method = [*contradictions(self), *self.practice.wrong_form()], self.teach.method

@@ -8,7 +8,6 @@ Shapes: P pairs, R = 2P rows (chosen, rejected, chosen, …), S tokens of a row,
 """
 
 import hashlib
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from seekling.data.packed import epoch_order
-from seekling.data.packed_conversations import reply_span
+from seekling.data.packed_conversations import encode_each, held_out, reply_span
 from seekling.data.preferences import Preference, read_preferences
 from seekling.errors import CheckpointError, DataError, raise_all
 from seekling.formats.safetensors_io import ToWrite, open_tensors, read_metadata, write_safetensors
@@ -31,6 +30,7 @@ from seekling.train.dpo_recipe import DpoRecipe
 from seekling.train.log import Progress, RunLog, read_log, say_to
 from seekling.train.loop import Hook, Terms
 from seekling.train.loss import head_inputs
+from seekling.train.recipe_parts import steps_of
 from seekling.train.state import Saved, replace_text
 from seekling.train.teaching import MICRO_TOKENS, Student, begin, build_loop, go_on, open_student, run_between
 
@@ -73,15 +73,14 @@ def resume(run: Path | str, console: Any = None) -> Path:
 
 def encoded(tokenizer: "Tokenizer", preferences: Sequence[Preference], context: int) -> list[Pair]:
     """Pairs of token ids. Raises DataError naming every pair that cannot be encoded or is too long."""
-    out, bad = [], []
-    for p in preferences:
+
+    def encode(p: Preference) -> Pair:
         where, tools = p.chosen.where, list(p.chosen.tools) or None
         spans = [reply_span(tokenizer, list(side.messages), tools, where) for side in (p.chosen, p.rejected)]
-        begin = min(begin for _, begin in spans)  # one of them may think and so open otherwise
-        pair = Pair((spans[0][0], spans[1][0]), begin, where)
-        if pair.places // 2 > context:
-            bad.append(f"{where} takes {pair.places // 2} tokens")
-        out.append(pair)
+        return Pair((spans[0][0], spans[1][0]), min(begin for _, begin in spans), where)  # one may think and so open otherwise
+
+    out = encode_each(preferences, encode, "pairs")
+    bad = [f"{pair.where} takes {pair.places // 2} tokens" for pair in out if pair.places // 2 > context]
     raise_all(DataError, bad[:8], f"pairs longer than the model's context of {context}; shorten them")
     return out
 
@@ -93,7 +92,7 @@ def resolved(recipe: DpoRecipe, pairs: int) -> DpoRecipe:
     learn = recipe.learn
     batch = min(learn.batch_size, pairs)
     epochs = 1.0 if learn.epochs is None and learn.steps is None else learn.epochs
-    steps = learn.steps or max(1, math.ceil(pairs * (epochs or 0) / batch))
+    steps = learn.steps or steps_of(epochs or 0, pairs, batch)
     values: dict[str, Any] = dict(
         steps=steps, epochs=round(steps * batch / pairs, 4), batch_size=batch, resolved=True,
         lr=learn.lr or (5e-5 if recipe.lora.lora else 5e-6), warmup=learn.warmup if learn.warmup is not None else steps // 10,
@@ -110,8 +109,8 @@ def _train(recipe: DpoRecipe, run: Path, saved: Saved | None, console: Any) -> P
     assert student.lm.tokenizer is not None  # open_student has seen to it
     pairs = encoded(student.lm.tokenizer, read_preferences(recipe.pairs.data), student.lm.config.max_position_embeddings)
     order = epoch_order(recipe.start.seed, 2**32, len(pairs))
-    kept = round(recipe.pairs.heldout * len(pairs)) if len(pairs) > 1 else 0
-    held, train = sorted(order[:kept].tolist()), sorted(order[kept:].tolist())
+    out = held_out(order.tolist(), [tuple(map(tuple, pair.ids)) for pair in pairs], recipe.pairs.heldout)
+    held, train = sorted(out), sorted(set(order.tolist()) - out)
     recipe = resolved(recipe, len(train))
     learn, print_of = recipe.learn, fingerprint(pairs)
     if saved is None:

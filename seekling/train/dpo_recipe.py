@@ -2,9 +2,10 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from seekling.knobs import knob
-from seekling.train.recipe_parts import LoraPart, OptimPart, StartPart, contradictions
+from seekling.train.recipe_parts import LoraPart, OptimPart, StartPart, contradictions, relaxed
 from seekling.tree import Tree
 
 
@@ -31,7 +32,7 @@ class PreferLearnPart(OptimPart):
     """How it is learned"""
 
     epochs: float = knob(None, "passes over the pairs", above=0, derived="1, or steps")
-    batch_size: int = knob(16, "pairs in an optimizer step", low=1)
+    batch_size: int = knob(16, "pairs in an optimizer step", low=1, high=2**20)
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class DpoRecipe(Tree):
     @classmethod
     def verb(cls) -> str:
         return "dpo"
+
+    def relaxed(self, values: dict[str, Any]) -> dict[str, Any]:
+        return relaxed(self, values)
 
     def contradictions(self) -> list[str]:
         bad = contradictions(self)

@@ -42,7 +42,7 @@ def resolved(recipe: GrpoRecipe) -> GrpoRecipe:
     values: dict[str, Any] = dict(
         steps=steps,
         lr=learn.lr or (2e-4 if recipe.lora.lora else 1e-5),
-        warmup=2 if learn.warmup is None else learn.warmup,
+        warmup=min(2, steps) if learn.warmup is None else learn.warmup,
         save_every=learn.save_every or every,
         eval_every=learn.eval_every or every,
         threads=recipe.start.threads or torch.get_num_threads(),

@@ -3,10 +3,11 @@
 import dataclasses
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from seekling.knobs import knob
 from seekling.quants import QUANTS
-from seekling.train.recipe_parts import LoraPart, OptimPart, StartPart, contradictions
+from seekling.train.recipe_parts import LoraPart, OptimPart, StartPart, contradictions, relaxed
 from seekling.tree import Tree
 
 
@@ -89,6 +90,9 @@ class GrpoRecipe(Tree):
     @classmethod
     def verb(cls) -> str:
         return "grpo"
+
+    def relaxed(self, values: dict[str, Any]) -> dict[str, Any]:
+        return relaxed(self, values)
 
     def contradictions(self) -> list[str]:
         bad, p = [*contradictions(self), *self.practice.wrong_form()], self.policy

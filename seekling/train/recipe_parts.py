@@ -1,11 +1,15 @@
 """The sections that all stages after pretraining share, and what contradicts in them. No torch here: the command line builds
 its flags from it."""
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from seekling.knobs import knob
 from seekling.quants import QUANTS
+from seekling.recipe import unused_by_schedule
+from seekling.tree import knobs_of
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class LoraPart:
     """Low-rank adapters instead of full weights"""
 
     lora: int = knob(0, "rank of the adapters; 0 = train all weights", low=0, high=4096)
-    lora_alpha: float = knob(None, "scale of the adapters times their rank", above=0, derived="twice the rank")
+    lora_alpha: float = knob(None, "scale of the adapters times their rank", above=0, high=1e6, derived="twice the rank")
     lora_targets: tuple[str, ...] = knob(("all-linear",), "layers: q_proj … experts, or all-linear")
     lora_dropout: float = knob(0.0, "dropout before the adapters", low=0, below=1)
     rslora: bool = knob(False, "rank-stabilised scale: alpha / √rank")
@@ -87,6 +91,8 @@ def contradictions(recipe: Any) -> list[str]:
     epochs, micro = getattr(learn, "epochs", None), getattr(learn, "micro_batch", None)
     if not start.resolved and learn.steps is not None and epochs is not None:
         bad.append("--steps and --epochs contradict each other: give one of them")
+    if not start.resolved:
+        bad += unused_by_schedule(learn)
     if micro and learn.batch_size % micro:
         bad.append(f"micro_batch {micro} does not divide batch_size {learn.batch_size}")
     if lora.base_quant and not lora.lora:
@@ -94,3 +100,41 @@ def contradictions(recipe: Any) -> list[str]:
     if lora.base_quant and start.device != "cpu":
         bad.append(f"--base-quant computes on the CPU: drop it, or --device {start.device}")
     return bad
+
+
+def steps_of(epochs: float, rows: int, batch: int) -> int:
+    """Steps of so many passes over the rows; passes are saved with four digits, so half of the last is allowed for."""
+    return max(1, math.ceil(rows * (epochs - 5e-5) / batch))
+
+
+def relaxed(recipe: Any, values: dict[str, Any], more: Collection[str] = ()) -> dict[str, Any]:
+    """Changes to a recipe of any of these stages; on a resolved one with all that is derived again because of them.
+
+    Of the length what is given counts. Else the passes over the data stay where data or rows change, the number of examples
+    seen where the batch does, and the steps in all other cases.
+
+    Args:
+        more: further fields from which something follows in this stage.
+    """
+    old = recipe.flat()
+    changed = {name for name, value in values.items() if value != old[name]}
+    length = changed & {"steps", "epochs", "batch_size", "updates"}
+    rows = changed & {"data", "seq_len", "heldout"} if old.get("epochs") is not None else set()
+    if not old["resolved"] or "resolved" in values or not length | rows | changed & {"lora", *more}:
+        return values
+    again: dict[str, Any] = {"epochs": None}
+    if "epochs" in changed:
+        again = {"steps": None}
+    elif rows and "steps" not in changed:
+        again = {"steps": None, "epochs": old["epochs"]}
+    elif "batch_size" in changed and "steps" not in changed:
+        again["steps"] = math.ceil(old["steps"] * old["batch_size"] / values["batch_size"])
+    follows = ["warmup", "save_every", "eval_every"] if length or rows else []
+    follows += ["micro_batch"] if rows or "batch_size" in changed else []
+    follows += ["seq_len"] if rows else []
+    follows += ["lora_alpha"] if "lora" in changed else []
+    if "lora" in changed and not (values["lora"] and old["lora"]):
+        follows.append("lr")
+        again["mtp_weight"] = knobs_of(type(recipe))["mtp_weight"].default if "mtp_weight" in old else None
+    again |= dict.fromkeys(follows)
+    return {**{name: value for name, value in again.items() if name in old}, "resolved": False, **values}

@@ -5,6 +5,7 @@ shares a packed base with the trainer and is given the adapter beside it; nothin
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from seekling.model.layers import weight_of
 from seekling.tasks import Problem, Task, get_task, task_at
 from seekling.tasks.base import Reward
 from seekling.tasks.lessons import question_of
+from seekling.tasks.named import with_paths
 from seekling.tasks.shaping import shaped
 from seekling.train.judging import Judge
 from seekling.train.lora import HALVES, LoRAExperts, LoRALinear, adapter_of
@@ -265,7 +267,8 @@ class Roller:
 def told(evaluation: dict[str, Any]) -> str:
     """An evaluation in a line."""
     return ", ".join(
-        f"{name} {v['accuracy']:.1%} ({v['interval'][0]:.0%} to {v['interval'][1]:.0%}, {v['problems']} problems)"
+        f"{with_paths(name, os.path.basename)} {v['accuracy']:.1%} "
+        f"({v['interval'][0]:.0%} to {v['interval'][1]:.0%}, {v['problems']} problems)"
         for name, v in evaluation["tasks"].items()
     )
 

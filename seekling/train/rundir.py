@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from seekling.data import TokenStream
-from seekling.errors import CheckpointError, MachineError, RecipeError, SeeklingError
+from seekling.errors import CheckpointError, MachineError, RecipeError
 from seekling.train.log import read_log
 from seekling.train.state import Checkpoints, Saved, replace_text, space_of
 from seekling.tree import Tree
@@ -64,7 +64,7 @@ def fresh(run: Path) -> Iterator[None]:
     with claim(run):
         try:
             yield
-        except SeeklingError:
+        except Exception:
             if not read_log(run / "log.jsonl"):
                 (run / "recipe.toml").unlink(missing_ok=True)
                 (run / "log.jsonl").unlink(missing_ok=True)

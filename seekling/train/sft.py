@@ -6,7 +6,6 @@ Run: ``seekling sft --model smollm2 --data talks.jsonl --lora 16 --out runs/mine
 """
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,13 @@ import numpy as np
 import torch
 
 from seekling.data.conversations import SHOWN, read_conversations
-from seekling.data.packed_conversations import Example, PackedConversations, examples_of
+from seekling.data.packed_conversations import Example, PackedConversations, encode_each, examples_of, held_out
 from seekling.errors import DataError, RecipeError, raise_all
 from seekling.train.log import RunLog, read_log, say_to
 from seekling.train.loop import Hook
 from seekling.train.loss import IGNORE, targets_of, token_losses
 from seekling.train.pretrain import NextTokens
+from seekling.train.recipe_parts import steps_of
 from seekling.train.schedule import Schedules
 from seekling.train.sft_recipe import SftRecipe
 from seekling.train.state import Saved, replace_text
@@ -69,18 +69,18 @@ def lessons_of(recipe: Any, tokenizer: "Tokenizer", config: Any) -> Lessons:
     """Read, encode, split and pack the conversations.
 
     Raises:
-        DataError: every broken line; a template that cannot encode; conversations longer than a row.
+        DataError: every broken line; every conversation that the template cannot encode; those longer than a row.
     """
     talks = read_conversations(recipe.talks.data)
-    encoded = [examples_of(tokenizer, talk) for talk in talks]
+    encoded = encode_each(talks, lambda talk: examples_of(tokenizer, talk), "conversations")
     empty = [parts[0].where for parts in encoded if not any(e.targets.any() for e in parts)]
     raise_all(DataError, empty[:SHOWN], "conversations in which nothing is learned (the template leaves out every reply)")
     longest = max(len(e) for parts in encoded for e in parts) - 1
     room = min(config.max_position_embeddings, max(longest, min(LONGEST_ROW, 4 * longest)))
     seq_len = recipe.talks.seq_len or max(8, room)
     order = np.argsort(np.random.Philox(key=np.array([recipe.start.seed, 7], np.uint64)).random_raw(len(talks)), kind="stable")
-    kept = round(recipe.talks.heldout * len(talks)) if len(talks) > 1 else 0
-    out = set(order[:kept].tolist())
+    keys = [tuple((e.ids.tobytes(), e.targets.tobytes()) for e in parts) for parts in encoded]
+    out = held_out(order.tolist(), keys, recipe.talks.heldout)
     train = [e for i, parts in enumerate(encoded) if i not in out for e in parts]
     judged = [e for i, parts in enumerate(encoded) if i in out for e in parts]
     pad = next(i for i in (tokenizer.pad_id, tokenizer.eos_id, 0) if i is not None)
@@ -107,9 +107,9 @@ def resolved(recipe: Any, lessons: Lessons) -> Any:
     learn, rows, seq_len = recipe.learn, lessons.train.n_rows, lessons.train.seq_len
     batch = min(learn.batch_size, rows)
     epochs = 2.0 if learn.epochs is None and learn.steps is None else learn.epochs
-    steps = learn.steps or max(1, math.ceil(rows * (epochs or 0) / batch))
+    steps = learn.steps or steps_of(epochs or 0, rows, batch)
     fits = max(1, MICRO_TOKENS // seq_len)
-    micro = learn.micro_batch or max(n for n in range(1, batch + 1) if batch % n == 0 and n <= fits)
+    micro = learn.micro_batch or max(n for n in range(1, min(batch, fits) + 1) if batch % n == 0)
     if batch % micro:
         raise RecipeError(f"micro_batch {micro} does not divide the {batch} rows of a step; drop --micro-batch")
     values: dict[str, Any] = dict(

@@ -2,9 +2,10 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from seekling.knobs import knob
-from seekling.train.recipe_parts import LoraPart, OptimPart, StartPart, contradictions
+from seekling.train.recipe_parts import LoraPart, OptimPart, StartPart, contradictions, relaxed
 from seekling.tree import Tree
 
 
@@ -13,7 +14,7 @@ class LearnPart(OptimPart):
     """How it is learned"""
 
     epochs: float = knob(None, "passes over the data", above=0, derived="2, or steps")
-    batch_size: int = knob(16, "rows in an optimizer step", low=1)
+    batch_size: int = knob(16, "rows in an optimizer step", low=1, high=2**20)
     micro_batch: int = knob(None, "rows computed at once (gradients accumulate)", low=1, derived="4096 tokens at most")
     mtp_weight: float = knob(0.1, "λ of the MTP loss, for models that have MTP layers and full weights", low=0)
     seq_balance_alpha: float = knob(0.0, "weight of the sequence-wise balance loss", low=0)
@@ -41,6 +42,9 @@ class SftRecipe(Tree):
     @classmethod
     def verb(cls) -> str:
         return "sft"
+
+    def relaxed(self, values: dict[str, Any]) -> dict[str, Any]:
+        return relaxed(self, values)
 
     def contradictions(self) -> list[str]:
         return contradictions(self)

@@ -259,11 +259,15 @@ def flush(path: Path) -> None:
 def replace_text(path: Path, text: str) -> None:
     """Write a small file so that readers see the old or the new contents, never a part."""
     part = path.with_name(f"{HIDDEN}{path.name}")
-    with open(part, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with open(part, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     flush(path.parent)
 
 

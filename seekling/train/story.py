@@ -91,9 +91,14 @@ def lessons_stage(run: Path, recipe: Recipe, story: LessonsPart, console: Any) -
 
 def _stage(folder: Path, recipe: Any, console: Any, train: Train) -> None:
     """Begin a stage, go on with it, or leave it where it is finished."""
+    places = {name: value for name, value in recipe.flat().items() if name in ("model", "out", "data")}
+
+    def train_here(found: Any, *rest: Any) -> Path:
+        return train(found.replaced(places), *rest)  # the run may have been moved or copied since the stage began
+
     try:
         if (folder / "recipe.toml").exists():
-            go_on(type(recipe), folder, train, console)
+            go_on(type(recipe), folder, train_here, console)
         else:
             begin(recipe, train, console)
     except Interrupted as stop:
@@ -128,7 +133,7 @@ def sft_recipe(run: Path, recipe: Recipe, story: LessonsPart) -> SftRecipe:
     """The lessons as a recipe of ``seekling sft``."""
     steps = story.sft_steps
     return SftRecipe.of(
-        model=str(run), out=str(run / "sft"), data=[str((run / LESSONS).absolute())], steps=steps, lr=story.sft_lr,
+        model=str(run.absolute()), out=str(run / "sft"), data=[str((run / LESSONS).absolute())], steps=steps, lr=story.sft_lr,
         seq_len=recipe.data.seq_len, seed=recipe.run.seed, threads=recipe.run.threads, device=recipe.run.device,
         dtype=recipe.train.dtype, save_every=max(10, steps // 3), eval_every=max(5, steps // 6),
         seq_balance_alpha=recipe.train.seq_balance_alpha, command=recipe.run.command,
@@ -137,9 +142,9 @@ def sft_recipe(run: Path, recipe: Recipe, story: LessonsPart) -> SftRecipe:
 
 def grpo_recipe(run: Path, recipe: Recipe, story: LessonsPart) -> GrpoRecipe:
     """Practice as a recipe of ``seekling grpo``; its prompts and problems are those of the evaluations too."""
-    steps = story.grpo_steps
+    steps, lessons = story.grpo_steps, (run / "sft").absolute()
     return GrpoRecipe.of(
-        model=str(run / "sft"), out=str(run / "grpo"), tasks=story.tasks, problems=story.problems, group=story.group,
+        model=str(lessons), out=str(run / "grpo"), tasks=story.tasks, problems=story.problems, group=story.group,
         think=True, tagged=False, eval_problems=story.eval_problems, max_tokens=story.max_tokens, steps=steps, lr=story.grpo_lr,
         schedule="constant", seed=recipe.run.seed, threads=recipe.run.threads, device=recipe.run.device,
         dtype=recipe.train.dtype, save_every=max(10, steps // 3), eval_every=max(10, steps // 3), command=recipe.run.command,

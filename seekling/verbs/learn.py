@@ -3,16 +3,17 @@
 import argparse
 import shlex
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seekling.errors import CheckpointError, DataError, MachineError, RecipeError, raise_all
 from seekling.recipe import Recipe, from_args, resolve
-from seekling.resolve import explain, free_folder
+from seekling.resolve import explain, free_folder, model_config
 from seekling.verbs.common import console
 
 if TYPE_CHECKING:
+    from seekling.machine import Machine
     from seekling.train.story_recipe import StoryRecipe
 
 DEFAULT_MINUTES = 15.0
@@ -31,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
         resume(folder, console=console())
     else:
         recipe, story = asked_recipe(args), StoryRecipe.from_args(args)
+        story = story.replaced(_absolute(story.flat()))
         if recipe.run.minutes is None and recipe.train.steps is None and recipe.train.tokens is None:
             recipe = recipe.override(dict(minutes=DEFAULT_MINUTES))
         folder = train(recipe, args, story if story.story.teach else None)
@@ -111,11 +113,37 @@ def _stage(args: argparse.Namespace, kind: Any, start: Callable[..., Path], resu
 
 def _stage_recipe(args: argparse.Namespace, kind: Any) -> Any:
     """The recipe of ``--recipe`` and the flags, with the command noted."""
-    recipe = kind.from_args(args, kind.load(args.recipe) if args.recipe else None)
-    noted: dict[str, Any] = dict(command=shlex.join(["seekling", *args.argv]))
-    if "data" in recipe.flat():  # a run is resumed from any folder
-        noted["data"] = [str(Path(path).absolute()) for path in recipe.flat()["data"]]
-    return recipe.override(noted)
+    base = kind.load(args.recipe) if args.recipe else None
+    if base is not None and base.start.resolved:
+        base = base.replaced({"out": None})  # a repeated run gets its own folder
+    recipe = kind.from_args(argparse.Namespace(**_absolute(vars(args))), base)
+    return recipe.override({"command": _command(args), **_absolute(recipe.flat(), only=True)})
+
+
+def _absolute(values: Mapping[str, Any], only: bool = False) -> dict[str, Any]:
+    """Values of fields, what may name files with absolute paths: a run is resumed from any folder. Names of pulled models and
+    of tasks, and addresses, stay.
+
+    Args:
+        only: leave out the other fields.
+    """
+    from seekling.tasks.named import with_paths
+
+    def place(name: str) -> str:
+        found = [Path(name), *([Path("runs", name)] if len(Path(name).parts) == 1 else [])]
+        return str(next((path.absolute() for path in found if path.exists()), name))
+
+    out = {} if only else dict(values)
+    out |= {name: place(values[name]) for name in ("model", "teacher") if values.get(name)}
+    out |= {"data": [str(Path(path).absolute()) for path in values["data"]]} if values.get("data") else {}
+    if values.get("tasks"):
+        out["tasks"] = tuple(with_paths(task, lambda path: str(Path(path).absolute())) for task in values["tasks"])
+    return out
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The command line as text; bytes that are none become question marks."""
+    return shlex.join(["seekling", *args.argv]).encode("utf-8", "replace").decode()
 
 
 def talk_to(folder: Path) -> None:
@@ -138,10 +166,9 @@ def asked_recipe(args: argparse.Namespace) -> Recipe:
     base = Recipe.load(args.recipe) if args.recipe else None
     if base is not None and base.run.resolved and not hasattr(args, "out"):
         args.out = str(free_folder(Path("runs"), base.run.size or "run"))  # a repeated run gets its own folder
-    command = shlex.join(["seekling", *args.argv]).encode("utf-8", "replace").decode()
     recipe = from_args(args, base)
     places = [str(Path(path).absolute()) for path in recipe.data.data]  # a run is resumed from any folder
-    return recipe.override(dict(command=command, data=places))
+    return recipe.override(dict(command=_command(args), data=places))
 
 
 def train(recipe: Recipe, args: argparse.Namespace, story: "StoryRecipe | None" = None) -> Path:
@@ -176,6 +203,7 @@ def train(recipe: Recipe, args: argparse.Namespace, story: "StoryRecipe | None" 
         print(f"Measuring this machine for a budget of {whole:g} minutes{shared} …", flush=True)
     resolved = resolve(recipe, machine, say=lambda line: print(f"  {line}", flush=True))
     check_device(resolved)
+    check_memory(resolved, machine)
     print(derived_text(recipe, resolved), flush=True)
     if story is not None:
         planned = plan_lessons(story, resolved).story
@@ -194,6 +222,17 @@ def check_device(recipe: Recipe) -> None:
     ready = torch.cuda.is_available() if name == "cuda" else torch.backends.mps.is_available()
     if not ready:
         raise MachineError(f"--device {name}: this torch build finds no such device; use --device cpu or install another build")
+
+
+def check_memory(recipe: Recipe, machine: "Machine") -> None:
+    """Refuse a model whose weights alone, in single precision, are more than this machine's memory."""
+    counted = model_config(recipe).parameters()
+    count = counted.total + counted.mtp
+    if recipe.run.device == "cpu" and 4 * count > machine.memory_bytes:
+        raise MachineError(
+            f"a model of {count:,} parameters takes {4 * count / 1e9:,.0f} GB for its weights alone, and this machine has "
+            f"{machine.memory_bytes / 1e9:,.0f} GB: give a smaller --size, or lower widths and layers"
+        )
 
 
 def derived_text(asked: Recipe, resolved: Recipe) -> str:
