@@ -163,6 +163,15 @@ def test_an_adapter_names_rank_targets_and_base(tmp_path):
     assert inspect(tmp_path).loads is False and "VERA" in inspect(tmp_path).refused[0]
 
 
+def test_a_run_that_trained_an_adapter_shows_the_adapter(tmp_path):
+    place = tmp_path / "run" / "checkpoints" / "step-20"
+    place.mkdir(parents=True)
+    test_an_adapter_names_rank_targets_and_base(place)
+    (place / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "target_modules": ["o_proj"]}))
+    found = inspect(tmp_path / "run")
+    assert found.kind == "adapter" and found.adapter["rank"] == 2 and "step-20" in found.notes[-1]
+
+
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
 DAMAGE = {

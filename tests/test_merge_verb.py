@@ -138,6 +138,13 @@ def test_what_was_done_is_said(tmp_path, capsys):
     assert "up to one rounding" in capsys.readouterr().out
 
 
+def test_a_base_that_is_an_adapter_is_sent_through_export(tmp_path, capsys):
+    base("llama", tmp_path / "base")
+    adapted(opened(tmp_path / "base"), tmp_path / "lora", target_modules=["q_proj"])
+    said = fails(capsys, tmp_path / "lora", tmp_path / "lora", "--out", tmp_path / "out")
+    assert "is an adapter itself" in said and "--to hf" in said
+
+
 def test_a_gguf_base_is_sent_through_export(tmp_path, capsys):
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     assert "--to hf" in fails(capsys, tmp_path / "m.gguf", tmp_path, "--out", tmp_path / "out")

@@ -5,8 +5,10 @@ import json
 import shutil
 
 import pytest
+import torch
 from release_runs import OFFLINE, tales, talks  # noqa: F401  fixtures
 
+from seekling import load
 from seekling.release.ancestors import Ancestor, spdx
 from seekling.release.build import build
 from seekling.release.licences import LicenceError
@@ -115,6 +117,16 @@ def test_adapter_goes_out_as_adapter_and_names_its_base(foreign, tmp_path):
     from seekling.release.check.run import check
 
     assert not [f.text for f in check(open_folder(tmp_path / "out")).findings if f.verdict == "fail"]
+
+
+def test_an_adapter_over_a_run_of_ours_is_merged_whoever_made_the_first_base(foreign, tmp_path):
+    more = dict(steps=1, batch_size=2, threads=1, dtype="float32", lora=2, heldout=0.25)
+    sft(SftRecipe.of(model=str(foreign / "adapted"), data=[str(foreign / "talks.jsonl")], out=str(tmp_path / "twice"), **more))
+    build(tmp_path / "twice", tmp_path / "out", dataclasses.replace(OFFLINE, about=str(foreign / "about.toml")), quiet)
+    manifest = json.loads((tmp_path / "out/release.json").read_text("utf-8"))
+    assert manifest["provenance"]["relation"] == "finetune" and len(manifest["provenance"]["base_models"]) == 1
+    want, got = (load(place).model.state_dict() for place in (tmp_path / "twice", tmp_path / "out"))
+    assert all(torch.equal(want[name], got[name]) for name in want)
 
 
 def test_base_with_a_forbidding_licence_stops_the_release(foreign):

@@ -79,8 +79,11 @@ def _folder(place: Path) -> Inspection:
     if (place / "checkpoints").is_dir() and not (place / files.CONFIG).exists():
         from seekling.lm import resolve
 
-        out.kind, place = "run", resolve(place)
+        place = resolve(place)
+        out = _adapter(place) if (place / ADAPTER).exists() else dataclasses.replace(out, kind="run")
         out.notes.append(f"newest complete checkpoint: {place.name}")
+        if (place / ADAPTER).exists():
+            return out
     _list_files(place, out)
     raw = _raw_config(place, out)
     config = _config(raw, out)

@@ -66,7 +66,7 @@ def front_matter(release: "Release") -> Any:
     datasets = sorted({s.where for s in chain.sources if s.kind == "hub"})
     return ModelCardData(
         language=release.languages,
-        library_name="peft" if chain.is_adapter else "transformers",
+        library_name="peft" if chain.stays_adapter else "transformers",
         pipeline_tag="text-generation",
         tags=list(dict.fromkeys(tags)),
         base_model=base or None,
@@ -176,7 +176,7 @@ def release_numbers(release: "Release") -> list[tuple[str, str]]:
 
 def how_to_use(release: "Release") -> list[str]:
     """Commands that really work with this folder."""
-    if release.chain.is_adapter:
+    if release.chain.stays_adapter:
         base = release.chain.base_models[0].name if release.chain.base_models else "BASE"
         return [fence(f"seekling merge {base} . --out merged\nseekling chat merged", "sh")]
     python = (

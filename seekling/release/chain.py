@@ -102,6 +102,11 @@ class Chain:
 
         return is_adapter(self.weights)
 
+    @property
+    def stays_adapter(self) -> bool:
+        """Whether an adapter is released as one: directly over somebody else's model, which others have too."""
+        return self.is_adapter and self.relation == "adapter"
+
 
 def open_chain(path: str | Path, about: About) -> Chain:
     """Everything behind a run, or behind a folder that ``seekling merge`` wrote.
@@ -134,7 +139,7 @@ def _chain_of(run: Path, about: About, seen: tuple[Path, ...]) -> Chain:
     if before is None:
         return Chain((stage,), stage.checkpoint, sources=read)
     chain = _taught(before, stage, read, about, (*seen, home))
-    lora = bool(stage.value("lora"))
+    lora = bool(stage.value("lora")) and not chain.stages
     return replace(
         chain,
         stages=(*chain.stages, replace(stage, starts_from=origin)),

@@ -25,7 +25,7 @@ def components(folder: Path, release: "Release") -> list[dict[str, Any]]:
     archive = [code["archive"]]
     inside = f"seekling-{code['version']}/seekling"
     config = "config.json" if (folder / "config.json").is_file() else "adapter_config.json"
-    weights = "adapter_model.safetensors" if release.chain.is_adapter and release.chain.base_models else "model.safetensors"
+    weights = "adapter_model.safetensors" if release.chain.stays_adapter else "model.safetensors"
     rows: list[tuple[str, list[str], str, str, list[str]]] = [
         ("model-architecture", [*archive, config], CODE_LICENCE, "the network in plain torch", [f"{inside}/model"]),
         ("model-parameters", [weights], options.licence, "final weights", []),

@@ -27,7 +27,7 @@ def write_weights(folder: Path, release: "Release", say: Callable[[str], None]) 
     """
     chain = release.chain
     facts = {"name": release.name, "version": release.version, "license": release.options.licence}
-    if chain.is_adapter and not chain.base_models:
+    if chain.is_adapter and not chain.stays_adapter:
         from seekling.lm import load
 
         say("merging the adapter into its base, which is a run of this machine")

@@ -13,11 +13,14 @@ from seekling.verbs.export import progress
 def merge(args: argparse.Namespace) -> int:
     """Write ``args.path`` with ``args.adapter`` added (or subtracted) to ``args.out``."""
     from seekling.hub.names import find
-    from seekling.lm import resolve
+    from seekling.lm import is_adapter, resolve
 
     path = resolve(args.path)
     if path.is_file():
         raise RecipeError(f"{path} is a GGUF file; seekling export {path} --to hf --out DIR first, then merge into that folder")
+    if is_adapter(path):
+        remedy = f"seekling export {args.path} --to hf --out DIR merges it into its base; then merge into DIR"
+        raise RecipeError(f"{path} is an adapter itself: {remedy}")
     adapter = Path(args.adapter)
     if not adapter.exists():
         adapter = find(args.adapter) or adapter
