@@ -247,6 +247,13 @@ def test_float32_comes_back_as_the_short_decimal(value):
 # ---- what is not understood ----------------------------------------------------------------------------------------------
 
 
+def test_gpt_oss_without_scaled_positions_comes_back_without(tmp_path):
+    raw = dict(RAW["gpt_oss"], rope_parameters={"rope_type": "default", "rope_theta": 10000.0})
+    model = model_of(raw)
+    write_gguf(LM(model, None), tmp_path / "m.gguf", "f32")
+    assert model.config.rope_scaling is None and read_config(open_gguf(tmp_path / "m.gguf").raw_config).rope_scaling is None
+
+
 def test_every_unknown_key_is_named(files, tmp_path):
     _, path = files("llama")
     odd = changed(path, tmp_path / "x.gguf", {"llama.logit_scale": 0.5, "llama.attention.scale": 2.0, "other.key": 1})

@@ -138,6 +138,15 @@ def test_marks_for_the_end_of_a_turn_end_answers():
     assert set(again.end_ids) == {1, 700, 701}
 
 
+def test_three_end_tokens_come_back_and_of_more_it_is_said():
+    tokenizer, notes = trained(splitter(PRE_TOKENIZERS["qwen2"])), []
+    tokenizer.end_ids = (tokenizer.eos_id, 5, 6)
+    assert set(tokenizer_from_gguf(without_copy(metadata_of(tokenizer)), "x").end_ids) == {tokenizer.eos_id, 5, 6}
+    tokenizer.end_ids = (tokenizer.eos_id, 4, 5, 6)
+    vocabulary_keys(tokenizer, tokenizer.vocab_size, notes, "x")
+    assert any("three end tokens" in note and note.endswith(" 4") for note in notes)
+
+
 # ---- SentencePiece style -------------------------------------------------------------------------------------------------
 
 

@@ -255,6 +255,11 @@ REFUSED = {
     "dense layers among experts": (
         dict(GQA, **QWEN_MOE, model_type="qwen3_moe", head_dim=16, norm_topk_prob=True, mlp_only_layers=[0]), "mlp_only_layers",
     ),
+    "dense layers behind experts": (
+        {k: v for k, v in dict(RAW["deepseek_v32"], num_nextn_predict_layers=0).items() if k != "first_k_dense_replace"}
+        | {"mlp_layer_types": ["sparse", "dense"]},
+        "dense layers behind",
+    ),
     "qwen3 bias": (dict(GQA, model_type="qwen3", head_dim=16, attention_bias=True), "attention_bias"),
     "ernie bias": (dict(GQA, model_type="ernie4_5", head_dim=16, use_bias=True), "use_bias"),
     "dynamic rope": (dict(GQA, model_type="llama", rope_scaling=dict(rope_type="dynamic", factor=2.0)), "dynamic"),

@@ -155,6 +155,7 @@ def test_a_call_with_a_parameters_end_in_its_value_is_told_apart_by_its_tokens()
     [
         (HERMES, 'x\n<tool_call>\n{"name": "get", "arguments": {"a": }}\n</tool_call>'),
         (HERMES, '<tool_call>\n{"arguments": {}}\n</tool_call>'),
+        (HERMES, '<tool_call>\n{"name": "get", "arguments": {"a": NaN}}\n</tool_call>'),
         (HERMES, '<tool_call>\n{"name": "a b", "arguments": {}}\n</tool_call>'),
         (HERMES, '<tool_call>\n{"name": "get", "argum'),
         (MINIMAX, '<minimax:tool_call>\n<invoke name="get">\noh <parameter name="a">1</parameter></invoke>'),
@@ -170,6 +171,11 @@ def test_a_broken_call_becomes_text_with_a_note(grammar, text):
     said = events(grammar, [text])
     assert to_message(said) == {"role": "assistant", "content": text}
     assert sum(isinstance(event, Note) for event in said) == 1
+
+
+def test_a_value_that_json_does_not_have_is_a_text():
+    text = '<minimax:tool_call>\n<invoke name="get">\n<parameter name="a">NaN</parameter>\n</invoke>\n</minimax:tool_call>'
+    assert to_message(events(MINIMAX, [text]))["tool_calls"] == [call("get", '{"a": "NaN"}')]
 
 
 def test_early_calls_are_told_as_they_come_and_end_with_what_is_wrong():

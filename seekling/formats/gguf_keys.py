@@ -183,6 +183,10 @@ def _gpt_oss(plan: Plan, raw: Mapping[str, Any]) -> None:
 def _deepseek(plan: Plan, raw: Mapping[str, Any]) -> None:
     layers, latent, rope = raw["num_hidden_layers"], raw["kv_lora_rank"], raw["qk_rope_head_dim"]
     experts, dense = raw.get("n_routed_experts") or 0, min(raw.get("first_k_dense_replace") or 0, layers)
+    kinds = raw.get("mlp_layer_types")
+    if kinds:
+        dense = kinds.index("sparse") if "sparse" in kinds else layers
+        plan.refuse("dense" in kinds[dense:], "dense layers behind the first mixed one")
     plan.count("attention.head_count_kv", 1)  # MLA as one shared head as wide as the latent
     plan.count("attention.key_length", latent + rope)
     plan.count("attention.value_length", latent)

@@ -58,6 +58,8 @@ def rope_keys(
             scaling = _from_factors(factors, theta, raw["max_position_embeddings"])
     if scaling is not None:
         keys["rope_scaling"] = scaling
+    elif raw["model_type"] == "gpt_oss":  # absent would mean YaRN in its config.json
+        keys["rope_parameters"] = {"rope_type": "default", "rope_theta": theta}
     return keys
 
 

@@ -86,6 +86,10 @@ def vocabulary_keys(tokenizer: "Tokenizer", size: int, notes: list[str], where: 
     others = [token for token in tokenizer.end_ids if token != tokenizer.eos_id and token < size]
     if others:
         keys["tokenizer.ggml.eot_token_id"] = Key("u32", others[-1])
+    if others[:-1]:
+        keys["tokenizer.ggml.eom_token_id"] = Key("u32", others[-2])
+    if lost := ", ".join(map(str, others[:-2])):
+        notes.append(f"a GGUF file names three end tokens; answers will not end at {lost}")
     unknown = vocabulary.get(model.get("unk_token"))
     if unknown is not None:
         keys["tokenizer.ggml.unknown_token_id"] = Key("u32", unknown)

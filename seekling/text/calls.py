@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from seekling.text.events import CallArguments, CallEnd, CallStart, Event, Note
 from seekling.text.grammar import Calls, ElementCalls, JsonCalls, MarkedCalls, listed_texts
 from seekling.text.messages import is_tool_name, to_json
-from seekling.text.reading import Malformed
+from seekling.text.reading import Malformed, no_constant, read_json
 
 if TYPE_CHECKING:
     from seekling.text.reply import ReplyParser
@@ -71,8 +71,8 @@ class CallReader:
 
     def _end(self) -> None:
         try:
-            value = json.loads(self._arguments)
-        except (ValueError, RecursionError):
+            value = read_json(self._arguments)
+        except ValueError:
             value = None
         if not isinstance(value, dict):
             raise Malformed("its arguments are no JSON object")
@@ -242,8 +242,8 @@ class CallReader:
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
-    except (ValueError, RecursionError):
+        read_json(text)
+    except ValueError:
         return False
     return True
 
@@ -251,8 +251,8 @@ def _is_json(text: str) -> bool:
 def _object_call(text: str, style: JsonCalls) -> tuple[str, str]:
     """Name and arguments (JSON text, as written where that is possible) of one call."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = read_json(text)
+    except ValueError:
         raise Malformed("it is no JSON object with a name and arguments") from None
     return _named(value, text)
 
@@ -271,7 +271,7 @@ def _named(value: Any, text: str) -> tuple[str, str]:
 
 def _object_calls(text: str, style: JsonCalls, names: set[Any]) -> list[tuple[str, str]]:
     """Calls one after the other, with blanks, ',' or ';' between."""
-    decoder, calls, position = json.JSONDecoder(), [], 0
+    decoder, calls, position = json.JSONDecoder(parse_constant=no_constant), [], 0
     text = text.strip()
     while position < len(text):
         try:

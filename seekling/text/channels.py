@@ -1,6 +1,5 @@
 """gpt-oss answers (harmony): messages with a channel each; a recipient makes one a tool call."""
 
-import json
 import re
 from collections.abc import Generator
 from typing import TYPE_CHECKING
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING
 from seekling.text.events import CallArguments, CallEnd, CallStart, Event, Note, Reasoning
 from seekling.text.grammar import Channels
 from seekling.text.messages import is_tool_name
+from seekling.text.reading import read_json
 
 if TYPE_CHECKING:
     from seekling.text.reply import ReplyParser
@@ -67,8 +67,8 @@ def _call(parser: "ReplyParser", name: str, index: int, signs: tuple[str, ...]) 
     (parser.events if parser.early_calls else kept).append(first)
     sign = yield from parser.reader.until(signs, take)
     try:
-        whole = isinstance(json.loads(text), dict)  # its end mark may have ended the answer and not be shown
-    except (ValueError, RecursionError):
+        whole = isinstance(read_json(text), dict)  # its end mark may have ended the answer and not be shown
+    except ValueError:
         whole = False
     problem = "" if whole else "its arguments are no JSON object" if sign else "it is cut off"
     if problem:

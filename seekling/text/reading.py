@@ -4,12 +4,27 @@ Marks of the vocabulary are single characters here (`Marks`), taken from the hal
 mark and text that imitates it stay two things, and a parser searches both with plain string methods.
 """
 
+import json
 import re
 from collections.abc import Callable, Generator, Iterable
 from functools import cache
+from typing import Any
 
 Wait = Generator[None, None, None]
 _FIRST = 0xD800
+
+
+def read_json(text: str) -> Any:
+    """A JSON value. ValueError for what is none: NaN and infinities too, which Python's reader takes, and endless nesting."""
+    try:
+        return json.loads(text, parse_constant=no_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def no_constant(name: str) -> Any:
+    """For ``parse_constant``: NaN and infinities are no JSON."""
+    raise ValueError(f"{name} is no JSON")
 
 
 class Malformed(Exception):
