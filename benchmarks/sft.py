@@ -23,6 +23,8 @@ from pathlib import Path
 
 from turns import Worker, answer, peers_path, serve, timed
 
+from seekling.quants import QUANTS
+
 PAIRS, RANK = 16, 16
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 WORDS = "the a one of and river stone light wind open house small bird green under table never always walk slow".split()
@@ -115,7 +117,7 @@ def main() -> None:
     parser.add_argument("--peer", default=sys.executable, help="Python with trl, peft and transformers")
     parser.add_argument("--model", default="smollm2", help="what seekling.load opens")
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--base-quant", default="", choices=("", "int8", "int4", "gguf"), help="of our frozen base")
+    parser.add_argument("--base-quant", default="", choices=("", *QUANTS, "gguf"), help="of our frozen base")
     parser.add_argument("--alone", action="store_true", help="ours without the peer")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()

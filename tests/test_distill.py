@@ -130,7 +130,7 @@ def test_a_stopped_teacher_goes_on_behind_its_last_answers(models, tmp_path, mon
 def test_learning_the_distribution_brings_it_nearer_and_resumes(models, talks, tmp_path, more):
     run = distill(recipe(models, tmp_path / "run", method="logits", data=[talks], lr=2e-2, **more))
     found = [line["kl"] for line in read_log(run / "log.jsonl") if line["kind"] == "eval"]
-    assert found[-1] < found[0]
+    assert found[-1] < found[0] and DistillRecipe.load(run).start.resolved
     assert_resumes(run)
 
 

@@ -124,6 +124,11 @@ def test_answers_that_repeat_the_prompt_are_whole_conversations():
     want = preference_of({"chosen": talk[0], "rejected": talk[1]})
     assert preference_of({"prompt": "a", "chosen": talk[0], "rejected": talk[1], "messages": talk[0]}) == want
     assert preference_of({"prompt": talk[0][:1], "chosen": talk[0], "rejected": talk[1]}) == want
+    system = {"role": "system", "content": "be kind"}
+    sides = dict(zip(("chosen", "rejected"), ([system, *one] for one in talk), strict=True))
+    assert preference_of({"prompt": "a", **sides}) == preference_of({"prompt": talk[0][:1], **sides}) == preference_of(sides)
+    echo = preference_of({"prompt": "a", "chosen": [{"role": "assistant", "content": "a"}], "rejected": "c"}).chosen
+    assert [message["content"] for message in echo.messages] == ["a", "a"]
 
 
 def test_broken_lines_are_named_with_their_numbers(base, tmp_path):

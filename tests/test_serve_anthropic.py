@@ -110,6 +110,7 @@ def test_a_strict_tool_binds_what_the_model_calls(told):
         ({"tools": [TOOL | {"defer_loading": True}]}, "tools.0.defer_loading"),
         ({"tools": [TOOL], "tool_choice": {"type": "auto", "name": "weather"}}, "tool_choice.name"),
         ({"messages": [{"role": "user", "content": "hi", "mood": "good"}]}, "messages.0.mood"),
+        ({"messages": [{"role": "user", "content": [{"type": []}]}]}, "messages.0.content.0"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "hi", "loud": 1}]}]}, "messages.0.content.0.loud"),
     ],
 )

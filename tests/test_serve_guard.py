@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from http.client import HTTPConnection
 
 import httpx
 import openai
@@ -23,6 +24,8 @@ from serve_tiny import CONTEXT, PATIENCE, random_engine, serving, slowly, starte
 from seekling.cli import main
 from seekling.engine import Engine
 from seekling.lm import LM
+from seekling.serve.audit import AuditLog, files
+from seekling.serve.barriers import Barriers
 from seekling.serve.guard import Doors
 from seekling.serve.keys import Keys
 from seekling.serve.state import Limits
@@ -246,14 +249,20 @@ def native_engine(**options):
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/api/embed"])
-def test_a_client_that_hangs_up_ends_its_vectors(path):
+def test_a_client_that_hangs_up_ends_its_vectors_and_is_logged(path, tmp_path):
     text = TOKENIZER.decode([70] * 300)
     body = TEXTS if path == "/v1/embeddings" else {"model": "tiny", "input": [text] * 200}
-    with serving(native_engine()) as served, vectors_slowly(served) as pieces:
-        with pytest.raises(httpx.TimeoutException):
-            httpx.post(served.url + path, json=body, timeout=0.5)
+    log = AuditLog(tmp_path)
+    with serving(native_engine(), barriers=Barriers(audit=log)) as served, vectors_slowly(served) as pieces:
+        line = HTTPConnection(served.url.removeprefix("http://"))
+        line.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        until(lambda: pieces)
+        line.close()
         assert post(served, body | {"input": "a"}, path).status_code == 200  # one at a time: the other has ended
-        assert 0 < len(pieces) < 200
+        assert len(pieces) < 200
+    log.close()
+    logged = [json.loads(line) for line in files(tmp_path)[-1].read_text().splitlines()]
+    assert [len(entry["prompt_sha256"]) for entry in logged if entry["event"] == "embedded"] == [200, 1]
 
 
 def test_a_full_queue_for_vectors_is_a_503_and_holds_up_nobody_else():

@@ -8,6 +8,7 @@ Each may have "system" and "tools"; notes are not read and other keys refused, a
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,14 @@ def _side(record: Mapping[str, Any], name: str, where: str) -> Conversation:
 
 
 def _repeats(value: Any, prompt: Any) -> bool:
-    """Whether an answer is the whole conversation, its question included."""
-    if not isinstance(value, list) or not value or not isinstance(value[0], Mapping):
+    """Whether an answer is the whole conversation, its question included; a system turn may stand before either."""
+    if not isinstance(value, list) or not all(isinstance(message, Mapping) for message in value):
         return False
-    return value[: len(prompt)] == prompt if isinstance(prompt, list) else value[0].get("content") == prompt
+    if isinstance(prompt, list):
+        asked, talk = (list(dropwhile(_is_system, turns)) for turns in (prompt, value))
+        return bool(asked) and talk[: len(asked)] == asked
+    return any(message.get("role") == "user" and message.get("content") == prompt for message in value[:-1])
+
+
+def _is_system(message: Any) -> bool:
+    return isinstance(message, Mapping) and message.get("role") == "system"

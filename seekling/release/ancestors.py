@@ -49,6 +49,8 @@ def ancestor_of(name: str, path: Path | None, about: About) -> Ancestor:
     Args:
         path: where it lies, None where it is not here.
     """
+    if Path(name).is_absolute() and name not in about.models:
+        name = Path(name).name  # where it lies says nothing to others
     said = about.models.get(name, {})
     folder = path if path is None or path.is_dir() else path.parent
     found = _released(folder) if folder is not None else None

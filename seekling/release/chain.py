@@ -139,7 +139,7 @@ def _chain_of(run: Path, about: About, seen: tuple[Path, ...]) -> Chain:
     if before is None:
         return Chain((stage,), stage.checkpoint, sources=read)
     chain = _taught(before, stage, read, about, (*seen, home))
-    lora = bool(stage.value("lora")) and not chain.stages
+    lora = bool(stage.value("lora")) and not chain.stages and not chain.merged
     return replace(
         chain,
         stages=(*chain.stages, replace(stage, starts_from=origin)),
@@ -307,9 +307,14 @@ def locate(model: str, run: Path) -> Path | None:
 
     if not model:
         return None
-    given = Path(model)
-    places = [given, *(parent / given for parent in (run.absolute(), *list(run.absolute().parents)[:3])), Path("runs") / given]
-    for place in places if not given.is_absolute() else [given]:
+    given, around = Path(model), (run.absolute(), *list(run.absolute().parents)[:3])
+    ends = [given]
+    if given.is_absolute():  # what was moved together still lies beside the run
+        ends = [Path(*given.parts[-count:]) for count in (3, 2, 1)]
+    places = [given, *(parent / end for end in ends for parent in around)]
+    if not given.is_absolute():
+        places.append(Path("runs") / given)
+    for place in places:
         if place.exists():
             return place
     return find(model)

@@ -132,7 +132,7 @@ def _turns(message: Json, where: str) -> Iterator[Json]:
     thought = ""
     for place, block in enumerate(content):
         kind, at = (block.get("type") if isinstance(block, dict) else None), f"{where}.content.{place}"
-        if kind in BLOCK_KEYS:
+        if isinstance(kind, str) and kind in BLOCK_KEYS:
             only_keys(block, BLOCK_KEYS[kind], at)
         if kind == "text" and isinstance(block.get("text"), str):
             text.append(block["text"])

@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
+from anyio import CancelScope
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -106,8 +107,9 @@ async def vectors(server: Server, body: EmbeddingRequest, request: Request) -> t
         raise bad("dimensions", f"{body.dimensions}; this model's vectors have {size}")
 
     notes: list[str] = []
+    begun: list[list[int]] = []  # what is computed, also for a client that leaves
 
-    def work(cancelled: Callable[[], bool]) -> tuple[torch.Tensor, list[list[int]]]:
+    def work(cancelled: Callable[[], bool]) -> torch.Tensor:
         read, barriers = texts, server.barriers
         if barriers.reads_embeddings:
             read = [barriers.text(text, notes, asker, "input") if isinstance(text, str) else text for text in texts]
@@ -117,13 +119,18 @@ async def vectors(server: Server, body: EmbeddingRequest, request: Request) -> t
             if barriers.reads_embeddings and not isinstance(text, str):
                 barriers.ids(ids, model.tokenizer, notes, asker, "input")
         server.charge(tenant_of(asker, None, None), prompt=sum(map(len, encoded)), requests=1, now=True)
-        return model.engine.embed(encoded, body.pooling or "mean", cancelled=cancelled), encoded
+        begun.extend(encoded)
+        return model.engine.embed(encoded, body.pooling or "mean", cancelled=cancelled)
 
-    vectors_ND, encoded = await unless_gone(request, model.embedding(work))
-    await server.barriers.embedded(encoded, notes, asker, model.name)
+    try:
+        vectors_ND = await unless_gone(request, model.embedding(work))
+    finally:
+        if begun:
+            with CancelScope(shield=True):
+                await server.barriers.embedded(begun, notes, asker, model.name)
     if body.dimensions is not None:
         vectors_ND = torch.nn.functional.normalize(vectors_ND[:, : body.dimensions], dim=-1)
-    return vectors_ND, sum(map(len, encoded))
+    return vectors_ND, sum(map(len, begun))
 
 
 async def about(server: Server, request: Request) -> Response:

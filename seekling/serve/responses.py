@@ -18,7 +18,7 @@ from starlette.responses import Response
 from seekling.serve.answers import Answers, Job
 from seekling.serve.asking import bad, chat_job
 from seekling.serve.chat import entry
-from seekling.serve.failures import as_api_error, reply
+from seekling.serve.failures import ApiError, as_api_error, reply
 from seekling.serve.fields import ChatRequest, Json, Many, Strict
 from seekling.serve.items import Items, turns
 from seekling.serve.reading import read_body, who
@@ -92,8 +92,13 @@ async def responses(server: Server, request: Request) -> Response:
     work = await run_in_threadpool(partial(Work, server, body, who(request)))
     answers = Answers(server, work.job)
     if body.stream:
-        return Stream(work.stream(answers), keep_alive=server.keep_alive, headers=answers.record.headers)
+        headers = answers.record.headers
+        return Stream(work.stream(answers), keep_alive=server.keep_alive, failed=_failed, headers=headers)
     return reply(await unless_gone(request, work.whole(answers)), headers=answers.record.headers)
+
+
+def _failed(error: ApiError) -> bytes:
+    return data({"type": "error", "code": error.code, "message": error.message, "param": error.param}, "error")
 
 
 async def retrieve(server: Server, request: Request) -> Response:

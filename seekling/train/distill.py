@@ -118,7 +118,7 @@ def _logits(recipe: DistillRecipe, run: Path, saved: Saved | None, console: Any,
     fresh = not recipe.start.resolved
     recipe = sft.resolved(recipe, lessons)
     if fresh:
-        recipe = recipe.override(dict(mtp_weight=0.0, divergence=recipe.teach.divergence or "forward"))
+        recipe = recipe.replaced(dict(mtp_weight=0.0, divergence=recipe.teach.divergence or "forward"))
     learn = recipe.learn
     objective = TeacherForced(student.model, teacher.model, lessons.train, recipe)
     hooks = []

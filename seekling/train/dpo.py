@@ -94,7 +94,7 @@ def resolved(recipe: DpoRecipe, pairs: int) -> DpoRecipe:
     epochs = 1.0 if learn.epochs is None and learn.steps is None else learn.epochs
     steps = learn.steps or steps_of(epochs or 0, pairs, batch)
     values: dict[str, Any] = dict(
-        steps=steps, epochs=round(steps * batch / pairs, 4), batch_size=batch, resolved=True,
+        steps=steps, epochs=round(steps * batch / pairs, 12), batch_size=batch, resolved=True,
         lr=learn.lr or (5e-5 if recipe.lora.lora else 5e-6), warmup=learn.warmup if learn.warmup is not None else steps // 10,
         save_every=learn.save_every or max(10, steps // 4), eval_every=learn.eval_every or max(5, steps // 8),
         threads=recipe.start.threads or torch.get_num_threads(),

@@ -1,6 +1,6 @@
 """A frozen base in 8 or 4 bits, to train adapters over: only what is multiplied by is floats, for as long as that takes.
 
->>> lm = open_packed("smollm2", "gguf", torch.bfloat16)      # a GGUF file's blocks as they are; int8, int4: rounded to them
+>>> lm = open_packed("smollm2", "gguf", torch.bfloat16)      # a GGUF file's blocks as they are; int8, int4 …: rounded
 >>> add_lora(lm.model, LoraSettings(rank=16))
 >>> lm.runner                                                # draws from the same bytes (`seekling.engine`)
 

@@ -103,15 +103,15 @@ def contradictions(recipe: Any) -> list[str]:
 
 
 def steps_of(epochs: float, rows: int, batch: int) -> int:
-    """Steps of so many passes over the rows; passes are saved with four digits, so half of the last is allowed for."""
-    return max(1, math.ceil(rows * (epochs - 5e-5) / batch))
+    """Steps of so many passes over the rows; passes are saved with twelve digits."""
+    return max(1, math.ceil(rows * epochs / batch * (1 - 1e-9)))
 
 
 def relaxed(recipe: Any, values: dict[str, Any], more: Collection[str] = ()) -> dict[str, Any]:
     """Changes to a recipe of any of these stages; on a resolved one with all that is derived again because of them.
 
-    Of the length what is given counts. Else the passes over the data stay where data or rows change, the number of examples
-    seen where the batch does, and the steps in all other cases.
+    Of the length what is given counts. Else the passes over the data stay where data, rows or the batch change (without passes
+    the number of examples seen), and the steps in all other cases.
 
     Args:
         more: further fields from which something follows in this stage.
@@ -119,19 +119,20 @@ def relaxed(recipe: Any, values: dict[str, Any], more: Collection[str] = ()) -> 
     old = recipe.flat()
     changed = {name for name, value in values.items() if value != old[name]}
     length = changed & {"steps", "epochs", "batch_size", "updates"}
-    rows = changed & {"data", "seq_len", "heldout"} if old.get("epochs") is not None else set()
+    passes = old.get("epochs") is not None
+    rows = changed & {"data", "seq_len", "heldout"} if passes else set()
     if not old["resolved"] or "resolved" in values or not length | rows | changed & {"lora", *more}:
         return values
     again: dict[str, Any] = {"epochs": None}
     if "epochs" in changed:
         again = {"steps": None}
-    elif rows and "steps" not in changed:
+    elif (rows or (passes and "batch_size" in changed)) and "steps" not in changed:
         again = {"steps": None, "epochs": old["epochs"]}
     elif "batch_size" in changed and "steps" not in changed:
         again["steps"] = math.ceil(old["steps"] * old["batch_size"] / values["batch_size"])
     follows = ["warmup", "save_every", "eval_every"] if length or rows else []
     follows += ["micro_batch"] if rows or "batch_size" in changed else []
-    follows += ["seq_len"] if rows else []
+    follows += ["seq_len"] if rows & {"data"} else []
     follows += ["lora_alpha"] if "lora" in changed else []
     if "lora" in changed and not (values["lora"] and old["lora"]):
         follows.append("lr")

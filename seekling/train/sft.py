@@ -113,7 +113,8 @@ def resolved(recipe: Any, lessons: Lessons) -> Any:
     if batch % micro:
         raise RecipeError(f"micro_batch {micro} does not divide the {batch} rows of a step; drop --micro-batch")
     values: dict[str, Any] = dict(
-        steps=steps, epochs=round(steps * batch / rows, 4), batch_size=batch, micro_batch=micro, seq_len=seq_len, resolved=True,
+        steps=steps, epochs=round(steps * batch / rows, 12), batch_size=batch, micro_batch=micro, seq_len=seq_len,
+        resolved=True,
         lr=learn.lr or (5e-4 if recipe.lora.lora else 1e-4), warmup=learn.warmup if learn.warmup is not None else steps // 20,
         save_every=learn.save_every or max(10, steps // 4), eval_every=learn.eval_every or max(5, steps // 8),
         threads=recipe.start.threads or torch.get_num_threads(),

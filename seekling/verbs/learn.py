@@ -117,7 +117,7 @@ def _stage_recipe(args: argparse.Namespace, kind: Any) -> Any:
     if base is not None and base.start.resolved:
         base = base.replaced({"out": None})  # a repeated run gets its own folder
     recipe = kind.from_args(argparse.Namespace(**_absolute(vars(args))), base)
-    return recipe.override({"command": _command(args), **_absolute(recipe.flat(), only=True)})
+    return recipe.replaced({"command": _command(args), **_absolute(recipe.flat(), only=True)})  # what it names is the same
 
 
 def _absolute(values: Mapping[str, Any], only: bool = False) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _absolute(values: Mapping[str, Any], only: bool = False) -> dict[str, Any]:
 
     out = {} if only else dict(values)
     out |= {name: place(values[name]) for name in ("model", "teacher") if values.get(name)}
-    out |= {"data": [str(Path(path).absolute()) for path in values["data"]]} if values.get("data") else {}
+    out |= {"data": tuple(str(Path(path).absolute()) for path in values["data"])} if values.get("data") else {}
     if values.get("tasks"):
         out["tasks"] = tuple(with_paths(task, lambda path: str(Path(path).absolute())) for task in values["tasks"])
     return out
