@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from family_models import CONTEXT, FAMILIES, draw, hf_family_model, ids_of
+from gguf_tiny import RAW
 from oracle_models import hf_load, one_thread  # noqa: F401
 
 from seekling.errors import ConfigError
@@ -130,3 +131,26 @@ def test_the_published_minimax_m2_keys_are_read():
         "num_mtp_modules": 3,
     }
     assert read_config(raw) == read_config({"model_type": "minimax_m2", **draw("minimax_m2", 0)})
+
+
+# ---- what a config.json may not say --------------------------------------------------------------------------------------
+
+
+def config_of(family: str, **changes):
+    """A readable config.json of the family, some keys changed."""
+    if family == "deepseek_v4":
+        return {**RAW["deepseek_v4"], **changes}
+    return {"model_type": family, **draw(family, 0), **changes}
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gpt_oss", "deepseek_v32", "deepseek_v4"])
+def test_two_rope_objects_must_say_the_same(family):
+    """transformers takes rope_scaling where both are there, others rope_parameters."""
+    plain = {"rope_type": "default", "rope_theta": 10000.0}
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8, "rope_theta": 10000.0}
+    with pytest.raises(ConfigError, match=r"rope_parameters .* and rope_scaling .* keep the one"):
+        read_config(config_of(family, rope_parameters=plain, rope_scaling=yarn))
+    same = read_config(config_of(family, rope_parameters=yarn, rope_scaling=dict(yarn)))
+    assert same == read_config(config_of(family, rope_parameters=yarn, rope_scaling=None))
+    with pytest.raises(ConfigError, match="rope_scaling must be an object, not 4"):
+        read_config(config_of(family, rope_parameters=yarn, rope_scaling=4))
