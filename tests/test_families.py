@@ -7,6 +7,7 @@ import torch
 from family_models import CONTEXT, FAMILIES, draw, hf_family_model, ids_of
 from gguf_tiny import RAW
 from oracle_models import hf_load, one_thread  # noqa: F401
+from transformers import AutoConfig
 
 from seekling.errors import ConfigError
 from seekling.formats import load_model, save_model
@@ -138,8 +139,8 @@ def test_the_published_minimax_m2_keys_are_read():
 
 def config_of(family: str, **changes):
     """A readable config.json of the family, some keys changed."""
-    if family == "deepseek_v4":
-        return {**RAW["deepseek_v4"], **changes}
+    if family not in FAMILIES:
+        return {**RAW[family], **changes}
     return {"model_type": family, **draw(family, 0), **changes}
 
 
@@ -154,3 +155,10 @@ def test_two_rope_objects_must_say_the_same(family):
     assert same == read_config(config_of(family, rope_parameters=yarn, rope_scaling=None))
     with pytest.raises(ConfigError, match="rope_scaling must be an object, not 4"):
         read_config(config_of(family, rope_parameters=yarn, rope_scaling=4))
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "deepseek_v2", "deepseek_v3", "deepseek_v4"])
+def test_without_a_base_the_rotation_is_transformers(family):
+    raw = {k: v for k, v in config_of(family).items() if k not in ("rope_parameters", "rope_theta", "rope_scaling")}
+    theirs = AutoConfig.for_model(**raw).rope_parameters
+    assert read_config(raw).rope_theta == theirs.get("main", theirs)["rope_theta"]
