@@ -137,6 +137,9 @@ def test_the_published_minimax_m2_keys_are_read():
 # ---- what a config.json may not say --------------------------------------------------------------------------------------
 
 
+EVERY = [*FAMILIES, "deepseek_v2", "deepseek_v3", "deepseek_v4"]
+
+
 def config_of(family: str, **changes):
     """A readable config.json of the family, some keys changed."""
     if family not in FAMILIES:
@@ -157,8 +160,16 @@ def test_two_rope_objects_must_say_the_same(family):
         read_config(config_of(family, rope_parameters=yarn, rope_scaling=4))
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "deepseek_v2", "deepseek_v3", "deepseek_v4"])
+@pytest.mark.parametrize("family", EVERY)
 def test_without_a_base_the_rotation_is_transformers(family):
     raw = {k: v for k, v in config_of(family).items() if k not in ("rope_parameters", "rope_theta", "rope_scaling")}
     theirs = AutoConfig.for_model(**raw).rope_parameters
     assert read_config(raw).rope_theta == theirs.get("main", theirs)["rope_theta"]
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_one_bad_value_makes_no_other_key_unknown(family):
+    scaling = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8, "twist": 1, "rope_theta": 10000.0}
+    with pytest.raises(ConfigError, match="twist") as caught:
+        read_config(config_of(family, rope_parameters=None, rope_scaling=scaling))
+    assert "unknown key" not in str(caught.value)

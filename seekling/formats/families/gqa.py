@@ -5,7 +5,7 @@ both with and without experts, ERNIE 4.5 likewise, MiniMax-M2, gpt-oss.  Keys an
 from collections.abc import Callable
 from typing import Any
 
-from seekling.errors import ConfigError
+from seekling.errors import ConfigError, raise_all
 from seekling.formats.families.reader import Reader, write_rope
 from seekling.model.config import ModelConfig
 
@@ -66,11 +66,11 @@ def read(raw: Values) -> ModelConfig:
     family = raw["model_type"]
     r = Reader(raw, DEFAULTS[family])
     values = common(r)
-    if not r.bad:
-        values |= {"model_type": family, "attention": "gqa", **_READERS[family](r, values)}
-        partial = values.pop("partial_rotary_factor", 1.0)
-        if partial != 1.0:
-            values["rotary_dim"] = int(values["head_dim"] * partial)
+    raise_all(ConfigError, r.bad, "config.json")  # nobody has asked for the other keys yet: all would be unknown
+    values |= {"model_type": family, "attention": "gqa", **_READERS[family](r, values)}
+    partial = values.pop("partial_rotary_factor", 1.0)
+    if partial != 1.0:
+        values["rotary_dim"] = int(values["head_dim"] * partial)
     r.finish()
     try:
         return ModelConfig(**values)
