@@ -1,17 +1,22 @@
 """Every open family computes what transformers computes, on random small models over all options of its config."""
 
+import contextlib
 import json
+import warnings
 
 import pytest
 import torch
 from family_models import CONTEXT, FAMILIES, draw, hf_family_model, ids_of
 from gguf_tiny import RAW
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from oracle_models import hf_load, one_thread  # noqa: F401
 from transformers import AutoConfig
 
 from seekling.errors import ConfigError
 from seekling.formats import load_model, save_model
 from seekling.formats.families import read_config, write_config
+from seekling.formats.families.kinds import KINDS, ROPE_KINDS
 from seekling.model.cache import Cache
 
 SEEDS = range(24)
@@ -156,7 +161,7 @@ def test_two_rope_objects_must_say_the_same(family):
         read_config(config_of(family, rope_parameters=plain, rope_scaling=yarn))
     same = read_config(config_of(family, rope_parameters=yarn, rope_scaling=dict(yarn)))
     assert same == read_config(config_of(family, rope_parameters=yarn, rope_scaling=None))
-    with pytest.raises(ConfigError, match="rope_scaling must be an object, not 4"):
+    with pytest.raises(ConfigError, match="rope_scaling is 4: give an object"):
         read_config(config_of(family, rope_parameters=yarn, rope_scaling=4))
 
 
@@ -173,3 +178,46 @@ def test_one_bad_value_makes_no_other_key_unknown(family):
     with pytest.raises(ConfigError, match="twist") as caught:
         read_config(config_of(family, rope_parameters=None, rope_scaling=scaling))
     assert "unknown key" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "remedy"),
+    [
+        ("norm_topk_prob", "false", "true or false"),
+        ("tie_word_embeddings", "false", "true or false"),
+        ("routed_scaling_factor", float("nan"), "a finite number"),
+        ("routed_scaling_factor", "2.5", "a finite number"),
+        ("rope_theta", float("inf"), "a finite number"),
+        ("first_k_dense_replace", 1.5, "a whole number"),
+        ("n_shared_experts", 1.5, "a whole number"),
+        ("num_hidden_layers", 10**30, "a whole number from 0 to 10000"),
+        ("hidden_size", True, "a whole number"),
+        ("eos_token_id", "</s>", "a token id or a list of them"),
+        ("rope_scaling", "yarn", "an object"),
+    ],
+)
+def test_a_value_of_another_kind_is_one_line_with_the_remedy(key, value, remedy):
+    with pytest.raises(ConfigError, match=rf"^config\.json: {key} is .*: give {remedy}.*$") as caught:
+        read_config(config_of("deepseek_v3", **{key: value}))
+    assert "\n" not in str(caught.value)
+
+
+def test_values_inside_a_rope_object_have_kinds_too():
+    with pytest.raises(ConfigError, match=r"rope_scaling\.factor is '4': give a finite number"):
+        read_config(config_of("llama", rope_parameters=None, rope_scaling={"rope_type": "linear", "factor": "4"}))
+
+
+SIMPLE = st.none() | st.booleans() | st.floats() | st.sampled_from([0, 1, -1, 2, 7, 10**30, 10**400, "", "x", "1", "yarn"])
+JUNK = st.recursive(
+    SIMPLE,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(sorted(ROPE_KINDS)), inner),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.sampled_from(EVERY), st.dictionaries(st.sampled_from(sorted({*KINDS, "model_type"})), JUNK, min_size=1, max_size=3))
+def test_any_config_is_read_or_refused(family, changes):
+    with warnings.catch_warnings(), contextlib.suppress(ConfigError):
+        warnings.simplefilter("ignore")
+        json.dumps(write_config(read_config(config_of(family, **changes))))

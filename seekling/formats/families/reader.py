@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from seekling.errors import ConfigError, raise_all
+from seekling.formats.families.kinds import misfits
 from seekling.model.config import RopeScaling
 
 Meaning = TypeVar("Meaning")
@@ -31,12 +32,16 @@ class Reader:
     Args:
         raw: content of config.json.
         defaults: what transformers assumes for keys that the file leaves out.
+
+    Raises:
+        ConfigError: values of another kind than their keys', before anything is made of them.
     """
 
     def __init__(self, raw: Mapping[str, Any], defaults: Mapping[str, Any] | None = None):
         self.raw, self.defaults = dict(raw), dict(defaults or {})
         self.used: set[str] = {"model_type"}
         self.bad: list[str] = []
+        raise_all(ConfigError, misfits(self.raw), "config.json")
 
     def take(self, key: str, default: Any = None) -> Any:
         """The value of ``key``; null and absent mean the family's default, else ``default``."""
@@ -92,8 +97,6 @@ class Reader:
     def one_rope(self, meaning: Callable[[Mapping[str, Any]], Meaning]) -> Meaning:
         """What ``rope_parameters`` or ``rope_scaling`` says; programs disagree about which counts, so they may not differ."""
         self.used |= {"rope_parameters", "rope_scaling"}
-        odd = [key for key in ("rope_parameters", "rope_scaling") if not isinstance(self.raw.get(key), dict | None)]
-        raise_all(ConfigError, (f"{key} must be an object, not {self.raw[key]!r}" for key in odd), "config.json")
         parameters, scaling = self.raw.get("rope_parameters"), self.raw.get("rope_scaling")
         found = meaning(parameters or scaling or self.defaults.get("rope_parameters") or {})
         if parameters and scaling and meaning(scaling) != found:
