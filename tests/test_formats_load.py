@@ -82,6 +82,13 @@ def test_a_wrong_number_of_layers_is_told_in_lines_that_can_be_read(tmp_path):
     assert "model.layers.19.mlp.experts.2." not in message
 
 
+@pytest.mark.parametrize(("key", "word"), [("num_hidden_layers", "layers"), ("n_routed_experts", "experts")])
+def test_counts_that_the_weights_cannot_hold_are_refused_before_a_model_is_built(key, word, tmp_path, monkeypatch):
+    edit_config(saved(tmp_path), **{key: 9000})
+    monkeypatch.setattr("seekling.model.decoder.Decoder.empty", lambda *a, **k: pytest.fail("nobody waits for this"))
+    refused(tmp_path, "config.json", f"announces 9000 {word}")
+
+
 def test_old_rotary_tables_on_disk_are_passed_over(tmp_path):
     edit(saved(tmp_path), lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(1)}))
     assert equal(load_model(tmp_path), tiny())
