@@ -221,3 +221,19 @@ def test_any_config_is_read_or_refused(family, changes):
     with warnings.catch_warnings(), contextlib.suppress(ConfigError):
         warnings.simplefilter("ignore")
         json.dumps(write_config(read_config(config_of(family, **changes))))
+
+
+@pytest.mark.parametrize("key", ["norm_topk_prob", "rope_interleave"])
+def test_null_is_no_where_transformers_takes_it_so(key):
+    raw = config_of("deepseek_v3", **{key: None})
+    assert getattr(AutoConfig.for_model(**raw), key) is None  # its code asks for truth
+    assert getattr(read_config(raw), key) is False
+    with pytest.raises(ConfigError, match=key):
+        read_config(config_of("deepseek_v32", **{key: None}))
+
+
+@pytest.mark.parametrize("family", ["llama", "ernie4_5", "ernie4_5_moe", "qwen3_moe", "minimax"])
+def test_a_head_dim_of_null_is_the_share_of_a_head(family):
+    raw = config_of(family, hidden_size=48, num_attention_heads=4, num_key_value_heads=2, head_dim=None)
+    raw |= {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+    assert read_config(raw).head_dim == 12

@@ -10,6 +10,7 @@ from formats_tiny import TINY, edit, edit_config, equal, raw_file, saved, tiny
 
 from seekling.errors import CheckpointError, ConfigError
 from seekling.formats import load_model, read_config, save_model, write_config
+from seekling.sizes import named_config
 
 INDEX = "model.safetensors.index.json"
 
@@ -39,6 +40,12 @@ def test_a_config_that_is_not_json_is_refused(tmp_path):
     saved(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": ')
     refused(tmp_path, "not valid JSON")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_config(tmp_path):
+    config = saved(tmp_path) / "config.json"
+    config.write_text(config.read_text("utf-8"), "utf-8-sig")
+    assert read_config(tmp_path) == load_model(tmp_path).config == named_config(str(tmp_path))[1]
 
 
 def test_an_unknown_field_is_refused(tmp_path):

@@ -58,6 +58,13 @@ def test_tokens_and_names_may_stand_in_files_of_their_own(tmp_path):
     assert loaded.special["<|im_end|>"] == loaded.eos_id == number and number not in loaded.encode("<|im_end|>")
 
 
+def test_files_may_begin_with_a_byte_order_mark(tmp_path):
+    plain().save(tmp_path)
+    for file in tmp_path.glob("*.json"):
+        file.write_text(file.read_text("utf-8"), "utf-8-sig")
+    assert Tokenizer.load(tmp_path).same_vocabulary(plain())
+
+
 def test_settings_that_contradict_the_vocabulary_are_refused(tmp_path):
     declared = {"0": {"content": "<other>"}, "x": {"content": "<y>"}}
     with pytest.raises(DataError, match="2 problems"):

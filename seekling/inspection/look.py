@@ -276,7 +276,7 @@ def _gguf(path: Path) -> Inspection:
 def _config_file(path: Path) -> Inspection:
     out = Inspection(str(path), "config")
     try:
-        raw = json.loads(path.read_text("utf-8"))
+        raw = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error}); give a Hugging Face config.json") from None
     if not isinstance(raw, dict) or "model_type" not in raw:

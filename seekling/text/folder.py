@@ -206,7 +206,7 @@ def _end_ids(generation: dict[str, Any], config: dict[str, Any]) -> tuple[int, .
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. DataError when the file is anything else."""
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({error}): fetch or write it again") from None
     if not isinstance(value, dict):

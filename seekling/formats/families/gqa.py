@@ -85,6 +85,8 @@ def common(r: Reader) -> Values:
     values["num_key_value_heads"] = r.take("num_key_value_heads", values["num_attention_heads"])
     heads, hidden = values["num_attention_heads"], values["hidden_size"]
     whole = hidden // heads if isinstance(heads, int) and heads > 0 and isinstance(hidden, int) else 0
+    if r.raw["model_type"] == "ernie4_5" and r.raw.get("head_dim", whole) is None:
+        r.raw["head_dim"] = whole  # null says so there, absent means 128
     values["head_dim"] = values["v_head_dim"] = r.take("head_dim", whole)
     values |= dict(
         rms_norm_eps=r.take("rms_norm_eps", 1e-6),
