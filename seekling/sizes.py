@@ -140,7 +140,7 @@ def named_config(name: str) -> tuple[str, "ModelConfig"]:
         hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigError(f"no config {name!r}: {hint}give one of {', '.join(known)}, a config.json or its folder")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError) as error:
         raise ConfigError(f"{path} cannot be read as JSON ({error}); give a Hugging Face config.json") from None
     if not isinstance(raw, dict):

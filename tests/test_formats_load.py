@@ -10,6 +10,7 @@ from formats_tiny import TINY, edit, edit_config, equal, raw_file, saved, tiny
 
 from seekling.errors import CheckpointError, ConfigError
 from seekling.formats import load_model, read_config, save_model, write_config
+from seekling.sizes import named_config
 
 INDEX = "model.safetensors.index.json"
 
@@ -39,6 +40,12 @@ def test_a_config_that_is_not_json_is_refused(tmp_path):
     saved(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": ')
     refused(tmp_path, "not valid JSON")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_config(tmp_path):
+    config = saved(tmp_path) / "config.json"
+    config.write_text(config.read_text("utf-8"), "utf-8-sig")
+    assert read_config(tmp_path) == load_model(tmp_path).config == named_config(str(tmp_path))[1]
 
 
 def test_an_unknown_field_is_refused(tmp_path):
@@ -80,6 +87,13 @@ def test_a_wrong_number_of_layers_is_told_in_lines_that_can_be_read(tmp_path):
     edit_config(saved(tmp_path), num_hidden_layers=20)
     message = refused(tmp_path, "missing model.layers.19.input_layernorm.weight", "experts.*.gate_proj.weight (4 tensors")
     assert "model.layers.19.mlp.experts.2." not in message
+
+
+@pytest.mark.parametrize(("key", "word"), [("num_hidden_layers", "layers"), ("n_routed_experts", "experts")])
+def test_counts_that_the_weights_cannot_hold_are_refused_before_a_model_is_built(key, word, tmp_path, monkeypatch):
+    edit_config(saved(tmp_path), **{key: 9000})
+    monkeypatch.setattr("seekling.model.decoder.Decoder.empty", lambda *a, **k: pytest.fail("nobody waits for this"))
+    refused(tmp_path, "config.json", f"announces 9000 {word}")
 
 
 def test_old_rotary_tables_on_disk_are_passed_over(tmp_path):

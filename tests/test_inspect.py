@@ -258,7 +258,7 @@ def test_what_does_not_exist_or_is_no_model_is_one_line(tmp_path):
 @pytest.mark.parametrize("key", ["num_hidden_layers", "n_routed_experts"])
 def test_absurd_counts_are_refused_before_anything_loops_over_them(folder, key):
     edit_config(folder, **{key: 1 << 40})
-    assert inspect(folder).refused[0].startswith(f"{key} is 1099511627776")
+    assert inspect(folder).refused[0].startswith(f"config.json: {key} is 1099511627776")
 
 
 JSON = st.recursive(

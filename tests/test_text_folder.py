@@ -58,6 +58,43 @@ def test_tokens_and_names_may_stand_in_files_of_their_own(tmp_path):
     assert loaded.special["<|im_end|>"] == loaded.eos_id == number and number not in loaded.encode("<|im_end|>")
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("tokenizer.json", {"added_tokens": [{}]}, "tokenizer.json: {} in added_tokens is not an id with a token: fetch"),
+        ("tokenizer.json", {"added_tokens": True}, "tokenizer.json: True in added_tokens"),
+        ("tokenizer.json", {"model": True}, "tokenizer.json cannot be used .*: fetch it again"),
+        ("tokenizer.json", {"decoder": {"type": "Sequence"}}, "tokenizer.json cannot be .*: fetch it again"),
+        ("tokenizer.json", {"post_processor": {"single": [1]}}, "tokenizer.json cannot be used .*: fetch it again"),
+        ("tokenizer_config.json", {"eos_token": True}, "tokenizer_config.json: eos_token is True: give the text"),
+        ("tokenizer_config.json", {"pad_token": {"content": [1]}}, r"tokenizer_config.json: pad_token is \[1\]: give the text"),
+    ],
+)
+def test_values_of_no_sense_are_refused_with_their_file(file, change, words, tmp_path):
+    plain().save(tmp_path)
+    path = tmp_path / file
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | change), "utf-8")
+    with pytest.raises(DataError, match=words):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_panic_of_the_library_is_an_error_like_any_other(tmp_path):
+    plain().save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    spec = json.loads(path.read_text("utf-8"))
+    spec["model"]["continuing_subword_prefix"] = "🙂🙂"
+    path.write_text(json.dumps(spec), "utf-8")
+    with pytest.raises(DataError, match=r"tokenizer\.json cannot be read: .*: fetch it again"):
+        Tokenizer.load(tmp_path)
+
+
+def test_files_may_begin_with_a_byte_order_mark(tmp_path):
+    plain().save(tmp_path)
+    for file in tmp_path.glob("*.json"):
+        file.write_text(file.read_text("utf-8"), "utf-8-sig")
+    assert Tokenizer.load(tmp_path).same_vocabulary(plain())
+
+
 def test_settings_that_contradict_the_vocabulary_are_refused(tmp_path):
     declared = {"0": {"content": "<other>"}, "x": {"content": "<y>"}}
     with pytest.raises(DataError, match="2 problems"):

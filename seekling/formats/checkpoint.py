@@ -109,6 +109,7 @@ def _without_absent_mtp(config: ModelConfig, source: TensorSource) -> ModelConfi
 
 def check_fit(config: ModelConfig, source: TensorSource) -> None:
     """Compare what the store holds with what the model needs; raise one error with every difference."""
+    raise_all(CheckpointError, _beyond(config, source), f"{source.where}: the weights do not fit config.json")
     plan = hf.pieces(Decoder.empty(config))
     shapes = {piece.name: piece.shape for piece in plan}
     optional = {name: shapes[main] for name, main in {**hf.copies(config), **hf.tied(config)}.items()}
@@ -129,6 +130,18 @@ def check_fit(config: ModelConfig, source: TensorSource) -> None:
     bad += [f"unexpected {line}" for line in (unexpected if few else _by_layer(unexpected))]
     unreadable: list[str] = getattr(source, "unreadable", list)()
     raise_all(CheckpointError, bad + misshaped + unreadable, f"{source.where}: the weights do not fit config.json")
+
+
+def _beyond(config: ModelConfig, source: TensorSource) -> list[str]:
+    """Counts that the store cannot hold: nobody waits for a model of 10,000 layers that are not there."""
+    bad, held = [], len(source.shapes)
+    layers = config.num_hidden_layers + config.num_nextn_predict_layers
+    if layers > held:
+        bad.append(f"it announces {layers} layers, but there are only {held} tensors; copy both again")
+    widest = max((size for shape in source.shapes.values() for size in shape), default=0)
+    if config.router_layers and config.n_routed_experts > widest:
+        bad.append(f"it announces {config.n_routed_experts} experts, but no tensor is wider than {widest}; copy both again")
+    return bad
 
 
 def _by_layer(names: list[str]) -> list[str]:

@@ -66,7 +66,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     """A JSON object from the folder."""
     path = trusted_file(folder, name)
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); copy it again") from None
     if not isinstance(value, dict):

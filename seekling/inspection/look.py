@@ -22,15 +22,6 @@ from seekling.model.config import ModelConfig
 from seekling.plan import size_text
 
 ADAPTER = "adapter_config.json"
-COUNTS = (
-    "num_hidden_layers",
-    "num_nextn_predict_layers",
-    "n_routed_experts",
-    "num_experts",
-    "num_local_experts",
-    "moe_num_experts",
-)
-MOST = 10_000
 QUANTISATIONS = ("fp8", "mxfp4")
 _TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja")
 
@@ -131,10 +122,6 @@ def _config(raw: dict[str, Any], out: Inspection) -> ModelConfig | None:
     if raw.get("auto_map"):
         code = sorted({name.split("--")[-1].split(".")[0] + ".py" for name in _texts(raw["auto_map"])})
         out.ignored.append(f"auto_map: remote code ({', '.join(code) or 'unnamed'}), not needed and never run")
-    absurd = [f"{key} is {raw[key]}, beyond all reason" for key in COUNTS if _is_huge(raw.get(key))]
-    if absurd:  # nobody waits for a loop over so many
-        out.refused += absurd
-        return None
     plain = {key: value for key, value in raw.items() if key != "quantization_config"}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -152,10 +139,6 @@ def _config(raw: dict[str, Any], out: Inspection) -> ModelConfig | None:
     names = _texts(raw.get("architectures"))
     out.model = {"model_type": str(raw.get("model_type")), "architecture": names[0] if names else None}
     return None
-
-
-def _is_huge(value: Any) -> bool:
-    return isinstance(value, (int, float)) and value > MOST
 
 
 def _texts(value: Any) -> list[str]:
@@ -293,7 +276,7 @@ def _gguf(path: Path) -> Inspection:
 def _config_file(path: Path) -> Inspection:
     out = Inspection(str(path), "config")
     try:
-        raw = json.loads(path.read_text("utf-8"))
+        raw = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error}); give a Hugging Face config.json") from None
     if not isinstance(raw, dict) or "model_type" not in raw:

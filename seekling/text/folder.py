@@ -8,6 +8,7 @@ vocab.json + merges.txt     GPT-2's byte-level BPE: converted in memory
 
 import json
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,10 +145,13 @@ def _add_tokens(spec: dict[str, Any], settings: dict[str, Any], more: dict[str, 
         raise DataError(f"{SETTINGS}: added_tokens_decoder is no object: fetch the file again")
     declared = {str(number): {"content": token} for token, number in more.items()} | declared
     added: list[dict[str, Any]] = spec.setdefault("added_tokens", []) or []
+    odd = [token for token in added if not _is_token(token)] if isinstance(added, list) else [added]
+    if odd:
+        raise DataError(f"{TOKENIZER}: {reprlib.repr(odd[0])} in added_tokens is not an id with a token: fetch the file again")
     by_id, by_text = {t["id"]: t for t in added}, {t["content"]: t for t in added}
     problems = []
     for key, value in declared.items():
-        if not str(key).isdecimal() or not isinstance(value, dict) or not isinstance(value.get("content"), str):
+        if not re.fullmatch("[0-9]{1,9}", str(key)) or not isinstance(value, dict) or not isinstance(value.get("content"), str):
             problems.append(f"added_tokens_decoder[{key!r}] is not an id with a token")
             continue
         number, text = int(key), value["content"]
@@ -161,6 +165,13 @@ def _add_tokens(spec: dict[str, Any], settings: dict[str, Any], more: dict[str, 
             )
     raise_all(DataError, problems, "tokenizer")
     spec["added_tokens"] = sorted(added, key=lambda token: token["id"])
+
+
+def _is_token(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("content"), str):
+        return False
+    number = value.get("id")
+    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 10**9
 
 
 # ---- templates and end tokens ----------------------------------------------------------------------------------------
@@ -206,7 +217,7 @@ def _end_ids(generation: dict[str, Any], config: dict[str, Any]) -> tuple[int, .
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. DataError when the file is anything else."""
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({error}): fetch or write it again") from None
     if not isinstance(value, dict):

@@ -72,6 +72,8 @@ class Tokenizer:
         name = name.get("content") if isinstance(name, dict) else name
         if name is None:
             return self.special.get(fallback)
+        if not isinstance(name, str):
+            raise DataError(f"tokenizer_config.json: {key} is {name!r}: give the text of a token")
         found = self.special.get(name, self._vocabulary.encoder.token_to_id(name))
         if found is None:
             raise DataError(f"tokenizer_config.json: {key} {name!r} is not in {self.source}")
@@ -121,6 +123,9 @@ class Tokenizer:
             )
         except DataError as error:
             raise DataError(f"{folder}: {error}") from None
+        except _SHAPE as error:
+            why = f"cannot be used ({type(error).__name__}: {error}): fetch it again"
+            raise DataError(f"{folder}: {files.source} {why}") from None
 
     def save(self, folder: str | Path) -> None:
         """Write the files `load` and transformers' AutoTokenizer read."""
@@ -294,6 +299,10 @@ class StreamDecoder:
     def flush(self) -> str:
         """What is left at the end: U+FFFD for a character that never completed, else nothing."""
         return self._utf8.decode(b"", final=True)
+
+
+# What content of the wrong shape makes of the code that reads it.
+_SHAPE = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError)
 
 
 def _template_tokens(processor: dict[str, Any] | None) -> list[str]:

@@ -93,8 +93,10 @@ def _encoder(spec: dict[str, Any], names: dict[str, str], merges: str | None) ->
     try:
         same = changed.get("merges") is model.get("merges")
         return tokenizers.Tokenizer.from_str(_spec_text(renamed, merges if same else None))
-    except Exception as error:  # the library raises bare Exception
-        raise DataError(f"tokenizer.json cannot be read: {error}") from None
+    except BaseException as error:  # the library raises bare Exception, and its panics are not even that
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise DataError(f"tokenizer.json cannot be read: {error}: fetch it again") from None
 
 
 def _renamed(model: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:

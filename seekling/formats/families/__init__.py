@@ -38,9 +38,12 @@ def read_config(raw: dict[str, Any]) -> ModelConfig:
         ConfigError: an unknown family, or every unknown key, unsupported value and contradiction at once.
     """
     family = raw.get("model_type")
-    if family not in _MODULES:
+    if not isinstance(family, str) or family not in _MODULES:
         raise ConfigError(f"model_type {family!r} cannot be read by this version; it reads {', '.join(_MODULES)}")
-    return _MODULES[family].read(raw)
+    try:
+        return _MODULES[family].read(raw)
+    except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError) as error:
+        raise ConfigError(f"config.json makes no sense ({type(error).__name__}: {error}): copy it again") from None
 
 
 def write_config(config: ModelConfig) -> dict[str, Any]:

@@ -39,6 +39,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     ),
 }  # fmt: skip
 NULLABLE = ("q_lora_rank", "bos_token_id", "eos_token_id", "pad_token_id")
+NO_WHEN_NULL = ("norm_topk_prob", "rope_interleave")  # in V3's code; V3.2's configuration refuses null
 
 
 def read(raw: dict[str, Any]) -> ModelConfig:
@@ -58,6 +59,8 @@ def read(raw: dict[str, Any]) -> ModelConfig:
         value = r.take(name)
         if name in NULLABLE and name in raw:
             value = raw[name]  # null says something here
+        if name in NO_WHEN_NULL and family == "deepseek_v3" and name in raw:
+            value = bool(raw[name])
         if value is not None or name in NULLABLE:
             values[name] = value
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -83,6 +86,8 @@ def read(raw: dict[str, Any]) -> ModelConfig:
 def _v32(r: Reader, values: dict[str, Any]) -> dict[str, Any]:
     """The indexer's fields, and expert layers that may be named one by one."""
     r.fixed("rope_interleave", True)  # transformers has no such key here
+    if r.raw.get("norm_topk_prob", True) is None:
+        r.bad.append("norm_topk_prob is null: give true or false")
     r.fixed("mlp_bias", False)  # and passes over this one
     layers, first = values["num_hidden_layers"], values["first_k_dense_replace"]
     types = r.take("layer_types")

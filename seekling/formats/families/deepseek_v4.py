@@ -6,6 +6,7 @@ read, and both are written where the published form can say it.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from seekling.errors import ConfigError
@@ -97,29 +98,32 @@ def _hash_layers(r: Reader, layers: int) -> tuple[int, ...]:
 
 def _rope(r: Reader, values: Values, inner: Values) -> None:
     """Bases, scaling and rotated channels; the reference code multiplies no cos or sin, hence the attention factor of 1."""
-    head, raw = values["head_dim"], r.raw.get("rope_parameters") or r.raw.get("rope_scaling") or {}
     theta, compress_theta = r.take("rope_theta"), r.take("compress_rope_theta")
-    rotated, share = r.take("qk_rope_head_dim"), r.take("partial_rotary_factor")
+    head, rotated, share = values["head_dim"], r.take("qk_rope_head_dim"), r.take("partial_rotary_factor")
     if share is None:
         share = _ROTATED if rotated is None or not head else rotated / head
-    main, compress = raw.get("main"), raw.get("compress")
-    if isinstance(main, dict) and isinstance(compress, dict):
-        theta, compress_theta = main.get("rope_theta", theta), compress.get("rope_theta", compress_theta)
-        share = main.get("partial_rotary_factor", 1.0)
-        if compress.get("partial_rotary_factor", 1.0) != share:
-            r.bad.append("rope_parameters: main and compress must rotate the same channels (partial_rotary_factor)")
-        if read_rope_scaling(main)[0] is not None:
-            r.bad.append("rope_parameters: scaling of main is not supported, only of compress")
-    else:
-        compress = {k: v for k, v in raw.items() if k not in ("main", "compress")}
-        if compress.get("rope_type", compress.get("type")) == "yarn":
-            compress.setdefault("attention_factor", 1.0)
-    scaling, bad = read_rope_scaling(compress, values["max_position_embeddings"])
+    flat = theta, compress_theta, share
+
+    def meaning(raw: Mapping[str, Any]) -> tuple[float, float, int, RopeScaling | None, list[str]]:
+        (theta, compress_theta, share), bad = flat, []
+        main, compress = raw.get("main"), raw.get("compress")
+        if isinstance(main, dict) and isinstance(compress, dict):
+            theta, compress_theta = main.get("rope_theta", theta), compress.get("rope_theta", compress_theta)
+            share = main.get("partial_rotary_factor", 1.0)
+            if compress.get("partial_rotary_factor", 1.0) != share:
+                bad.append("rope_parameters: main and compress must rotate the same channels (partial_rotary_factor)")
+            if read_rope_scaling(main)[0] is not None:
+                bad.append("rope_parameters: scaling of main is not supported, only of compress")
+        else:
+            compress = {k: v for k, v in raw.items() if k not in ("main", "compress")}
+            if compress.get("rope_type", compress.get("type")) == "yarn":
+                compress.setdefault("attention_factor", 1.0)
+        scaling, more = read_rope_scaling(compress, values["max_position_embeddings"])
+        return float(theta), float(compress_theta), int(head * share), scaling, bad + more
+
+    values["rope_theta"], inner["compress_rope_theta"], rotated, values["rope_scaling"], bad = r.one_rope(meaning)
     r.bad += bad
-    values["qk_rope_head_dim"] = int(head * share)
-    values["qk_nope_head_dim"] = max(1, head - values["qk_rope_head_dim"])
-    values["rope_scaling"], values["rope_theta"] = scaling, float(theta)
-    inner["compress_rope_theta"] = float(compress_theta)
+    values["qk_rope_head_dim"], values["qk_nope_head_dim"] = rotated, max(1, head - rotated)
 
 
 def write(config: ModelConfig) -> Values:

@@ -5,7 +5,7 @@ both with and without experts, ERNIE 4.5 likewise, MiniMax-M2, gpt-oss.  Keys an
 from collections.abc import Callable
 from typing import Any
 
-from seekling.errors import ConfigError
+from seekling.errors import ConfigError, raise_all
 from seekling.formats.families.reader import Reader, write_rope
 from seekling.model.config import ModelConfig
 
@@ -37,7 +37,7 @@ DEFAULTS: dict[str, Values] = {
     "ernie4_5": dict(
         vocab_size=103424, hidden_size=1024, intermediate_size=3072, num_hidden_layers=18, num_attention_heads=16,
         num_key_value_heads=2, head_dim=128, max_position_embeddings=131072, rms_norm_eps=1e-5, tie_word_embeddings=True,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, rope_theta=500000.0,
     ),
     "ernie4_5_moe": dict(
         vocab_size=103424, hidden_size=2560, intermediate_size=12288, num_hidden_layers=28, num_attention_heads=20,
@@ -66,11 +66,11 @@ def read(raw: Values) -> ModelConfig:
     family = raw["model_type"]
     r = Reader(raw, DEFAULTS[family])
     values = common(r)
-    if not r.bad:
-        values |= {"model_type": family, "attention": "gqa", **_READERS[family](r, values)}
-        partial = values.pop("partial_rotary_factor", 1.0)
-        if partial != 1.0:
-            values["rotary_dim"] = int(values["head_dim"] * partial)
+    raise_all(ConfigError, r.bad, "config.json")  # nobody has asked for the other keys yet: all would be unknown
+    values |= {"model_type": family, "attention": "gqa", **_READERS[family](r, values)}
+    partial = values.pop("partial_rotary_factor", 1.0)
+    if partial != 1.0:
+        values["rotary_dim"] = int(values["head_dim"] * partial)
     r.finish()
     try:
         return ModelConfig(**values)
@@ -85,6 +85,8 @@ def common(r: Reader) -> Values:
     values["num_key_value_heads"] = r.take("num_key_value_heads", values["num_attention_heads"])
     heads, hidden = values["num_attention_heads"], values["hidden_size"]
     whole = hidden // heads if isinstance(heads, int) and heads > 0 and isinstance(hidden, int) else 0
+    if r.raw["model_type"] == "ernie4_5" and r.raw.get("head_dim", whole) is None:
+        r.raw["head_dim"] = whole  # null says so there, absent means 128
     values["head_dim"] = values["v_head_dim"] = r.take("head_dim", whole)
     values |= dict(
         rms_norm_eps=r.take("rms_norm_eps", 1e-6),

@@ -7,7 +7,7 @@ other keys (``minimax_text_01``, ``minimax_m1``); they are read too and written 
 import warnings
 from typing import Any
 
-from seekling.errors import ConfigError
+from seekling.errors import ConfigError, raise_all
 from seekling.formats.families import gqa
 from seekling.formats.families.reader import Reader
 from seekling.model.config import ModelConfig, NormResidual
@@ -36,17 +36,17 @@ def read(raw: Values) -> ModelConfig:
     """Raises ConfigError with every unknown key, unsupported value and contradiction."""
     r = Reader(raw, DEFAULTS)
     values = gqa.common(r)
-    if not r.bad:
-        values |= _layers(r, values["num_hidden_layers"]) | _rotated(r, values)
-        scales = {field: _either(r, ours, theirs, 1.0) for ours, theirs, field in FACTORS}
-        values |= gqa.local_experts(r, values) | dict(
-            model_type="minimax",
-            attention="gqa",
-            norm_residual=NormResidual(**{field: float(value) for field, value in scales.items()}),
-            scoring_func="softmax",
-            topk_method="greedy",
-            norm_topk_prob=True,
-        )
+    raise_all(ConfigError, r.bad, "config.json")  # nobody has asked for the other keys yet: all would be unknown
+    values |= _layers(r, values["num_hidden_layers"]) | _rotated(r, values)
+    scales = {field: _either(r, ours, theirs, 1.0) for ours, theirs, field in FACTORS}
+    values |= gqa.local_experts(r, values) | dict(
+        model_type="minimax",
+        attention="gqa",
+        norm_residual=NormResidual(**{field: float(value) for field, value in scales.items()}),
+        scoring_func="softmax",
+        topk_method="greedy",
+        norm_topk_prob=True,
+    )
     r.fixed("postnorm", True)  # the norm's output is the residual; there is no model of the other form
     r.fixed("shared_intermediate_size", 0, None)
     r.used.add("shared_moe_mode")  # how shared experts would join in, of which there are none

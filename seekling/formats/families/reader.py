@@ -1,10 +1,13 @@
 """Reading a ``config.json``: every key is taken once by a family's reader, and what nobody took is an error that names it."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from seekling.errors import ConfigError, raise_all
+from seekling.formats.families.kinds import misfits
 from seekling.model.config import RopeScaling
+
+Meaning = TypeVar("Meaning")
 
 # Keys that do not change what the network computes.
 NO_MATHS = frozenset(
@@ -29,12 +32,16 @@ class Reader:
     Args:
         raw: content of config.json.
         defaults: what transformers assumes for keys that the file leaves out.
+
+    Raises:
+        ConfigError: values of another kind than their keys', before anything is made of them.
     """
 
     def __init__(self, raw: Mapping[str, Any], defaults: Mapping[str, Any] | None = None):
         self.raw, self.defaults = dict(raw), dict(defaults or {})
         self.used: set[str] = {"model_type"}
         self.bad: list[str] = []
+        raise_all(ConfigError, misfits(self.raw), "config.json")
 
     def take(self, key: str, default: Any = None) -> Any:
         """The value of ``key``; null and absent mean the family's default, else ``default``."""
@@ -65,25 +72,38 @@ class Reader:
     def rope(self, partial: bool = False) -> dict[str, Any]:
         """``rope_theta``, ``rope_scaling`` and, where the family has it, ``partial_rotary_factor``, from either spelling."""
         self.used |= {"rope_parameters", "rope_scaling", "rope_theta"}
-        raw = self.raw.get("rope_parameters") or self.raw.get("rope_scaling") or self.defaults.get("rope_parameters") or {}
-        if not isinstance(raw, dict):
-            self.bad.append(f"rope_scaling must be an object, not {raw!r}")
-            return {}
-        theta = raw.get("rope_theta", self.take("rope_theta"))
-        share = raw.get("partial_rotary_factor", self.take("partial_rotary_factor") if partial else None)
-        if share not in (None, 1, 1.0) and not partial:
-            self.bad.append("partial_rotary_factor other than 1 is not supported for this family")
+        base, share_of_all = self.take("rope_theta"), self.take("partial_rotary_factor") if partial else None
         context = self.take("original_max_position_embeddings")
-        if context is not None:
-            raw = {"original_max_position_embeddings": context, **raw}
-        scaling, bad = read_rope_scaling(raw, self.raw.get("max_position_embeddings"))
+
+        def meaning(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+            bad = []
+            theta, share = raw.get("rope_theta", base), raw.get("partial_rotary_factor", share_of_all)
+            if share not in (None, 1, 1.0) and not partial:
+                bad.append("partial_rotary_factor other than 1 is not supported for this family")
+            if context is not None:
+                raw = {"original_max_position_embeddings": context, **raw}
+            scaling, more = read_rope_scaling(raw, self.raw.get("max_position_embeddings"))
+            out: dict[str, Any] = {"rope_scaling": scaling}
+            if theta is not None:
+                out["rope_theta"] = float(theta)
+            if partial:
+                out["partial_rotary_factor"] = 1.0 if share is None else float(share)
+            return out, bad + more
+
+        out, bad = self.one_rope(meaning)
         self.bad += bad
-        out: dict[str, Any] = {"rope_scaling": scaling}
-        if theta is not None:
-            out["rope_theta"] = float(theta)
-        if partial:
-            out["partial_rotary_factor"] = 1.0 if share is None else float(share)
         return out
+
+    def one_rope(self, meaning: Callable[[Mapping[str, Any]], Meaning]) -> Meaning:
+        """What ``rope_parameters`` or ``rope_scaling`` says; programs disagree about which counts, so they may not differ."""
+        self.used |= {"rope_parameters", "rope_scaling"}
+        parameters, scaling = self.raw.get("rope_parameters"), self.raw.get("rope_scaling")
+        found = meaning(parameters or scaling or self.defaults.get("rope_parameters") or {})
+        if parameters and scaling and meaning(scaling) != found:
+            self.bad.append(
+                f"rope_parameters {parameters!r} and rope_scaling {scaling!r} rotate differently: keep the one that is meant"
+            )
+        return found
 
     def finish(self) -> None:
         """Raise one ConfigError that lists every problem and every key that nobody took."""
