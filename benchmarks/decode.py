@@ -360,7 +360,7 @@ def main() -> None:
     parser.add_argument("--models", default="smollm2", help=f"smollm2, {', '.join(SHAPES)}")
     parser.add_argument("--llama", type=Path, help="folder of llama.cpp's tools")
     parser.add_argument("--formats", default=",".join(FORMATS), help="llama.cpp's")
-    parser.add_argument("--ours", default=",".join(OURS), help="file, a format of llama.cpp's, int4, int8")
+    parser.add_argument("--ours", default=",".join(OURS), help="file, a format of llama.cpp's, int4, int4-64, int8")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--own", type=Path, help="a run of your own, for speculation")
