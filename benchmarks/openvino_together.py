@@ -65,7 +65,7 @@ def main() -> None:
         assert peer.stdin is not None and peer.stdout is not None
         if peer.stdout.readline().strip() != "ready":
             raise SystemExit("OpenVINO did not start; see above")
-        ours = Ours(gguf_of("dense-1.5b", args.folder), "file", args.threads, 0)
+        ours = Ours(gguf_of("dense-1.5b", args.folder), None, args.threads, 0)
         ours.speak([ours.ids(8)], 3)
         for _ in range(args.rounds):
             bandwidth.append(read_bandwidth(args.threads, 0.5, 1 << 30))
