@@ -94,7 +94,7 @@ class Loop:
                 raise SeeklingError("the engine is closed: make a new one")
             if bounded and len(requests) > self._max_queue:
                 raise SeeklingError(f"{len(requests)} answers were asked for at once, and the queue holds {self._max_queue}")
-            waiting = len(self.scheduler.waiting) + sum(len(handle.requests) for handle in tuple(self._inbox))
+            waiting = len(self.scheduler.waiting) + sum(len(handle.requests) for handle in self._inbox)
             if bounded and waiting + len(requests) > self._max_queue:
                 raise QueueFull(f"{waiting} requests wait and the queue holds {self._max_queue}: try again later")
             handle = Handle(self, requests)
@@ -162,11 +162,13 @@ class Loop:
 
     def _step(self) -> bool:
         self.driver.hurry[0] = 0  # whoever comes from here on sets it again
-        while self._inbox:
-            handle = self._inbox.popleft()
-            for request in handle.requests:
-                self._handles[request] = handle
-                self.scheduler.add(request)
+        if self._inbox:
+            with self._wake:  # who counts those that wait must not meet half of it
+                came = [(request, handle) for handle in self._inbox for request in handle.requests]
+                self._handles.update(came)
+                for request, _ in came:
+                    self.scheduler.add(request)
+                self._inbox.clear()
         for _ in range(len(self._cancelled)):
             handle, requests = self._cancelled.popleft()
             for request in requests:
