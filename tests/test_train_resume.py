@@ -253,34 +253,30 @@ def test_a_second_ctrl_c_stops_at_once_and_an_older_checkpoint_stays(tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_ctrl_c_in_process_raises_after_the_step_is_done(tmp_path):
-    loop = saving_loop(tmp_path, steps=10)
+def stopped_while_loading_step_3(loop, sign):
+    """Run until the signal, which comes inside the fourth step, has ended it."""
 
     class Once(TinyPretraining):
         def load(self, step):
             if step == 3:
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(sign)
             return super().load(step)
 
     loop.objective = Once(loop.model)
     with pytest.raises(Interrupted) as stop:
         loop.run()
-    assert stop.value.code == 130 and loop.step == 4
+    return stop.value
+
+
+def test_ctrl_c_in_process_raises_after_the_step_is_done(tmp_path):
+    loop = saving_loop(tmp_path, steps=10)
+    assert stopped_while_loading_step_3(loop, signal.SIGINT).code == 130 and loop.step == 4
     assert Checkpoints(tmp_path / "checkpoints").load().step == 4
 
 
 def test_steps_that_belong_together_are_done_before_a_run_stops(tmp_path):
     loop = saving_loop(tmp_path, steps=10, stop_every=3, save_every=0)
-
-    class Once(TinyPretraining):
-        def load(self, step):
-            if step == 3:
-                signal.raise_signal(signal.SIGTERM)
-            return super().load(step)
-
-    loop.objective = Once(loop.model)
-    with pytest.raises(Interrupted):
-        loop.run()
+    stopped_while_loading_step_3(loop, signal.SIGTERM)
     assert loop.step == Checkpoints(tmp_path / "checkpoints").load().step == 6
 
 

@@ -114,10 +114,8 @@ def conversation_of(record: Any, where: str = "") -> Conversation:
     elif "conversations" in record:
         messages, own = _sharegpt(record["conversations"]), {"conversations"}
     elif "instruction" in record:
-        messages, own = (
-            _alpaca(record),
-            {"instruction", "input", "output", "history", "text"},
-        )  # Stanford's text is the same again
+        messages, own = _alpaca(record), {"instruction", "input", "output", "history"}
+        own.add("text")  # Stanford's is the same again
     elif "prompt" in record and "completion" in record:
         messages, own = [*_side(record["prompt"], "user"), *_side(record["completion"], "assistant")], {"prompt", "completion"}
     else:

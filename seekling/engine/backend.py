@@ -21,9 +21,9 @@ from seekling.errors import MachineError, SeeklingError
 from seekling.formats.adapters import Adapter, fingerprint, model_fingerprint
 from seekling.model.config import ModelConfig
 from seekling.model.decoder import Decoder
+from seekling.quants import Quant
 from seekling.startup import without_collecting
 
-Quant = Literal["int8", "int4", "int4-64"]  # seekling.quants.QUANTS
 Choice = Literal["auto", "native", "torch"]
 _FLOATS = {"float32": "f32", "bfloat16": "bf16"}
 _told: set[str] = set()

@@ -4,14 +4,16 @@ Tensor suffixes: N texts, T tokens, D hidden.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from seekling.engine.native_runner import NativeRunner
 from seekling.errors import SeeklingError
+
+if TYPE_CHECKING:
+    from seekling.engine.loop import Loop
 
 Pooling = Literal["mean", "last"]
 TURN = 256  # tokens, or a few more, that are computed natively before the engine's steps go on: with pieces of 512 at most 767
@@ -21,18 +23,19 @@ def embed_natively(
     runner: NativeRunner,
     encoded: Sequence[list[int]],
     pooling: Pooling,
-    paused: Callable[[], AbstractContextManager[None]],
+    loop: "Loop",
     between: Callable[[], None],
 ) -> Tensor:
-    """The same from packed weights, text by text, in turns: nothing steps the runner while it is ``paused``."""
+    """The same from packed weights, text by text, in turns with the steps of ``loop``."""
     _check(pooling)
     out = torch.empty(len(encoded), runner.config.hidden_size)
     pieces, more = _pieces(runner, encoded, pooling, out), True
     while more:
-        with paused():
+        with loop.paused():
             more = _turn(pieces)
         if more:
             between()
+            loop.driver.give_way()
     return torch.nn.functional.normalize(out, dim=-1)
 
 

@@ -308,13 +308,9 @@ class Engine:
             if cancelled():
                 raise SeeklingError("the vectors were cancelled before they were complete")
 
-        def between() -> None:
-            go_on()
-            self._loop.driver.give_way()
-
         go_on()
         if isinstance(self._backend.runner, NativeRunner):
-            return embed_natively(self._backend.runner, encoded, pooling, self._loop.paused, between)
+            return embed_natively(self._backend.runner, encoded, pooling, self._loop, go_on)
         return embed(self.model, encoded, pooling, go_on)
 
     @property

@@ -65,7 +65,8 @@ def model_from(
     source = hf.as_published(config, source)
     config = fitted(config, source)
     model = Decoder.empty(config, dtype=files.dtype_of(dtype), device="cpu")
-    cast(model, files.dtype_of(dtype), wide)
+    if wide is not None:
+        cast(model, files.dtype_of(dtype), wide)
     by_name = {piece.name: piece for piece in hf.pieces(model)}
     memory = model.state_dict()
     with torch.no_grad():

@@ -71,9 +71,10 @@ def _folder(place: Path) -> Inspection:
         from seekling.lm import resolve
 
         place = resolve(place)
-        out = _adapter(place) if (place / ADAPTER).exists() else dataclasses.replace(out, kind="run")
+        taught = (place / ADAPTER).exists()
+        out = _adapter(place) if taught else dataclasses.replace(out, kind="run")
         out.notes.append(f"newest complete checkpoint: {place.name}")
-        if (place / ADAPTER).exists():
+        if taught:
             return out
     _list_files(place, out)
     raw = _raw_config(place, out)

@@ -308,12 +308,9 @@ def locate(model: str, run: Path) -> Path | None:
     if not model:
         return None
     given, around = Path(model), (run.absolute(), *list(run.absolute().parents)[:3])
-    ends = [given]
-    if given.is_absolute():  # what was moved together still lies beside the run
-        ends = [Path(*given.parts[-count:]) for count in (3, 2, 1)]
-    places = [given, *(parent / end for end in ends for parent in around)]
-    if not given.is_absolute():
-        places.append(Path("runs") / given)
+    moved = [Path(*given.parts[-count:]) for count in (3, 2, 1)]  # what was moved together still lies beside the run
+    ends = moved if given.is_absolute() else [given]
+    places = [given, *(parent / end for end in ends for parent in around), Path("runs") / given]
     for place in places:
         if place.exists():
             return place

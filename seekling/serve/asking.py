@@ -44,9 +44,6 @@ def tidy(server: Server, messages: list[dict[str, Any]], tenant: Hashable) -> tu
     if len(messages) > server.limits.messages:
         raise bad("messages", f"{len(messages)} of them, this server takes at most {server.limits.messages}")
     out = [_message(server, message, number, tenant) for number, message in enumerate(messages)]
-    for number, message in enumerate(out):
-        if not isinstance(message.get("prefix", False), bool):
-            raise bad(f"messages.{number}.prefix", "must be true or false")
     prefix = [number for number, message in enumerate(out) if message.pop("prefix", None)]
     if prefix and (prefix != [len(out) - 1] or out[-1].get("role") != "assistant"):
         raise bad("messages", "'prefix' belongs to the last message only, which must be the assistant's")
@@ -57,6 +54,8 @@ def _message(server: Server, message: dict[str, Any], number: int, tenant: Hasha
     out = {key: value for key, value in message.items() if value is not None}
     if not isinstance(out.get("role"), str):
         raise bad(f"messages.{number}.role", "must be a word")
+    if not isinstance(out.get("prefix", False), bool):
+        raise bad(f"messages.{number}.prefix", "must be true or false")
     if not isinstance(out.get("tool_calls", []), list):
         raise bad(f"messages.{number}.tool_calls", "must be a list")
     for key in SILENT & out.keys():

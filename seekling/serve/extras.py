@@ -88,8 +88,8 @@ async def embeddings(server: Server, request: Request) -> Response:
 
 
 async def vectors(server: Server, body: EmbeddingRequest, request: Request) -> tuple[torch.Tensor, int]:
-    """Vectors (N, dimensions) of length 1 and the tokens they took, written down before they are computed. The client's hanging
-    up ends it.
+    """Vectors (N, dimensions) of length 1 and the tokens they took, charged before they are computed and logged before they are
+    returned. The client's hanging up ends it.
 
     Raises:
         ApiError: what is wrong, as a 400; QueueFull.

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from seekling.serve.failures import ApiError
 from seekling.startup import without_collecting
+from seekling.text.reading import no_constant
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -32,7 +33,7 @@ async def read_json(request: Request) -> Any:
         raise ApiError(499, "the client has gone") from None
     try:
         with without_collecting():
-            return json.loads(raw.decode("utf-8"), parse_constant=_no_constant, parse_float=_number)
+            return json.loads(raw.decode("utf-8"), parse_constant=no_constant, parse_float=_number)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ApiError(400, f"the body is no JSON: {reason}", code="invalid_json") from None
@@ -60,7 +61,3 @@ def _number(written: str) -> float | int:
         short = written if len(written) <= 40 else written[:40] + "…"
         raise ApiError(400, f"the number {short} is too large: give one below 1.8e308", code="invalid_number")
     return int(value) if value.is_integer() else value
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")

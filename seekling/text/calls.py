@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from seekling.text.events import CallArguments, CallEnd, CallStart, Event, Note
 from seekling.text.grammar import Calls, ElementCalls, JsonCalls, MarkedCalls, listed_texts
 from seekling.text.messages import is_tool_name, to_json
-from seekling.text.reading import Malformed, no_constant, read_json
+from seekling.text.reading import Malformed, json_value, no_constant
 
 if TYPE_CHECKING:
     from seekling.text.reply import ReplyParser
@@ -71,7 +71,7 @@ class CallReader:
 
     def _end(self) -> None:
         try:
-            value = read_json(self._arguments)
+            value = json_value(self._arguments)
         except ValueError:
             value = None
         if not isinstance(value, dict):
@@ -242,7 +242,7 @@ class CallReader:
 
 def _is_json(text: str) -> bool:
     try:
-        read_json(text)
+        json_value(text)
     except ValueError:
         return False
     return True
@@ -251,7 +251,7 @@ def _is_json(text: str) -> bool:
 def _object_call(text: str, style: JsonCalls) -> tuple[str, str]:
     """Name and arguments (JSON text, as written where that is possible) of one call."""
     try:
-        value = read_json(text)
+        value = json_value(text)
     except ValueError:
         raise Malformed("it is no JSON object with a name and arguments") from None
     return _named(value, text)

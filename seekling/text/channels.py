@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from seekling.text.events import CallArguments, CallEnd, CallStart, Event, Note, Reasoning
 from seekling.text.grammar import Channels
 from seekling.text.messages import is_tool_name
-from seekling.text.reading import read_json
+from seekling.text.reading import json_value
 
 if TYPE_CHECKING:
     from seekling.text.reply import ReplyParser
@@ -67,7 +67,7 @@ def _call(parser: "ReplyParser", name: str, index: int, signs: tuple[str, ...]) 
     (parser.events if parser.early_calls else kept).append(first)
     sign = yield from parser.reader.until(signs, take)
     try:
-        whole = isinstance(read_json(text), dict)  # its end mark may have ended the answer and not be shown
+        whole = isinstance(json_value(text), dict)  # its end mark may have ended the answer and not be shown
     except ValueError:
         whole = False
     problem = "" if whole else "its arguments are no JSON object" if sign else "it is cut off"

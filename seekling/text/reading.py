@@ -14,7 +14,7 @@ Wait = Generator[None, None, None]
 _FIRST = 0xD800
 
 
-def read_json(text: str) -> Any:
+def json_value(text: str) -> Any:
     """A JSON value. ValueError for what is none: NaN and infinities too, which Python's reader takes, and endless nesting."""
     try:
         return json.loads(text, parse_constant=no_constant)
@@ -24,7 +24,7 @@ def read_json(text: str) -> Any:
 
 def no_constant(name: str) -> Any:
     """For ``parse_constant``: NaN and infinities are no JSON."""
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is no JSON number")
 
 
 class Malformed(Exception):
